@@ -1,0 +1,41 @@
+"""The errors a user can meet. Each one says what was wrong, the rule, the value received and the way out."""
+
+from __future__ import annotations
+
+
+class NxmSweepError(Exception):
+    """Root of every error that this package raises on purpose.
+
+    Args:
+        message: What was wrong, the rule and the value received, in one line.
+        hint: The way out, in one line; empty when the message says it already.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(NxmSweepError):
+    """A setting is missing, unknown, of the wrong type or out of range."""
+
+
+class DataError(NxmSweepError):
+    """A data set is missing, unreadable or not what its task expects."""
+
+
+class ModelError(NxmSweepError):
+    """A pretrained model is missing, incomplete or of a kind that cannot be trained here."""
+
+
+class SparsityError(NxmSweepError):
+    """A weight matrix or a pattern breaks a rule of N:M sparsity."""
+
+
+class RecordError(NxmSweepError):
+    """A record on disk is unreadable, or is not a record."""
+
+
+class NonFiniteError(NxmSweepError):
+    """A loss or a metric became NaN or infinite: the trial has diverged and ends here."""

@@ -1,0 +1,1 @@
+"""Records to tables; reads what ``sweep.records`` reads, and nothing of torch."""

@@ -1,0 +1,162 @@
+"""The settings of one trial, as plain values. ``conf/`` documents every key; ``config`` fills and checks them.
+
+A field marked ``outside identity`` cannot change a trial's outcome: two runs that differ in nothing else are one trial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
+
+
+@dataclass
+class TaskSettings:
+    """What is learned and how it is scored."""
+
+    name: str = field(metadata=OUTSIDE_IDENTITY)
+    kind: str = field(metadata=OUTSIDE_IDENTITY)
+    problem: str
+    text_columns: list[str] = field(metadata=OUTSIDE_IDENTITY)
+    label_column: str = field(metadata=OUTSIDE_IDENTITY)
+    labels: list[str] = field(metadata=OUTSIDE_IDENTITY)
+    metrics: list[str]
+    selection_metric: str
+    train_split: str = field(metadata=OUTSIDE_IDENTITY)
+    validation_splits: dict[str, str] = field(metadata=OUTSIDE_IDENTITY)
+    learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
+    config: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+    rows: dict[str, int] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
+    files: dict[str, str] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class ModelSettings:
+    """The pretrained encoder. Its files' content, not its name, decides the identity."""
+
+    name: str = field(metadata=OUTSIDE_IDENTITY)
+    source: str = field(metadata=OUTSIDE_IDENTITY)
+    path: str = field(metadata=OUTSIDE_IDENTITY)
+    revision: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class StrengthSettings:
+    """A strength that is constant or ramps."""
+
+    value: float
+    schedule: str = "constant"
+    start: float = 0.0
+
+
+@dataclass
+class RhoSettings(StrengthSettings):
+    """Strength of the ADMM penalty; ``schedule`` may also be ``balanced``."""
+
+    grid: list[float] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class AdmmSettings:
+    """The open points of the paper's ADMM; see ``conf/method/nxm.yaml``."""
+
+    first_iteration: str = "project"
+    clip: str = "total"
+    interval: int = 1
+    interval_unit: str = "epoch"
+    penalty: str = "gradient"
+    strength: StrengthSettings = field(default_factory=lambda: StrengthSettings(0.02, "linear"))
+    finish: str = "prune"
+    admm_fraction: float = 0.5
+
+
+@dataclass
+class MethodSettings:
+    """How the pattern is reached. ``uses`` names what the method reads of ``sparsity``, ``rho`` and ``admm``."""
+
+    name: str
+    uses: list[str] = field(metadata=OUTSIDE_IDENTITY)
+    learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
+    trained: str = "all"
+    admm: AdmmSettings = field(default_factory=AdmmSettings)
+
+
+@dataclass
+class RuleSettings:
+    """One rule: matched linear modules keep ``keep`` of every ``group`` inputs, or a ``density``, or stay dense."""
+
+    match: str
+    keep: int | None = None
+    group: int | None = None
+    density: float | None = None
+    dense: bool = False
+
+
+@dataclass
+class SparsitySettings:
+    """What is pruned: ordered rules, the later wins."""
+
+    name: str = field(metadata=OUTSIDE_IDENTITY)
+    rules: list[RuleSettings]
+
+
+@dataclass
+class LearningRateSettings:
+    """Peak learning rate of a single run, and the axis of a sweep."""
+
+    value: float
+    grid: list[float] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class TrainingSettings:
+    """One trial's budget and optimizer."""
+
+    epochs: int
+    batch_size: int
+    gradient_accumulation: int
+    max_length: int
+    max_train_samples: int | None
+    max_eval_samples: int | None
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    precision: str
+    device: str = field(metadata=OUTSIDE_IDENTITY)
+    threads: int | None = field(metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class DataSettings:
+    """Where the rows come from. Their content, not their place, decides the identity."""
+
+    path: str = field(metadata=OUTSIDE_IDENTITY)
+    revision: str | None = field(metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class SweepSettings:
+    """How points are laid out over a sweep."""
+
+    axes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrialSettings:
+    """Everything that one trial depends on."""
+
+    task: TaskSettings
+    model: ModelSettings
+    method: MethodSettings
+    sparsity: SparsitySettings
+    rho: RhoSettings
+    learning_rate: LearningRateSettings
+    training: TrainingSettings
+    seed: int
+    data: DataSettings = field(metadata=OUTSIDE_IDENTITY)
+    sweep: SweepSettings = field(metadata=OUTSIDE_IDENTITY)
+    output_dir: str = field(metadata=OUTSIDE_IDENTITY)
+    force: bool = field(metadata=OUTSIDE_IDENTITY)
+    save_model: bool = field(metadata=OUTSIDE_IDENTITY)

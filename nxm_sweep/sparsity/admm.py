@@ -1,0 +1,248 @@
+"""Scaled ADMM for weights under a sparsity constraint.
+
+Per target weight W:
+    W-step     optimizer steps on   task loss + (rho / 2) ||W - Z + U||_F^2
+    Z-step     Z = P(W + U)         P the projection on the constraint
+    dual step  U = U + W - Z
+Source: NxMTransformer (Holmes et al., 2021), section on ADMM; scaled form of Boyd et al. (2011), section 3.1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity.masking import prune_, pruned
+from nxm_sweep.sparsity.projection import project, support
+from nxm_sweep.sparsity.targets import Target
+
+FIRST_ITERATIONS = ("project", "zero_dual")
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """How far one Z and dual step found the weights from the constraint, over all targets together.
+
+    Attributes:
+        primal: ``||W - Z|| / max(||W||, ||Z||)``.
+        dual: ``||Z - Z_before|| / ||U||``, 0 where both vanish (relative dual residual of the scaled form).
+        distance: ``||W - P(W)|| / ||W||``: what a hard prune would cut now.
+        support_flips: Share of Z's kept entries that the step before had not kept.
+        rho: The penalty's strength during the W-step before.
+    """
+
+    primal: float
+    dual: float
+    distance: float
+    support_flips: float
+    rho: float
+
+
+class Admm:
+    """ADMM state (Z, U, rho) over a set of targets, for any training loop.
+
+    Use::
+
+        with Admm(select_targets(model, Pattern(2, 4)), rho=1e-3) as admm:  # prunes W when the block ends
+            ...  # in every step, after backward() and before clipping:
+            admm.add_penalty_gradient_()
+            ...  # at the end of every epoch:
+            admm.update_()
+
+    Z and U are held in fp32 (fp64 for fp64 weights) whatever the weights' dtype.
+
+    Args:
+        targets: What is constrained.
+        rho: Strength of the penalty, not negative.
+        first_iteration: ``project`` starts with a Z and a dual step, ``Z0 = P(W0), U0 = W0 - Z0``, as the paper's authors
+            do in later code; ``zero_dual`` starts with ``Z0 = P(W0), U0 = 0``.
+
+    Raises:
+        SparsityError: A negative rho, an unknown first iteration, or a target that is not trained.
+    """
+
+    def __init__(self, targets: Sequence[Target], rho: float, *, first_iteration: str = "project") -> None:
+        if first_iteration not in FIRST_ITERATIONS:
+            raise SparsityError(
+                f"first_iteration must be one of {', '.join(FIRST_ITERATIONS)} but got {first_iteration!r}"
+            )
+        frozen = [target.name for target in targets if not target.weight.requires_grad]
+        if frozen:
+            raise SparsityError(f"ADMM must train its targets but {frozen[0]} does not require a gradient")
+        self.targets = list(targets)
+        self._rho = _checked_rho(rho)
+        self.z: dict[str, Tensor] = {}
+        self.u: dict[str, Tensor] = {}
+        for target in self.targets:
+            weight = _full_precision(target.weight)
+            self.z[target.name] = project(weight, target.constraint)
+            self.u[target.name] = torch.zeros_like(weight)
+            if first_iteration == "project":
+                self.u[target.name] += weight - self.z[target.name]
+
+    @property
+    def rho(self) -> float:
+        """Strength of the penalty."""
+        return self._rho
+
+    def set_rho_(self, rho: float) -> None:
+        """Change rho and rescale U by ``rho_before / rho``, which leaves the unscaled dual ``rho * U`` as it was.
+
+        From or to rho = 0 there is no dual to preserve, and U stays.
+        """
+        rho = _checked_rho(rho)
+        if rho != self._rho and rho > 0.0 and self._rho > 0.0:
+            for dual in self.u.values():
+                dual.mul_(self._rho / rho)
+        self._rho = rho
+
+    def penalty(self) -> Tensor:
+        """Return ``(rho / 2) * sum ||W - Z + U||_F^2``, a scalar through which autograd can differentiate."""
+        terms = [
+            (_upcast(target.weight) - self.z[target.name] + self.u[target.name]).square().sum()
+            for target in self.targets
+        ]
+        return torch.stack(terms).sum() * (self._rho / 2.0) if terms else torch.zeros(())
+
+    @torch.no_grad()
+    def add_penalty_gradient_(self, scale: float = 1.0) -> None:
+        """Add ``scale * rho * (W - Z + U)`` to the targets' gradients: once per optimizer step, not per micro-batch.
+
+        Args:
+            scale: A gradient scaler's factor, where the gradients at hand are multiplied by one.
+        """
+        if self._rho == 0.0 or not self.targets:
+            return
+        weights = [target.weight for target in self.targets]
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        factor = scale * self._rho
+        for weight, gap in zip(weights, self._gaps(), strict=True):
+            if weight.grad is not None:
+                weight.grad.add_(gap.to(weight.grad.dtype), alpha=factor)
+
+    @torch.no_grad()
+    def decay_(self, strength: float) -> None:
+        """Decoupled penalty: ``W <- W - strength * (W - Z + U)``, after ``optimizer.step()``, as AdamW decays weights.
+
+        Args:
+            strength: Share of the way to ``Z - U`` that one step goes, in [0, 1].
+        """
+        for target, gap in zip(self.targets, self._gaps(), strict=True):
+            target.weight.sub_(gap.to(target.weight.dtype), alpha=strength)
+
+    @torch.no_grad()
+    def update_(self) -> Residuals:
+        """Do the Z-step and the dual step; return the residuals they found."""
+        cut = weight_norm = z_norm = primal = moved = dual_norm = 0.0
+        flipped = kept = 0
+        for target in self.targets:
+            weight, z_before, dual = _full_precision(target.weight), self.z[target.name], self.u[target.name]
+            mask = support(weight + dual, target.constraint)
+            z = (weight + dual).masked_fill(~mask, 0.0)
+            dual += weight - z
+            self.z[target.name] = z
+            weight_norm += _energy(weight)
+            cut += _energy(weight - project(weight, target.constraint))
+            z_norm += _energy(z)
+            primal += _energy(weight - z)
+            moved += _energy(z - z_before)
+            dual_norm += _energy(dual)
+            flipped += int((mask & (z_before == 0)).sum())
+            kept += int(mask.sum())
+        return Residuals(
+            primal=_ratio(primal, max(weight_norm, z_norm)),
+            dual=_ratio(moved, dual_norm),
+            distance=_ratio(cut, weight_norm),
+            support_flips=flipped / kept if kept else 0.0,
+            rho=self._rho,
+        )
+
+    def balance_(self, residuals: Residuals, *, ratio: float = 10.0, factor: float = 2.0) -> None:
+        """Raise rho by ``factor`` where the relative primal residual exceeds ``ratio`` times the dual one; lower it vice versa.
+
+        Source: Wohlberg (2017), "ADMM penalty parameter selection by residual balancing", on relative residuals.
+        """
+        if residuals.primal > ratio * residuals.dual:
+            self.set_rho_(self._rho * factor)
+        elif residuals.dual > ratio * residuals.primal:
+            self.set_rho_(self._rho / factor)
+
+    def prune_(self) -> None:
+        """Replace W by its projection, for good."""
+        prune_(self.targets)
+
+    def pruned(self) -> AbstractContextManager[None]:
+        """Hold the hard-pruned weights inside a block, and give back the unpruned ones bit for bit."""
+        return pruned(self.targets)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that a resumed run needs: ``z.<name>``, ``u.<name>`` and ``rho`` (fp64 scalar)."""
+        state = {f"z.{name}": z for name, z in self.z.items()} | {f"u.{name}": u for name, u in self.u.items()}
+        return {**state, "rho": torch.tensor(self._rho, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the state of :meth:`state_dict`; tensors are copied to the targets' devices.
+
+        Raises:
+            SparsityError: The state is of other targets.
+        """
+        expected = {"rho"} | {f"{kind}.{target.name}" for target in self.targets for kind in "zu"}
+        if set(state) != expected:
+            raise SparsityError(f"the saved ADMM state is of other targets: {min(expected ^ set(state))}")
+        for target in self.targets:
+            for kind, tensors in (("z", self.z), ("u", self.u)):
+                stored = state[f"{kind}.{target.name}"]
+                if stored.shape != target.weight.shape:
+                    raise SparsityError(
+                        f"{target.name} has shape {tuple(target.weight.shape)} but its saved state {tuple(stored.shape)}"
+                    )
+                tensors[target.name] = stored.to(tensors[target.name], copy=True)
+        self._rho = float(state["rho"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.prune_()
+
+    def _gaps(self) -> list[Tensor]:
+        """``W - Z + U`` per target."""
+        return [_upcast(target.weight.detach()) - self.z[target.name] + self.u[target.name] for target in self.targets]
+
+
+def _checked_rho(rho: float) -> float:
+    if not 0.0 <= rho < float("inf"):
+        raise SparsityError(f"rho must be finite and not negative but got {rho}")
+    return float(rho)
+
+
+def _upcast(weight: Tensor) -> Tensor:
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _full_precision(weight: Tensor) -> Tensor:
+    return _upcast(weight.detach())
+
+
+def _energy(matrix: Tensor) -> float:
+    """Squared Frobenius norm."""
+    return float(torch.linalg.vector_norm(matrix)) ** 2
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """Ratio of two norms given as energies; 0 where the numerator vanishes, infinite where only the denominator does."""
+    if numerator == 0.0:
+        return 0.0
+    return (numerator / denominator) ** 0.5 if denominator else float("inf")

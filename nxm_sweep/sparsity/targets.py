@@ -1,0 +1,108 @@
+"""Which weight matrices a pattern applies to: ordered glob rules, the later wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity.pattern import Constraint, Unstructured
+from nxm_sweep.sparsity.projection import check_projectable
+
+ENCODER_LAYERS = "layer*.[0-9]*.*"
+"""Glob for the linear modules of every encoder layer of the common Transformers: query, key, value, attention output
+and the feed-forward matrices. Embeddings, pooler and classifier lie outside the layers and are not matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Gives the linear modules that ``match`` names a constraint, or none (dense).
+
+    Args:
+        match: Globs over module names joined by ``|``. A glob matches a whole name, or its end after a dot:
+            ``encoder.layer.0.*`` matches ``bert.encoder.layer.0.attention.self.query``.
+        constraint: What may stay; None leaves the matched modules dense.
+    """
+
+    match: str
+    constraint: Constraint | None
+
+    def matches(self, name: str) -> bool:
+        """Whether a module's dotted name is matched."""
+        return any(fnmatchcase(name, glob) or fnmatchcase(name, f"*.{glob}") for glob in self.match.split("|"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A weight matrix with its constraint. ``name`` is the parameter's name in ``model.state_dict()``."""
+
+    name: str
+    weight: nn.Parameter
+    constraint: Constraint
+
+
+def encoder_rules(constraint: Constraint) -> list[Rule]:
+    """Return the paper's rules: ``constraint`` on every linear matrix of every encoder layer."""
+    return [Rule(ENCODER_LAYERS, constraint)]
+
+
+def select_targets(model: nn.Module, rules: Sequence[Rule] | Constraint) -> list[Target]:
+    """Return the weight matrices of ``model`` that the rules constrain, in the model's order.
+
+    Only weights of ``nn.Linear`` are candidates; a weight shared by several modules is taken once, under its first name.
+    A module that no rule matches, or whose last matching rule says dense (no constraint, or one that keeps everything),
+    is no target.
+
+    Args:
+        model: Any module.
+        rules: Ordered rules, the later wins; or one constraint for every linear module.
+
+    Raises:
+        SparsityError: A rule matches nothing, or a matrix does not divide into its groups.
+    """
+    if not isinstance(rules, Sequence):
+        rules = [Rule("*", rules)]
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for rule in rules:
+        if not any(rule.matches(name) for name in linears):
+            raise SparsityError(
+                f"the rule {rule.match!r} matches none of the model's {len(linears)} linear modules",
+                hint=f"their names look like {', '.join(list(linears)[:2]) or '(none)'}",
+            )
+    targets: list[Target] = []
+    for name, module in linears.items():
+        matching = [rule for rule in rules if rule.matches(name)]
+        constraint = matching[-1].constraint if matching else None
+        if constraint is None or constraint.is_dense or any(target.weight is module.weight for target in targets):
+            continue
+        if not isinstance(module.weight, nn.Parameter):
+            raise SparsityError(f"{name}: the weight is computed by a parametrization, not a parameter")
+        try:
+            check_projectable(module.weight, constraint)
+        except SparsityError as error:
+            raise SparsityError(f"{name}: {error.message}", error.hint) from error
+        targets.append(Target(f"{name}.weight", module.weight, constraint))
+    return targets
+
+
+def describe_targets(targets: Sequence[Target]) -> list[dict[str, str | int]]:
+    """Return one row per target: ``matrix``, ``rows``, ``columns``, ``constraint``, ``kept`` (weights that stay)."""
+    return [
+        {
+            "matrix": target.name,
+            "rows": target.weight.shape[0],
+            "columns": target.weight.shape[1],
+            "constraint": str(target.constraint),
+            "kept": _kept(target.constraint, target.weight.numel()),
+        }
+        for target in targets
+    ]
+
+
+def _kept(constraint: Constraint, size: int) -> int:
+    return (
+        constraint.count(size) if isinstance(constraint, Unstructured) else size // constraint.group * constraint.keep
+    )

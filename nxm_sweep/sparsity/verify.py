@@ -1,0 +1,106 @@
+"""Proof that weights hold their pattern, from the tensors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity.pattern import Constraint, Pattern
+from nxm_sweep.sparsity.projection import check_projectable
+from nxm_sweep.sparsity.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCheck:
+    """What was counted in one matrix.
+
+    Attributes:
+        matrix: Its name in the state dict.
+        constraint: What it should satisfy, in words.
+        shape: ``(rows, columns)``.
+        zeros: How many entries are exactly zero.
+        kept_per_group: For a pattern: how many groups hold 0, 1, ... ``group`` non-zeros. Empty for a density.
+        violations: Groups (or, for a density, entries) with more non-zeros than allowed.
+        first_violation: ``(row, column)`` where the first such group begins; None where it holds.
+        exact: Whether every group (or the matrix) holds exactly the allowed number of non-zeros, not fewer.
+    """
+
+    matrix: str
+    constraint: str
+    shape: tuple[int, int]
+    zeros: int
+    kept_per_group: tuple[int, ...]
+    violations: int
+    first_violation: tuple[int, int] | None
+    exact: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the constraint is satisfied."""
+        return self.violations == 0
+
+
+def check_matrix(matrix: str, weight: Tensor, constraint: Constraint) -> MatrixCheck:
+    """Count the non-zeros of ``weight`` against ``constraint``.
+
+    Args:
+        matrix: Name for the report.
+        weight: Shape ``(out_features, in_features)``.
+        constraint: A pattern is counted group by group, a density over the matrix. NaN counts as a non-zero.
+
+    Raises:
+        SparsityError: The matrix cannot be divided into the constraint's groups.
+    """
+    check_projectable(weight, constraint)
+    nonzero = weight.detach() != 0
+    kept = int(nonzero.sum())
+    if isinstance(constraint, Pattern):
+        counts = nonzero.reshape(-1, constraint.group).sum(dim=1)
+        histogram = tuple(torch.bincount(counts, minlength=constraint.group + 1).tolist())
+        broken = (counts > constraint.keep).nonzero().flatten() * constraint.group
+        exact = histogram[constraint.keep] == len(counts)
+    else:
+        allowed = constraint.count(weight.numel())
+        histogram = ()
+        broken = nonzero.flatten().nonzero().flatten()[allowed:]
+        exact = kept == allowed
+    rows, columns = weight.shape
+    return MatrixCheck(
+        matrix=matrix,
+        constraint=str(constraint),
+        shape=(rows, columns),
+        zeros=weight.numel() - kept,
+        kept_per_group=histogram,
+        violations=len(broken),
+        first_violation=divmod(int(broken[0]), columns) if len(broken) else None,
+        exact=exact,
+    )
+
+
+def check_targets(targets: Sequence[Target]) -> list[MatrixCheck]:
+    """Check the weights that a model holds now."""
+    return [check_matrix(target.name, target.weight, target.constraint) for target in targets]
+
+
+def check_file(path: Path, constraints: Mapping[str, Constraint]) -> list[MatrixCheck]:
+    """Check matrices of a safetensors file, read back from disk one at a time.
+
+    Args:
+        path: The file.
+        constraints: What each matrix should satisfy, by its name in the file.
+
+    Raises:
+        SparsityError: A matrix is not in the file, or cannot be divided into groups.
+    """
+    with safe_open(path, framework="pt") as file:
+        present = set(file.keys())
+        missing = [name for name in constraints if name not in present]
+        if missing:
+            raise SparsityError(f"{path.name} holds no matrix {missing[0]!r}")
+        return [check_matrix(name, file.get_tensor(name), constraint) for name, constraint in constraints.items()]

@@ -1,0 +1,1 @@
+"""Many trials: identity, records and what runs them."""

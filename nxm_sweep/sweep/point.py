@@ -1,0 +1,101 @@
+"""One point, exactly once: a record that exists is returned, a missing one is trained by one process."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sweep.identity import identity_of
+from nxm_sweep.sweep.records import SCHEMA, read_record, trial_folder, write_record
+from nxm_sweep.training.trial import prepare, run_trial
+
+
+def run_point(settings: TrialSettings, console: Console) -> tuple[dict[str, Any], bool]:
+    """Return a point's record and whether it was trained now.
+
+    Raises:
+        NxmSweepError: Bad input, a diverged training, or a damaged record.
+    """
+    prepared = prepare(settings)
+    identity, hashed = identity_of(settings, data_digest=prepared.rows.digest, model_digest=prepared.model_digest)
+    folder = trial_folder(Path(settings.output_dir), identity)
+    record = None if settings.force else _usable_record(folder, settings)
+    if record is not None:
+        return record, False
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, console):
+        record = None if settings.force else _usable_record(folder, settings)  # the other process may have finished it
+        if record is not None:
+            return record, False
+        started, commit = datetime.now(UTC), _git_commit()
+        body = run_trial(settings, prepared, folder, console)
+        record = {
+            "schema": SCHEMA,
+            "identity": identity,
+            "task": settings.task.name,
+            "method": settings.method.name,
+            "sparsity_name": settings.sparsity.name if "sparsity" in settings.method.uses else "dense",
+            "model_name": settings.model.name,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_commit": commit,
+            **body,
+            "config": asdict(settings),
+            "hashed": hashed,
+        }
+        write_record(folder, record)
+    return record, True
+
+
+@contextmanager
+def _alone(folder: Path, console: Console) -> Iterator[None]:
+    """Hold the trial's lock; the system releases it when the process dies, however it dies."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print(f"another process trains {folder.name}; waiting for its record", highlight=False)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _usable_record(folder: Path, settings: TrialSettings) -> dict[str, Any] | None:
+    record = read_record(folder)
+    if record is not None and settings.save_model and not (folder / "model").is_dir():
+        raise RecordError(
+            f"the trial {folder.name} has a record, but its model was not saved", hint="force=true trains it again"
+        )
+    return record
+
+
+def _git_commit() -> str | None:
+    """The commit of this package's checkout, with ``+`` if it has changes; None when it is installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--", "nxm_sweep", "conf"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

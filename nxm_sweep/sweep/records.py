@@ -1,0 +1,73 @@
+"""Records on disk: ``<output_dir>/trials/<identity>/result.json``, written once and whole. They are the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nxm_sweep.errors import RecordError
+
+SCHEMA = 1
+RESULT = "result.json"
+
+
+def trial_folder(output_dir: Path, identity: str) -> Path:
+    """Return the folder of a trial."""
+    return output_dir / "trials" / identity
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> Path:
+    """Write ``result.json`` atomically: readers see nothing or all of it, also after a power cut.
+
+    Raises:
+        ValueError: A number in the record is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1, allow_nan=False)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{RESULT}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(folder / RESULT)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return folder / RESULT
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return a trial's record, or None if it has none.
+
+    Raises:
+        RecordError: The file is damaged, or of a later version of this package.
+    """
+    path = folder / RESULT
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise RecordError(f"{path} cannot be read: {error}", hint="move it away to train the trial again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise RecordError(f"{path} is not a record", hint="move it away to train the trial again")
+    if record["schema"] > SCHEMA:
+        raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
+    return record
+
+
+def read_records(output_dir: Path) -> Iterator[dict[str, Any]]:
+    """Yield every record under ``output_dir``, in the order of their identities.
+
+    Raises:
+        RecordError: As :func:`read_record`.
+    """
+    for path in sorted((output_dir / "trials").glob(f"*/{RESULT}")):
+        record = read_record(path.parent)
+        if record is not None:
+            yield record

@@ -1,0 +1,1 @@
+"""One trial: data, methods, trainer."""

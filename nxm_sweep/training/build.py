@@ -1,0 +1,57 @@
+"""From settings to a method over a model's targets."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from nxm_sweep.settings import RuleSettings, StrengthSettings, TrialSettings
+from nxm_sweep.sparsity import Rule, Schedule, Target, select_targets
+from nxm_sweep.sparsity.pattern import constraint
+from nxm_sweep.training.methods import AdmmSwitches, AdmmUnstructured, Asp, Dense, Nxm, SparseMethod
+
+
+def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
+    """Return the settings' method over the model's targets.
+
+    Raises:
+        SparsityError: A rule matches nothing, or a matrix does not divide into groups.
+    """
+    if settings.method.name == "dense":
+        return Dense()
+    targets = select_targets(model, [_rule(rule) for rule in settings.sparsity.rules])
+    if settings.method.trained == "targets":
+        _freeze_the_rest(model, targets)
+    if settings.method.name == "asp":
+        return Asp(targets)
+    admm, rho = settings.method.admm, settings.rho
+    switches = AdmmSwitches(
+        first_iteration=admm.first_iteration,
+        clip=admm.clip,
+        interval=admm.interval,
+        interval_unit=admm.interval_unit,
+        penalty=admm.penalty,
+        strength=_schedule(admm.strength),
+        balanced=rho.schedule == "balanced",
+        finish=admm.finish,
+        admm_fraction=admm.admm_fraction,
+    )
+    kind = {"nxm": Nxm, "admm_unstructured": AdmmUnstructured}[settings.method.name]
+    return kind(targets, _schedule(rho), switches)
+
+
+def _rule(rule: RuleSettings) -> Rule:
+    return Rule(rule.match, constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense))
+
+
+def _schedule(strength: StrengthSettings) -> Schedule:
+    kind = "constant" if strength.schedule == "balanced" else strength.schedule
+    return Schedule(strength.value, kind, strength.start)
+
+
+def _freeze_the_rest(model: nn.Module, targets: list[Target]) -> None:
+    """Train the targets and the task's head, which starts from random numbers, and nothing else."""
+    encoder = model.base_model if isinstance(model, PreTrainedModel) else model
+    trained = {id(target.weight) for target in targets}
+    for weight in encoder.parameters():
+        weight.requires_grad_(id(weight) in trained)

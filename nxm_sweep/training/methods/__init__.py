@@ -1,0 +1,9 @@
+"""The methods, by the name that ``conf/method`` gives them."""
+
+from nxm_sweep.training.methods.admm_unstructured import AdmmUnstructured
+from nxm_sweep.training.methods.asp import Asp
+from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
+from nxm_sweep.training.methods.dense import Dense
+from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
+
+__all__ = ["AdmmSwitches", "AdmmUnstructured", "Asp", "Budget", "Dense", "Iteration", "Nxm", "SparseMethod"]

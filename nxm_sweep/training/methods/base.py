@@ -1,0 +1,84 @@
+"""What a method is: hooks that a training loop calls around the optimizer's step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nxm_sweep.sparsity import Residuals, Target, pruned
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Length of a run, known before it starts.
+
+    Args:
+        steps: Optimizer steps in all.
+        steps_per_epoch: Optimizer steps of one epoch.
+    """
+
+    steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """One ADMM iteration: when it was, and the residuals it found."""
+
+    step: int
+    residuals: Residuals
+
+
+class SparseMethod:
+    """How a model reaches its pattern. This base trains densely and prunes nothing.
+
+    A loop calls, in this order: :meth:`start_` once; in every optimizer step :meth:`before_clip_` (gradients complete, not
+    clipped), :meth:`after_clip_`, then the optimizer's step, then :meth:`after_step_`; :meth:`after_epoch_` at every
+    epoch's end. Inside :meth:`pruned` the model is what would be shipped.
+
+    Args:
+        targets: The matrices that the pattern applies to; none for dense training.
+    """
+
+    def __init__(self, targets: Sequence[Target] = ()) -> None:
+        self.targets = list(targets)
+        self.iterations: list[Iteration] = []
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the weights in training differ from the pruned ones, so that both scores are worth knowing."""
+        return False
+
+    @property
+    def gap(self) -> float | None:
+        """Latest ``||W - P(W)|| / ||W||`` (0 under a mask), for a progress line; None where it means nothing."""
+        return None
+
+    def start_(self, budget: Budget) -> None:
+        """Prepare the weights and the state, once the model is on its device."""
+
+    def before_clip_(self, *, scale: float = 1.0) -> None:
+        """Change the gradients before they are clipped; ``scale`` is a gradient scaler's factor."""
+
+    def after_clip_(self) -> None:
+        """Change the gradients after they were clipped and before the optimizer steps."""
+
+    def after_step_(self) -> None:
+        """Change the weights after the optimizer stepped."""
+
+    def after_epoch_(self) -> None:
+        """Do what belongs to an epoch's end, before the evaluation."""
+
+    def pruned(self) -> AbstractContextManager[None]:
+        """Hold the weights that would be shipped inside a block; give the weights in training back, bit for bit."""
+        return pruned(self.targets) if self.prunes else nullcontext()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
+        """Continue from :meth:`state_dict` at optimizer step ``step``; the weights are loaded already."""

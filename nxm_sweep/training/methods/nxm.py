@@ -1,0 +1,161 @@
+"""NxMTransformer: ADMM drives the weights towards the pattern while the task is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity import Admm, Masking, Schedule, Target
+from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
+
+
+@dataclass(frozen=True, slots=True)
+class AdmmSwitches:
+    """The points that the paper leaves open; the defaults are the paper's, or its authors' later code.
+
+    Attributes:
+        first_iteration: ``project`` (a Z and a dual step at the start) or ``zero_dual`` (U0 = 0).
+        clip: ``total`` adds the penalty gradient before clipping, ``task`` clips the task's gradient alone.
+        interval: Epochs or steps between Z and dual steps.
+        interval_unit: ``epoch`` or ``step``.
+        penalty: ``gradient`` (through the optimizer) or ``decoupled`` (``W <- W - s (W - Z + U)`` after its step).
+        strength: ``s`` of the decoupled penalty, in [0, 1].
+        balanced: Adapt rho by residual balancing after every iteration.
+        finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
+        admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
+    """
+
+    first_iteration: str = "project"
+    clip: str = "total"
+    interval: int = 1
+    interval_unit: str = "epoch"
+    penalty: str = "gradient"
+    strength: Schedule = field(default_factory=lambda: Schedule(0.02, "linear"))
+    balanced: bool = False
+    finish: str = "prune"
+    admm_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, allowed in {
+            "clip": ("total", "task"),
+            "interval_unit": ("epoch", "step"),
+            "penalty": ("gradient", "decoupled"),
+            "finish": ("prune", "refit"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise SparsityError(f"{name} must be one of {', '.join(allowed)} but got {getattr(self, name)!r}")
+        if self.interval < 1:
+            raise SparsityError(f"interval must be at least 1 but got {self.interval}")
+        if not 0.0 <= self.admm_fraction <= 1.0:
+            raise SparsityError(f"admm_fraction must lie in [0, 1] but got {self.admm_fraction}")
+
+
+class Nxm(SparseMethod):
+    """N:M sparsity by ADMM during fine-tuning.
+
+    Args:
+        targets: What is constrained.
+        rho: Strength of the penalty over the run; a float is a constant.
+        switches: The open points of the paper.
+
+    Source: NxMTransformer (Holmes et al., 2021).
+    """
+
+    def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
+        super().__init__(targets)
+        self.rho = rho if isinstance(rho, Schedule) else Schedule(rho)
+        self.switches = switches or AdmmSwitches()
+        self._admm: Admm | None = None
+        self._masking: Masking | None = None  # set once a refit has frozen the support
+        self._budget = Budget(1, 1)
+        self._step = 0
+
+    @property
+    def admm(self) -> Admm:
+        """Z, U and rho.
+
+        Raises:
+            SparsityError: Training has not started, or the support is frozen already.
+        """
+        if self._admm is None:
+            raise SparsityError("the method has no ADMM state before start_() or after its support was frozen")
+        return self._admm
+
+    @property
+    def prunes(self) -> bool:
+        return bool(self.targets) and self._masking is None
+
+    @property
+    def gap(self) -> float | None:
+        if self._masking is not None:
+            return 0.0
+        return self.iterations[-1].residuals.distance if self.iterations else None
+
+    def start_(self, budget: Budget) -> None:
+        self._budget, self._step = budget, 0
+        self._admm = Admm(self.targets, self._rho_now(), first_iteration=self.switches.first_iteration)
+        self._freeze_when_due_()
+
+    def before_clip_(self, *, scale: float = 1.0) -> None:
+        if self._masking is not None:
+            self._masking.mask_gradients_()
+        elif self.switches.penalty == "gradient" and self.switches.clip == "total":
+            self.admm.add_penalty_gradient_(scale)
+
+    def after_clip_(self) -> None:
+        if self._masking is None and self.switches.penalty == "gradient" and self.switches.clip == "task":
+            self.admm.add_penalty_gradient_()
+
+    def after_step_(self) -> None:
+        self._step += 1
+        if self._masking is not None:
+            self._masking.apply_()
+            return
+        if self.switches.penalty == "decoupled":
+            self.admm.decay_(self.switches.strength.at(self._progress()))
+        if self.switches.interval_unit == "step" and self._step % self.switches.interval == 0:
+            self._iterate_()
+        if not self.switches.balanced:
+            self.admm.set_rho_(self._rho_now())
+        self._freeze_when_due_()
+
+    def after_epoch_(self) -> None:
+        epoch = round(self._step / self._budget.steps_per_epoch)
+        if self._masking is None and self.switches.interval_unit == "epoch" and epoch % self.switches.interval == 0:
+            self._iterate_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        if self._masking is not None:
+            return {f"mask.{name}": mask for name, mask in self._masking.state_dict().items()}
+        return {f"admm.{name}": value for name, value in self.admm.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
+        self._budget, self._step = budget, step
+        masks = {name.removeprefix("mask."): value for name, value in state.items() if name.startswith("mask.")}
+        if masks:
+            self._admm, self._masking = None, Masking(self.targets)
+            self._masking.load_state_dict(masks)
+            return
+        self._admm, self._masking = Admm(self.targets, self._rho_now()), None
+        self._admm.load_state_dict({name.removeprefix("admm."): value for name, value in state.items()})
+
+    def _progress(self) -> float:
+        return min(1.0, self._step / max(1, self._budget.steps))
+
+    def _rho_now(self) -> float:
+        return self.rho.at(self._progress())
+
+    def _iterate_(self) -> None:
+        residuals = self.admm.update_()
+        self.iterations.append(Iteration(self._step, residuals))
+        if self.switches.balanced:
+            self.admm.balance_(residuals)
+
+    def _freeze_when_due_(self) -> None:
+        """For a refit: freeze the magnitude support once its share of the budget is spent; Z and U are let go."""
+        due = self.switches.admm_fraction * self._budget.steps
+        if self.switches.finish == "refit" and self._step >= due and self._step < self._budget.steps:
+            self._masking, self._admm = Masking(self.targets), None

@@ -1,0 +1,53 @@
+"""GLUE's metrics, from scikit-learn and SciPy."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from nxm_sweep.errors import NonFiniteError
+
+Array = NDArray[np.float64]
+
+_METRICS: dict[str, Callable[[Array, Array], float]] = {
+    "accuracy": lambda labels, predictions: float(accuracy_score(labels, predictions)),
+    "f1": lambda labels, predictions: float(f1_score(labels, predictions, zero_division=0.0)),
+    "matthews": lambda labels, predictions: float(matthews_corrcoef(labels, predictions)),
+    "pearson": lambda labels, predictions: float(pearsonr(labels, predictions).statistic),
+    "spearman": lambda labels, predictions: float(spearmanr(labels, predictions).statistic),
+}
+
+
+def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, float]:
+    """Return each metric, and ``mean`` over them where there are several.
+
+    Args:
+        metrics: Names: accuracy, f1 (of class 1), matthews, pearson, spearman. All lie in [-1, 1], larger is better.
+        outputs: Logits of shape ``(rows, classes)``, or predictions of shape ``(rows,)`` or ``(rows, 1)`` for a regression.
+        labels: Shape ``(rows,)``.
+
+    Raises:
+        NonFiniteError: A model output is not finite, or a correlation does not exist since all predictions are equal.
+
+    Source: GLUE (Wang et al., 2019), section 2; averages of two metrics follow its leaderboard.
+    """
+    if not bool(np.isfinite(outputs).all()):
+        raise NonFiniteError(
+            "the model's outputs on the validation set are not finite", hint="lower learning_rate.value"
+        )
+    correlates = "pearson" in metrics or "spearman" in metrics
+    predictions = outputs.reshape(len(labels)) if correlates else outputs.argmax(axis=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)  # the NaN it announces is refused below
+        scores = {name: _METRICS[name](labels, predictions) for name in metrics}
+    undefined = [name for name, value in scores.items() if not np.isfinite(value)]
+    if undefined:
+        raise NonFiniteError(
+            f"{undefined[0]} does not exist: all predictions are equal", hint="lower learning_rate.value"
+        )
+    return scores if len(scores) == 1 else {**scores, "mean": float(np.mean(list(scores.values())))}

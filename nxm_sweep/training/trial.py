@@ -1,0 +1,174 @@
+"""One trial: settings in, what came out as a plain dictionary."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import set_seed
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets
+from nxm_sweep.training.build import build_method
+from nxm_sweep.training.checkpoint import complete_checkpoints
+from nxm_sweep.training.data import PadToLongest, Tokenised, tokenise
+from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.provenance import hardware, versions
+from nxm_sweep.training.rows import Rows, load_rows
+from nxm_sweep.training.travel import distance_to_go, learning_rate_sum
+from nxm_sweep.training.trial_trainer import TrialTrainer, replace_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A trial's inputs, found and hashed; no model is loaded yet.
+
+    Attributes:
+        rows: Training and validation rows.
+        model_folder: Where the pretrained model's files are.
+        model_digest: Hash of their content.
+        seconds: How long it took.
+    """
+
+    rows: Rows
+    model_folder: Path
+    model_digest: str
+    seconds: float
+
+
+def prepare(settings: TrialSettings) -> Prepared:
+    """Find a trial's data and model and hash their content.
+
+    Raises:
+        DataError: The data set is missing or not what the task expects.
+        ModelError: The model is missing.
+    """
+    started = time.perf_counter()
+    folder = locate_model(settings.model)
+    rows = load_rows(settings.task, settings.data)
+    return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started)
+
+
+def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console: Console) -> dict[str, Any]:
+    """Train one trial and return its record's body; continue from the last complete checkpoint in ``folder``.
+
+    Args:
+        settings: Checked settings.
+        prepared: What :func:`prepare` found.
+        folder: The trial's own folder: ``work/`` holds checkpoints and is removed at the end; ``model/`` is the best pruned
+            model, if it is to be saved.
+        console: Where progress goes.
+
+    Returns:
+        Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds, versions.
+
+    Raises:
+        NonFiniteError: A loss or metric became NaN or infinite.
+        SparsityError: A rule does not fit the model, or the saved weights do not hold their pattern.
+    """
+    seconds = {"prepare": prepared.seconds}
+    work = folder / "work"
+    if settings.training.threads is not None:
+        torch.set_num_threads(settings.training.threads)
+    with _timed(seconds, "tokenise"):
+        tokenizer = load_tokenizer(prepared.model_folder)
+        data = _tokenise(settings, prepared, tokenizer)
+    with _timed(seconds, "load_model"):
+        set_seed(settings.seed)
+        model = load_model(prepared.model_folder, prepared.rows.labels)
+        method = build_method(settings, model)
+        trainer = TrialTrainer(
+            settings=settings,
+            work=work,
+            console=console,
+            model=model,
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            data_collator=PadToLongest(tokenizer),
+            processing_class=tokenizer,
+            sparse_method=method,
+        )
+    budget = learning_rate_sum(settings, trainer.optimizer_steps())
+    start = distance_to_go(method.targets, budget)
+    checkpoints = complete_checkpoints(work)
+    trainer.run(checkpoints[-1] if checkpoints else None)
+    seconds |= trainer.seconds
+    with _timed(seconds, "verify"):
+        checks = _verify(trainer.best_folder, method.targets)
+    if settings.save_model:
+        tokenizer.save_pretrained(trainer.best_folder)
+        replace_folder(trainer.best_folder, folder / "model")
+    shutil.rmtree(work)
+    return {
+        "best": trainer.best_epoch(),
+        "selection": {
+            "metric": settings.task.selection_metric,
+            "set": next(iter(settings.task.validation_splits)),
+            "protocol": "best epoch on the reported validation set (the paper's; optimistic)",
+        },
+        "epochs": trainer.epochs,
+        "iterations": [{"step": entry.step, **asdict(entry.residuals)} for entry in method.iterations],
+        "travel": {"learning_rate_sum": budget, "start": start, "end": distance_to_go(method.targets)},
+        "sparsity": {
+            "targets": describe_targets(method.targets),
+            "checked": [asdict(check) for check in checks],
+            "exact": all(check.exact for check in checks),
+        },
+        "data": {
+            "layout": prepared.rows.layout,
+            "digest": prepared.rows.digest,
+            "labels": list(prepared.rows.labels),
+            "train_rows": len(data.train),
+            "validation_rows": {name: len(part) for name, part in data.validation.items()},
+        },
+        "model": {
+            "digest": prepared.model_digest,
+            "class": type(model).__name__,
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "target_parameters": sum(target.weight.numel() for target in method.targets),
+        },
+        "steps": trainer.state.global_step,
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "resumed_from_step": int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else None,
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "hardware": hardware(trainer.args.device),
+        "versions": versions(),
+    }
+
+
+def _tokenise(settings: TrialSettings, prepared: Prepared, tokenizer: Any) -> Tokenised:
+    return tokenise(
+        prepared.rows,
+        tokenizer,
+        tokenizer_digest=prepared.model_digest,
+        max_length=settings.training.max_length,
+        max_train_samples=settings.training.max_train_samples,
+        max_eval_samples=settings.training.max_eval_samples,
+    )
+
+
+def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
+    """Read the saved weights back and check every target."""
+    checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
+    for check in checks:
+        if not check.holds:
+            raise SparsityError(
+                f"the saved matrix {check.matrix} breaks {check.constraint} at {check.first_violation}",
+                hint="this is a defect of nxm_sweep: please report it with the record's settings",
+            )
+    return checks
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - started

@@ -1,0 +1,191 @@
+"""The trainer of a trial: keeps each epoch's scores and the best pruned model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, TrainingArguments
+
+from nxm_sweep.errors import ModelError
+from nxm_sweep.settings import TaskSettings, TrialSettings
+from nxm_sweep.sparsity import distance
+from nxm_sweep.training.metrics import score
+from nxm_sweep.training.progress import ShowProgress
+from nxm_sweep.training.trainer import SparseTrainer
+
+_EVAL_BATCH = 64  # rows; it changes speed alone
+
+
+class TrialTrainer(SparseTrainer):
+    """Keeps each epoch's scores and the best pruned model.
+
+    Args:
+        settings: The trial's settings.
+        work: Folder for checkpoints and the best model so far.
+        console: Where progress goes.
+        **kwargs: As for :class:`SparseTrainer`.
+    """
+
+    def __init__(self, *, settings: TrialSettings, work: Path, console: Console, **kwargs: Any) -> None:
+        super().__init__(
+            args=training_arguments(settings, work),
+            compute_metrics=lambda prediction: _score(settings.task, prediction),
+            **kwargs,
+        )
+        self._task, self._console = settings.task, console
+        self.best_folder = work / "best"
+        self._progress = ShowProgress(self, console)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self._progress)
+        self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}}
+        self._mark = time.perf_counter()
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """One entry per finished epoch."""
+        return list(self.carried["epochs"])
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of training, evaluation and saving, those before an interruption included."""
+        return dict(self.carried["seconds"])
+
+    def optimizer_steps(self) -> int:
+        """Return how many optimizer steps the whole run takes."""
+        batches = len(self.get_train_dataloader())
+        return round(self.args.num_train_epochs) * math.ceil(batches / self.args.gradient_accumulation_steps)
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train from the start or from a checkpoint."""
+        self._mark = time.perf_counter()
+        try:
+            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            self._progress.close()
+
+    def best_epoch(self) -> dict[str, Any]:
+        """Epoch and value of the best selection score; the earlier wins a tie."""
+        best = max(self.epochs, key=lambda entry: entry["selection"])
+        return {"epoch": best["epoch"], "value": best["selection"], "unpruned_value": best["unpruned_selection"]}
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        self._lap("train")
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        entry = self._entry(metrics)
+        self._lap("evaluate")
+        is_best = all(entry["selection"] > earlier["selection"] for earlier in self.epochs)
+        self.carried["epochs"].append(entry)
+        if is_best:
+            self._save_best()
+        self._lap("save")
+        self._announce(entry, is_best=is_best)
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self._lap("save")
+
+    def _lap(self, phase: str) -> None:
+        """Count the time since the last lap as ``phase``."""
+        now = time.perf_counter()
+        self.carried["seconds"][phase] += now - self._mark
+        self._mark = now
+
+    def _entry(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        targets = self.sparse_method.targets
+        pruned, unpruned = _scores(metrics, self._task), _scores(metrics, self._task, "unpruned_")
+        shipped = next(iter(pruned.values()))  # the first validation set decides
+        if not targets:
+            pruned, unpruned = {}, pruned
+        metric = self._task.selection_metric
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        return {
+            "epoch": round(self.state.epoch or 0),
+            "step": self.state.global_step,
+            "selection": shipped[metric],
+            "unpruned_selection": next(iter(unpruned.values()))[metric] if unpruned else None,
+            "pruned": pruned or None,
+            "unpruned": unpruned or None,
+            "training_loss": losses[-1] if losses else None,
+            "relative_distance": distance(targets) if targets else None,
+        }
+
+    def _save_best(self) -> None:
+        """Write the pruned model beside its place and move it there whole."""
+        if not isinstance(self.model, PreTrainedModel):
+            raise ModelError(f"expected a Transformers model but got a {type(self.model).__name__}")
+        fresh = self.best_folder.with_name("best.tmp")
+        with self.sparse_method.pruned():
+            self.model.save_pretrained(fresh)
+        replace_folder(fresh, self.best_folder)
+
+    def _announce(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
+        parts = [f"epoch {entry['epoch']}: {self._task.selection_metric} {entry['selection']:.4f}"]
+        if entry["pruned"] and entry["unpruned"]:
+            parts.append(f"unpruned {entry['unpruned_selection']:.4f}")
+        if entry["relative_distance"]:
+            parts.append(f"residual {entry['relative_distance']:.3f}")
+        self._console.print("  ".join(parts) + ("  (best so far)" if is_best else ""), highlight=False)
+
+
+def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments:
+    """Return the Trainer's arguments for a trial that works in the folder ``work``."""
+    training = settings.training
+    return TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=_EVAL_BATCH,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=settings.learning_rate.value,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=training.warmup_ratio,  # below 1: a share of all steps
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=training.precision == "bf16",
+        fp16=training.precision == "fp16",
+        seed=settings.seed,
+        use_cpu=training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available()),
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,  # the sampler wants `length`; the collator picks the model's inputs
+        dataloader_pin_memory=torch.cuda.is_available(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=1,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
+    outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return score(task.metrics, np.asarray(outputs), np.asarray(prediction.label_ids))
+
+
+def _scores(metrics: Mapping[str, float], task: TaskSettings, infix: str = "") -> dict[str, dict[str, float]]:
+    """Scores per validation set; empty where that kind of model was not scored."""
+    names = [*task.metrics, *(["mean"] if len(task.metrics) > 1 else []), "loss"]
+    return {
+        part: {name: float(metrics[f"eval_{part}_{infix}{name}"]) for name in names}
+        for part in task.validation_splits
+        if f"eval_{part}_{infix}loss" in metrics
+    }
+
+
+def replace_folder(fresh: Path, place: Path) -> None:
+    """Move a folder to a place that may be taken."""
+    if place.exists():
+        shutil.rmtree(place)
+    fresh.rename(place)
