@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from nxm_sweep.config import config_dir, explain, load_settings, register_schema
-from nxm_sweep.errors import NonFiniteError, NxmSweepError
+from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError
 
-_FAILED, _BAD_INPUT = 1, 2
+_FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+_ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def main() -> int:
@@ -25,21 +28,53 @@ def main() -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     register_schema()
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    codes: list[int] = []
+    begun = False
+
+    def run(config: DictConfig) -> None:
+        nonlocal begun
+        begun = True
+        try:
+            _run(config)
+        except NxmSweepError as error:  # one job of a multirun; the others go on
+            if wants_traceback:
+                raise
+            codes.append(_tell(error))
+
     try:
-        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_run)()
-    except (HydraException, OmegaConfBaseException, NxmSweepError) as error:
+        _check_flags()
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(run)()
+    except (HydraException, OmegaConfBaseException, ConfigError) as error:
         if wants_traceback:
             raise
-        told = error if isinstance(error, NxmSweepError) else explain(error)
-        errors.print(f"error: {told.message}", markup=False)
-        if told.hint:
-            errors.print(f"hint: {told.hint}", markup=False)
-        return _FAILED if isinstance(told, NonFiniteError) else _BAD_INPUT
+        return _tell(error if isinstance(error, ConfigError) else explain(error, sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        if wants_traceback or begun:  # before a job begins, Hydra reads the choices and makes output_dir
+            raise
+        return _tell(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command continues after the last finished epoch")
-        return 130
-    return 0
+        _ERRORS.print("interrupted; the same command continues after the last finished epoch")
+        return _INTERRUPTED
+    return max(codes, default=0)
+
+
+def _check_flags() -> None:
+    """Refuse an unknown flag in one line, before Hydra's parser prints its usage."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(message, hint="`--hydra-help` prints every flag")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()
+
+
+def _tell(error: NxmSweepError) -> int:
+    """Print an error in one line, with its hint in another; return the exit code."""
+    _ERRORS.print(f"error: {error.message}", markup=False)
+    if error.hint:
+        _ERRORS.print(f"hint: {error.hint}", markup=False)
+    return _FAILED if isinstance(error, NonFiniteError) else _BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:
@@ -55,7 +90,7 @@ def _run(config: DictConfig) -> None:
     record, trained = run_point(settings, console)
     if not trained:
         console.print("this trial is finished: its record is shown; force=true trains it again")
-    trial_summary(record, console)
+    trial_summary(record, settings.output_dir, console)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nxm_sweep.errors import ConfigError, SparsityError
-from nxm_sweep.settings import TrialSettings
+from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity.pattern import constraint
 
 Check = tuple[str, Callable[[Any], bool], str]
@@ -27,6 +27,10 @@ Check = tuple[str, Callable[[Any], bool], str]
 _LISTED = 20  # a hint lists no more names than this
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+
+_ALL = ("sparsity", "rho", "admm")
+_USES = {"dense": (), "asp": ("sparsity",), "admm_unstructured": _ALL, "nxm": _ALL}
+"""What each method reads; ``method.uses`` must say the same, since it decides the identity."""
 
 
 def config_dir() -> Path:
@@ -51,8 +55,8 @@ def compose_settings(overrides: Sequence[str]) -> TrialSettings:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return load_settings(compose("config", list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, overrides) from error
 
 
 def load_settings(config: DictConfig) -> TrialSettings:
@@ -72,10 +76,18 @@ def load_settings(config: DictConfig) -> TrialSettings:
     return settings
 
 
-def explain(error: Exception) -> ConfigError:
-    """Return one line for what Hydra or OmegaConf raised, with the nearest valid name as the hint."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _explain_choice(error.missing_cfg_file)
+def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
+    """Return one line for what composing ``overrides`` raised, with the nearest valid name as the hint."""
+    if isinstance(error, MissingConfigException):
+        return _explain_choice(error.missing_cfg_file or "", error.options or ())
+    if isinstance(error, OSError):
+        return ConfigError(f"output_dir: {error.strerror}: {error.filename}", hint="it takes a folder that can be made")
+    if str(error).startswith("Config group override must be"):  # `learning_rate=1e-4`: a choice that reads as a number
+        return next(map(_explain_choice, filter(_is_no_choice, _choices(overrides))), ConfigError(str(error)))
+    return _explain_value(error)
+
+
+def _explain_value(error: Exception) -> ConfigError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
     found = re.search(r"full_key: *(\S+)", str(cause))
@@ -89,23 +101,42 @@ def explain(error: Exception) -> ConfigError:
     group = re.search(r"[Cc]ould not override '?([\w/@.]+)'?", str(error))
     if group and "No match in the defaults list" in str(error):
         return ConfigError(f"unknown setting {group[1]!r}", hint=_nearest(group[1]))
+    if lines[0].startswith("Ambiguous value"):
+        return ConfigError(lines[0], hint="-m sweeps over several values; key=[a,b] is a list")
     if isinstance(error, OverrideParseException):
         return ConfigError(f"cannot read {error.override!r}: {lines[0]}", hint="the form is key=value")
     return ConfigError(f"{key}: {lines[0]}" if key else lines[0], hint="`--cfg job` prints every key with its value")
 
 
-def _explain_choice(missing: str) -> ConfigError:
-    group, _, choice = missing.partition("/")
-    options = _options(group)
+def _explain_choice(missing: str, options: Sequence[str] = ()) -> ConfigError:
+    """Explain ``group/choice``; ``options`` are Hydra's, for its own groups."""
+    group, slash, choice = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
+    if not slash:
+        return ConfigError(f"there is no config named {missing!r}", hint="--config-name may be left out")
+    options = _options(group) or options
     if not options:
         return ConfigError(f"unknown config group {group!r}", hint=_nearest(group, _groups()))
-    return ConfigError(
-        f"{group}={choice.removesuffix('.yaml')} is not one of its choices", hint=_nearest(choice, options)
-    )
+    hint = _nearest(choice, options)
+    if f"{group}.value" in _keys(TrialSettings) and not hint.startswith("did"):
+        hint += f"; a number goes to {group}.value"
+    return ConfigError(f"{group}={choice.removesuffix('.yaml')} is not one of its choices", hint=hint)
+
+
+def _choices(overrides: Sequence[str]) -> list[str]:
+    """``group/choice`` for every override of the form ``group=choice``."""
+    return [override.lstrip("+").replace("=", "/", 1) for override in overrides if "=" in override]
+
+
+def _is_no_choice(path: str) -> bool:
+    group, _, choice = path.partition("/")
+    return group in _groups() and choice not in _options(group)
 
 
 def _nearest(name: str, valid: Sequence[str] = ()) -> str:
     """A hint that names the valid name nearest to ``name``; the valid names are the groups and keys unless given."""
+    parent = name.rpartition(".")[0]
+    if not valid and parent in _keys(TrialSettings):  # a mapping, which takes names of the user's
+        return f"+{name}=... adds it to {parent}"
     valid = valid or [*_groups(), *_keys(TrialSettings)]
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if not close:  # the key may be right and its group wrong or missing
@@ -164,7 +195,11 @@ def _choice(key: str, *allowed: str) -> Check:
 _ADMM = "method.admm."
 _RANGES: tuple[Check, ...] = (
     ("learning_rate.value", lambda value: _positive(value) and value < 1, "must lie above 0 and below 1"),
-    ("learning_rate.grid", lambda grid: all(map(_positive, grid)), "must hold numbers above 0"),
+    (
+        "learning_rate.grid",
+        lambda grid: all(_positive(value) and value < 1 for value in grid),
+        "must hold numbers above 0 and below 1",
+    ),
     ("rho.value", _positive, "must be above 0"),
     ("rho.grid", lambda grid: all(map(_positive, grid)), "must hold numbers above 0"),
     ("rho.start", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
@@ -194,6 +229,7 @@ _RANGES: tuple[Check, ...] = (
     _choice(f"{_ADMM}penalty", "gradient", "decoupled"),
     _choice(f"{_ADMM}finish", "prune", "refit"),
     _choice(f"{_ADMM}strength.schedule", "constant", "linear", "cosine", "exponential"),
+    _choice("method.name", *_USES),
     _choice("method.trained", "all", "targets"),
     _choice("rho.schedule", "constant", "linear", "cosine", "exponential", "balanced"),
     _choice("training.schedule", "linear", "cosine", "constant"),
@@ -210,20 +246,33 @@ def _check(settings: TrialSettings) -> None:
         value = operator.attrgetter(key)(settings)
         if not holds(value):
             raise ConfigError(f"{key} {words} but got {value}")
-    task = settings.task
-    if task.selection_metric not in (*task.metrics, "mean"):
+    _check_task(settings.task)
+    method = settings.method
+    if set(method.uses) != set(_USES[method.name]):
+        raise ConfigError(f"method.uses of {method.name} must be {list(_USES[method.name])} but got {method.uses}")
+    for key, strength in (("rho", settings.rho), (f"{_ADMM}strength", method.admm.strength)):
+        if strength.schedule == "exponential" and min(strength.start, strength.value) <= 0:
+            raise ConfigError(
+                f"an exponential ramp needs {key}.start and {key}.value above 0 but got {strength.start} to {strength.value}"
+            )
+    for rule in settings.sparsity.rules:
+        try:
+            constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense)
+        except SparsityError as error:
+            raise ConfigError(f"sparsity rule {rule.match!r}: {error.message}", error.hint) from error
+
+
+def _check_task(task: TaskSettings) -> None:
+    selectable = [*task.metrics, "mean"] if len(task.metrics) > 1 else task.metrics
+    if task.selection_metric not in selectable:
         raise ConfigError(
-            f"task.selection_metric must be one of {', '.join(task.metrics)} or mean but got {task.selection_metric!r}"
+            f"task.selection_metric must be one of {', '.join(selectable)} but got {task.selection_metric!r}",
+            hint="" if "mean" in selectable else "mean needs two metrics",
         )
     wanted = {"pearson", "spearman"} if task.problem == "regression" else {"accuracy", "f1", "matthews"}
     if not set(task.metrics) <= wanted:
         raise ConfigError(
             f"task.metrics of a {task.problem} must be among {', '.join(sorted(wanted))} but got {', '.join(task.metrics)}"
         )
-    if settings.rho.schedule == "exponential" and settings.rho.start <= 0:
-        raise ConfigError(f"rho.start must be above 0 for an exponential ramp but got {settings.rho.start}")
-    for rule in settings.sparsity.rules:
-        try:
-            constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense)
-        except SparsityError as error:
-            raise ConfigError(f"sparsity rule {rule.match!r}: {error.message}", error.hint) from error
+    if "f1" in task.metrics and len(task.labels) > 2:
+        raise ConfigError(f"the metric f1 is for two classes but got {len(task.labels)}: {', '.join(task.labels)}")

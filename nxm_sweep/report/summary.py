@@ -1,36 +1,92 @@
-"""What the terminal shows at the end of one trial."""
+"""What the terminal shows: one finished trial, and finished trials side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+_METHODS = ("dense", "asp", "admm_unstructured", "nxm")  # the order of a table's rows; others follow
 
-def trial_summary(record: Mapping[str, Any], console: Console) -> None:
+
+def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
     """Print a finished trial: a line per epoch, the best, what was verified, and where the record is."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = record["selection"]["metric"]
     pruned = bool(record["sparsity"]["targets"])
-    for column in ["epoch", f"{metric} pruned" if pruned else metric, "unpruned", "training loss", "||W-P(W)||/||W||"]:
-        if pruned or column not in {"unpruned", "||W-P(W)||/||W||"}:
-            table.add_column(column, justify="right")
+    headers = ["epoch", f"{metric} pruned", "unpruned", "training loss", "||W-P(W)||/||W||"]
+    for header in headers if pruned else ["epoch", metric, "training loss"]:
+        table.add_column(header, justify="right")
     for entry in record["epochs"]:
-        best = entry["epoch"] == record["best"]["epoch"]
         cells = [str(entry["epoch"]), _number(entry["selection"])]
         if pruned:
             cells.append(_number(entry["unpruned_selection"]))
         cells.append(_number(entry["training_loss"]))
         if pruned:
             cells.append(_number(entry["relative_distance"], 3))
-        table.add_row(*cells, style="bold" if best else None)
+        table.add_row(*cells, style="bold" if entry["epoch"] == record["best"]["epoch"] else None)
     console.print(table)
-    console.print(f"best {metric} {_number(record['best']['value'])} at epoch {record['best']['epoch']}")
-    console.print(_verified(record))
-    seconds = record["seconds"]["total"]
-    console.print(f"{seconds:.0f} s, {record['tokens']:,} tokens; record: trials/{record['identity']}/result.json")
+    console.print(
+        f"best {metric} {_number(record['best']['value'])} at epoch {record['best']['epoch']}", soft_wrap=True
+    )
+    console.print(_verified(record), soft_wrap=True)
+    path = Path(output_dir) / "trials" / record["identity"] / "result.json"
+    console.print(f"{record['seconds']['total']:.0f} s, {record['tokens']:,} tokens; record: {path}", soft_wrap=True)
+
+
+def comparison(records: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Print finished trials side by side: a table per task and model, a row per trial.
+
+    A score is the pruned model's at its best epoch; it is selected on the set that it is reported on.
+    """
+    cells = itertools.groupby(sorted(records, key=_order), key=lambda record: (record["task"], record["model_name"]))
+    for (task, model), trials in cells:
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            header_style="bold",
+            title=f"{task}  {model}",
+            title_justify="left",
+        )
+        for header in ("method", "pattern"):
+            table.add_column(header, no_wrap=True)
+        for header in ("lr", "batch", "rho", "pruned", "unpruned", "epoch", "residual", "s"):
+            table.add_column(header, justify="right", no_wrap=True)
+        metrics = set()
+        for record in trials:
+            table.add_row(*_row(record))
+            metrics.add(record["selection"]["metric"])
+        console.print(table)
+        console.print(f"score: {', '.join(sorted(metrics))}", style="dim")
+
+
+def _row(record: Mapping[str, Any]) -> list[str]:
+    config = record["config"]
+    best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
+    constraints = sorted({str(row["constraint"]) for row in record["sparsity"]["targets"]})
+    return [
+        record["method"],
+        ", ".join(constraints).replace(" unstructured", "") or "dense",
+        _short(config["learning_rate"]["value"]),
+        str(config["training"]["batch_size"]),
+        _short(config["rho"]["value"]) if "rho" in config["method"]["uses"] else "-",
+        _number(best["selection"]) if best["pruned"] else "-",
+        _number(best["unpruned_selection"]),
+        str(best["epoch"]),
+        _number(best["relative_distance"], 3),
+        f"{record['seconds']['total']:.0f}",
+    ]
+
+
+def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    method = record["method"]
+    place = _METHODS.index(method) if method in _METHODS else len(_METHODS)
+    return record["task"], record["model_name"], place, method, record["identity"]
 
 
 def _verified(record: Mapping[str, Any]) -> str:
@@ -38,8 +94,14 @@ def _verified(record: Mapping[str, Any]) -> str:
     if not checked:
         return "dense: no matrix is pruned"
     exact = sum(check["exact"] for check in checked)
-    constraints = sorted({check["constraint"] for check in checked})
-    return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {', '.join(constraints)}"
+    constraints = ", ".join(sorted({check["constraint"] for check in checked}))
+    return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {constraints}"
+
+
+def _short(value: float) -> str:
+    """A strength or a rate: 2e-4."""
+    mantissa, _, exponent = f"{value:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

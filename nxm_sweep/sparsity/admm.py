@@ -199,14 +199,16 @@ class Admm:
         if set(state) != expected:
             raise SparsityError(f"the saved ADMM state is of other targets: {min(expected ^ set(state))}")
         for target in self.targets:
-            for kind, tensors in (("z", self.z), ("u", self.u)):
-                stored = state[f"{kind}.{target.name}"]
-                if stored.shape != target.weight.shape:
+            for kind in "zu":
+                shape = state[f"{kind}.{target.name}"].shape
+                if shape != target.weight.shape:
                     raise SparsityError(
-                        f"{target.name} has shape {tuple(target.weight.shape)} but its saved state {tuple(stored.shape)}"
+                        f"{target.name} has shape {tuple(target.weight.shape)} but its saved state {tuple(shape)}"
                     )
-                tensors[target.name] = stored.to(tensors[target.name], copy=True)
-        self._rho = float(state["rho"])
+        self._rho = _checked_rho(float(state["rho"]))
+        for kind, tensors in (("z", self.z), ("u", self.u)):
+            for name, tensor in tensors.items():
+                tensors[name] = state[f"{kind}.{name}"].to(tensor, copy=True)
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ def distance(targets: Sequence[Target]) -> float:
     """Return ``||W - P(W)|| / ||W||`` over all targets together: what a hard prune would cut now; 0 without targets."""
     cut = total = 0.0
     for target in targets:
-        weight = target.weight.float()
+        weight = target.weight.double()
         total += float(weight.square().sum(dtype=torch.float64))
         cut += float(weight[~support(weight, target.constraint)].square().sum(dtype=torch.float64))
     return (cut / total) ** 0.5 if total else 0.0

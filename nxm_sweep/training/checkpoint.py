@@ -75,7 +75,8 @@ def load_random_state(folder: Path) -> None:
     np.random.set_state((kind, keys, position, has_gauss, cached))  # noqa: NPY002 - the Trainer seeds it
     torch.set_rng_state(tensors["torch"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([tensors[name] for name in sorted(tensors) if name.startswith("cuda.")])
+        count = sum(name.startswith("cuda.") for name in tensors)
+        torch.cuda.set_rng_state_all([tensors[f"cuda.{index}"] for index in range(count)])
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -10,10 +10,12 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import (
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from nxm_sweep.errors import ModelError
@@ -32,6 +34,7 @@ _FILES = (
     "*.model",
 )
 """What loading a model and its tokenizer reads. A pickle is never among them."""
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
 
 def locate_model(model: ModelSettings) -> Path:
@@ -74,9 +77,13 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ModelError: The folder holds none that can be read.
     """
+    if not any(path for glob in _VOCABULARIES for path in folder.glob(glob)):  # the library would make an empty one
+        raise ModelError(
+            f"{folder} holds no tokenizer", hint="copy the files that tokenizer.save_pretrained wrote there"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises nothing narrower
         raise ModelError(f"{folder} holds no readable tokenizer: {_first_line(error)}") from error
 
 
@@ -86,7 +93,8 @@ def load_model(folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
     Weights are fp32 whatever the file holds. The head is drawn from PyTorch's global generator.
 
     Raises:
-        ModelError: The files are damaged or of an architecture without a sequence classifier.
+        ModelError: The files are damaged, lack weights of the encoder, or are of an architecture without a sequence
+            classifier.
     """
     names = dict(enumerate(labels)) or {0: "score"}
     try:
@@ -98,18 +106,30 @@ def load_model(folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
             label2id={name: number for number, name in names.items()},
             problem_type="single_label_classification" if labels else "regression",
         )
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, dtype="float32"
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype="float32",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"the model in {folder} is a {type(model).__name__}, not a Transformers model")
+    encoder = f"{model.base_model_prefix}."  # a pooler is part of the head: many checkpoints come without
+    absent = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and ".pooler." not in name)
+    if absent:
+        raise ModelError(f"the model in {folder} lacks {len(absent)} weights of its encoder, such as {absent[0]}")
     return model
 
 
 def _package_folder(model: ModelSettings) -> Path:
-    spec = importlib.util.find_spec(model.path)
+    try:
+        spec = importlib.util.find_spec(model.path)
+    except (ImportError, ValueError):  # of a dotted name whose parent is not installed
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"the package {model.path} that carries {model.name} is not installed",
@@ -124,6 +144,8 @@ def _hub_folder(model: ModelSettings) -> Path:
         return Path(huggingface_hub.snapshot_download(model.path, revision=model.revision, allow_patterns=list(_FILES)))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelError(f"the hub has no model {model.path} at revision {model.revision or 'main'}") from error
+    except HFValidationError as error:
+        raise ModelError(f"{model.path!r} is no hub id", hint="model=local model.path=... takes a folder") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if reachable:
             raise ModelError(f"the model {model.path} cannot be downloaded: {_first_line(error)}") from error

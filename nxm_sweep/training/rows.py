@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 
@@ -21,6 +23,7 @@ from nxm_sweep.training.hub import go_offline_unless_reachable
 from nxm_sweep.training.tasks import GLUE_TSV, TsvLayout
 
 _READERS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None}
+_INTEGER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,24 @@ def _read_file(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix in {".jsonl", ".json"}:
-            return pd.DataFrame(pd.read_json(path, lines=True, convert_dates=False))
-        return pd.read_csv(path, sep=_READERS[path.suffix], keep_default_na=False)
+            return _read_jsonl(path)
+        # As text: otherwise pandas makes numbers of texts that look like some.
+        table = pd.read_csv(path, sep=_READERS[path.suffix], keep_default_na=False, dtype=str)
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first value for a row's name
+        raise DataError(
+            f"{path} has a row with more values than its header", hint="quote texts that hold the separator"
+        )
+    return table
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8-sig") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("every line must hold one object")
+    return pd.DataFrame(rows)
 
 
 def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any]]:
@@ -135,26 +152,31 @@ def _load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
 def _read_tsv(path: Path, layout: TsvLayout) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="the official GLUE download has it")
-    table = pd.read_csv(
-        path,
-        sep="\t",
-        header=0 if layout.has_header else None,
-        quoting=csv.QUOTE_NONE,
-        dtype=str,
-        keep_default_na=False,
-        encoding="utf-8-sig",
-        on_bad_lines="error",
-    )
+    try:
+        table = pd.read_csv(
+            path,
+            sep="\t",
+            header=0 if layout.has_header else None,
+            quoting=csv.QUOTE_NONE,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            on_bad_lines="error",
+        )
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as tsv: {str(error).splitlines()[0]}") from error
     missing = [name for name in layout.columns.values() if name not in table.columns]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(map(str, table.columns))}")
     table = pd.DataFrame({name: table[column] for name, column in layout.columns.items()})
+    labelled = table["label"] != ""  # QQP has broken lines, which the hub's data set leaves out
+    table = table[labelled].reset_index(drop=True)
     if layout.classes:
         table["label"] = table["label"].map({word: number for number, word in enumerate(layout.classes)})
         if bool(table["label"].isna().any()):
             raise DataError(f"{path} has labels other than {', '.join(layout.classes)}")
     else:
-        table["label"] = pd.to_numeric(table["label"])
+        table["label"] = pd.to_numeric(table["label"], errors="coerce")
     return table
 
 
@@ -165,13 +187,19 @@ def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFr
     missing = [name for name in (*task.text_columns, task.label_column) if name not in _columns(table)]
     if missing:
         raise DataError(
-            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_columns(table))}",
+            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(map(str, _columns(table)))}",
             hint="set task.text_columns and task.label_column",
         )
     if isinstance(table, Dataset):
         table = table.select_columns([*task.text_columns, task.label_column]).to_pandas()
     if len(table) == 0:
         raise DataError(f"the split {split!r} of {task.name} has no rows")
+    label = table[task.label_column]
+    if bool((label.isna() | (label == "")).any()):
+        raise DataError(
+            f"column {task.label_column!r} of the split {split!r} of {task.name} has a row without a label",
+            hint="remove the row, or take a split that has labels",
+        )
     return pd.DataFrame(table)
 
 
@@ -182,9 +210,17 @@ def _columns(table: Any) -> Sequence[str]:
 def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
     if task.problem == "regression":
         return ()
-    if task.labels:
-        return tuple(task.labels)
-    return tuple(str(value) for value in sorted(train[task.label_column].unique().tolist()))
+    names = list(task.labels) or sorted({str(value) for value in train[task.label_column]})
+    if not task.labels and all(map(_INTEGER.fullmatch, names)):
+        names.sort(key=int)
+    if len(names) < 2:
+        raise DataError(
+            f"column {task.label_column!r} of {task.name} holds the class {names[0]!r} alone",
+            hint="a classification takes at least two classes",
+        )
+    if "f1" in task.metrics and len(names) > 2:
+        raise DataError(f"f1 takes two classes but {task.name} has {len(names)}", hint="set task.metrics=[accuracy]")
+    return tuple(names)
 
 
 def _canonical(table: pd.DataFrame, split: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
@@ -204,9 +240,14 @@ def _labels(column: pd.Series[Any], split: str, task: TaskSettings, labels: tupl
     where = f"column {task.label_column!r} of the split {split!r} of {task.name}"
     if task.problem == "regression":
         numbers = pd.to_numeric(column, errors="coerce")
-        if bool(numbers.isna().any()):
+        if not bool(np.isfinite(numbers).all()):
             raise DataError(
                 f"{where} holds a label that is not a number", hint="task.problem=classification takes classes"
+            )
+        if split != "train" and bool((numbers == numbers.iloc[0]).all()):
+            raise DataError(
+                f"{where} holds the same number in every row, so no correlation exists",
+                hint="a split without labels cannot be scored",
             )
         return [float(value) for value in numbers]
     if task.kind == "files":

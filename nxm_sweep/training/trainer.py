@@ -28,8 +28,8 @@ class SparseTrainer(Trainer):
     - The method changes gradients once per optimizer step: at the last micro-batch, before clipping.
     - ``evaluate`` scores the pruned model and restores the weights bit for bit. Where they differ, the unpruned model is
       scored too, under ``<prefix>_unpruned_...``. Evaluation leaves PyTorch's random state as it was.
-    - Checkpoints hold optimizer, scheduler, random state and method as safetensors and JSON; a resumed run equals an
-      uninterrupted one bit for bit on the same machine.
+    - Checkpoints hold optimizer, scheduler, random state and method as safetensors and JSON; a run resumed at an epoch's
+      end equals an uninterrupted one bit for bit on the same machine.
     - A loss or a metric that is not finite ends the run.
 
     Args:
@@ -51,6 +51,8 @@ class SparseTrainer(Trainer):
         self.carried: dict[str, Any] = {}
         self.last_loss: float | None = None
         self._resumed = False
+        if _is_row_mean(self.model):
+            self.model_accepts_loss_kwargs = False  # else the gradients of an accumulation are summed, not averaged
         self.add_callback(_MethodHooks(self))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -111,6 +113,7 @@ class SparseTrainer(Trainer):
             "scheduler": {name: value for name, value in scheduler.state_dict().items() if _is_plain(value)},
             "iterations": [dataclasses.asdict(iteration) for iteration in self.sparse_method.iterations],
             "carried": self.carried,
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
         (folder / files.STATE).write_text(json.dumps(state))
 
@@ -127,7 +130,15 @@ class SparseTrainer(Trainer):
         method.load_state_dict(load_file(folder / files.METHOD), self.budget(), step=self.state.global_step)
         method.iterations = [Iteration(entry["step"], Residuals(**entry["residuals"])) for entry in state["iterations"]]
         self.carried = state["carried"]
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self._resumed = True
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Do nothing: the gradient scaler's numbers stand beside the optimizer's, where the Trainer would pickle them."""
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Do nothing: see :meth:`_save_scaler`."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -176,6 +187,11 @@ class _MethodHooks(TrainerCallback):
 def _unchanged_random_state() -> Iterator[None]:
     with torch.random.fork_rng():
         yield
+
+
+def _is_row_mean(model: Any) -> bool:
+    """Whether the loss is a mean over rows: a sequence classifier accepts ``num_items_in_batch`` but does not divide by it."""
+    return any(kind.__name__.endswith("ForSequenceClassification") for kind in type(model).__mro__)
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from nxm_sweep.sparsity import Target, distance, support
 def learning_rate_sum(settings: TrialSettings, steps: int) -> float:
     """Return the sum of the learning rates over all optimizer steps: the travel budget of a weight under Adam."""
     optimizer = torch.optim.SGD([torch.zeros((), requires_grad=True)], lr=settings.learning_rate.value)
-    warmup = round(steps * settings.training.warmup_ratio)
+    warmup = math.ceil(steps * settings.training.warmup_ratio)  # as the Trainer rounds it
     scheduler = get_scheduler(settings.training.schedule, optimizer, warmup, steps)
     total = 0.0
     for _ in range(steps):

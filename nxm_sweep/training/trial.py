@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from transformers import set_seed
 
-from nxm_sweep.errors import SparsityError
+from nxm_sweep.errors import ConfigError, SparsityError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets
 from nxm_sweep.training.build import build_method
@@ -50,8 +50,10 @@ def prepare(settings: TrialSettings) -> Prepared:
     Raises:
         DataError: The data set is missing or not what the task expects.
         ModelError: The model is missing.
+        ConfigError: The machine lacks the device or the precision asked for.
     """
     started = time.perf_counter()
+    _check_device(settings)
     folder = locate_model(settings.model)
     rows = load_rows(settings.task, settings.data)
     return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started)
@@ -142,6 +144,15 @@ def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console
         "hardware": hardware(trainer.args.device),
         "versions": versions(),
     }
+
+
+def _check_device(settings: TrialSettings) -> None:
+    """Refuse what the hardware cannot do before the Trainer does so in its own words."""
+    training, has_gpu = settings.training, torch.cuda.is_available()
+    if training.device == "cuda" and not has_gpu:
+        raise ConfigError("training.device is cuda but PyTorch sees no CUDA device", hint="training.device=auto")
+    if training.precision == "fp16" and (training.device == "cpu" or not has_gpu):
+        raise ConfigError("training.precision is fp16, which needs a CUDA device", hint="training.precision=fp32")
 
 
 def _tokenise(settings: TrialSettings, prepared: Prepared, tokenizer: Any) -> Tokenised:

@@ -66,6 +66,8 @@ class TrialTrainer(SparseTrainer):
     def run(self, checkpoint: Path | None) -> None:
         """Train from the start or from a checkpoint."""
         self._mark = time.perf_counter()
+        if checkpoint is not None:
+            self._console.print(f"continuing after step {checkpoint.name.rpartition('-')[2]}", highlight=False)
         try:
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
@@ -139,7 +141,7 @@ class TrialTrainer(SparseTrainer):
 def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments:
     """Return the Trainer's arguments for a trial that works in the folder ``work``."""
     training = settings.training
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
@@ -167,6 +169,9 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         report_to="none",
         disable_tqdm=True,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # noqa: SLF001 - else the Trainer multiplies the batch by the number of GPUs it sees
+    return arguments
 
 
 def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:

@@ -97,7 +97,7 @@ def test_masked_sgd_equals_training_through_pytorchs_own_mask() -> None:
         masking.apply_()
     for index in (0, 2):
         peer(INPUTS)  # recomputes the masked weight
-        torch.testing.assert_close(getattr(model[index], "weight"), getattr(peer[index], "weight"))
+        torch.testing.assert_close(model[index].weight, peer[index].weight)
 
 
 def test_masks_are_the_magnitude_support_at_construction_and_are_applied_at_once() -> None:

@@ -95,7 +95,8 @@ class Nxm(SparseMethod):
         return self.iterations[-1].residuals.distance if self.iterations else None
 
     def start_(self, budget: Budget) -> None:
-        self._budget, self._step = budget, 0
+        self._budget, self._step, self._masking = budget, 0, None
+        self.iterations.clear()
         self._admm = Admm(self.targets, self._rho_now(), first_iteration=self.switches.first_iteration)
         self._freeze_when_due_()
 

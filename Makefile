@@ -1,0 +1,48 @@
+# make quickstart   train dense, ASP and NxM on an offline demo task and compare them
+# make test         the whole test command
+# make lint         ruff and mypy
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help quickstart test test-slow lint format wheel clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+# The tested versions, and the package itself as an editable install.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("nxm_sweep needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[offline,dev]'
+	@touch $@
+
+quickstart: $(READY)
+	$(RUN) -m nxm_sweep -m experiment=quickstart method=dense,asp,nxm output_dir=outputs/quickstart
+	$(RUN) -m nxm_sweep.report outputs/quickstart
+
+test: $(READY)
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+
+test-slow: $(READY)
+	$(RUN) -m pytest -m slow
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+wheel: $(READY)
+	$(RUN) -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist outputs/quickstart

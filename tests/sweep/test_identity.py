@@ -1,0 +1,257 @@
+"""A trial's identity: the hash of what can change its outcome, and of nothing else."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nxm_sweep.settings import (
+    DataSettings,
+    LearningRateSettings,
+    MethodSettings,
+    ModelSettings,
+    RhoSettings,
+    RuleSettings,
+    SparsitySettings,
+    SweepSettings,
+    TaskSettings,
+    TrainingSettings,
+    TrialSettings,
+)
+from nxm_sweep.sweep.identity import canonical_json, identity_of
+
+USES = {"dense": [], "asp": ["sparsity"], "nxm": ["sparsity", "rho", "admm"]}
+
+
+def _settings(method: str = "nxm") -> TrialSettings:
+    return TrialSettings(
+        task=TaskSettings(
+            name="glue/rte",
+            kind="glue",
+            problem="classification",
+            text_columns=["sentence1", "sentence2"],
+            label_column="label",
+            labels=["entailment", "not_entailment"],
+            metrics=["accuracy"],
+            selection_metric="accuracy",
+            train_split="train",
+            validation_splits={"validation": "validation"},
+            learning_rates=[1e-5, 3e-5],
+            config="rte",
+        ),
+        model=ModelSettings(name="bert_base", source="hub", path="google-bert/bert-base-uncased"),
+        method=MethodSettings(name=method, uses=USES[method], learning_rates=[1e-5]),
+        sparsity=SparsitySettings(name="2of4", rules=[RuleSettings(match="layer*.[0-9]*.*", keep=2, group=4)]),
+        rho=RhoSettings(value=1e-3, grid=[1e-3, 4e-3]),
+        learning_rate=LearningRateSettings(value=3e-5, grid=[1e-5, 3e-5]),
+        training=TrainingSettings(
+            epochs=5,
+            batch_size=32,
+            gradient_accumulation=1,
+            max_length=128,
+            max_train_samples=None,
+            max_eval_samples=None,
+            schedule="linear",
+            warmup_ratio=0.0,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            precision="fp32",
+            device="auto",
+            threads=None,
+        ),
+        seed=0,
+        data=DataSettings(path="nyu-mll/glue", revision=None),
+        sweep=SweepSettings(),
+        output_dir="outputs",
+        force=False,
+        save_model=False,
+    )
+
+
+def _identity(settings: TrialSettings, data: str = "rows", model: str = "files") -> str:
+    return identity_of(settings, data_digest=data, model_digest=model)[0]
+
+
+# --- what is hashed ---------------------------------------------------------------------------------------------------
+
+TASK = {"task.problem", "task.metrics", "task.selection_metric"}
+SPARSITY = {f"sparsity.rules.0.{name}" for name in ("match", "keep", "group", "density", "dense")}
+RHO = {"rho.value", "rho.schedule", "rho.start"}
+ADMM = {
+    f"method.admm.{name}"
+    for name in (
+        *("first_iteration", "clip", "interval", "interval_unit", "penalty", "finish", "admm_fraction"),
+        *("strength.value", "strength.schedule", "strength.start"),
+    )
+}
+TRAINING = {
+    f"training.{name}"
+    for name in (
+        *("epochs", "batch_size", "gradient_accumulation", "max_length", "max_train_samples", "max_eval_samples"),
+        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision"),
+    )
+}
+ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name"}
+HASHED = {
+    "dense": ALWAYS,
+    "asp": ALWAYS | SPARSITY | {"method.trained"},
+    "nxm": ALWAYS | SPARSITY | {"method.trained"} | RHO | ADMM,
+}
+NOT_HASHED = {
+    *("task.name", "task.kind", "task.text_columns", "task.label_column", "task.labels", "task.train_split"),
+    *("task.validation_splits", "task.learning_rates", "task.config", "task.rows", "task.files"),
+    *("model.name", "model.source", "model.path", "model.revision"),
+    *("method.learning_rates", "sparsity.name", "rho.grid", "learning_rate.grid"),
+    *("training.device", "training.threads", "data.path", "data.revision", "sweep.axes"),
+    *("output_dir", "force", "save_model"),
+}
+
+
+def _changes(value: Any, prefix: str = "") -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every field below ``value`` by its dotted path, with a function that gives it another value."""
+    for field in dataclasses.fields(value):
+        current = getattr(value, field.name)
+        if dataclasses.is_dataclass(current):
+            yield from _changes(current, f"{prefix}{field.name}.")
+        elif isinstance(current, list) and current and dataclasses.is_dataclass(current[0]):
+            for index, item in enumerate(current):
+                yield from _changes(item, f"{prefix}{field.name}.{index}.")
+        else:
+            other = _another(current)
+            yield f"{prefix}{field.name}", functools.partial(setattr, value, field.name, other)
+
+
+def _another(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case str():
+            return f"{value}x"
+        case int() | float():
+            return value * 2 + 1
+        case list():
+            return [*value, "x"]
+        case dict():
+            return {**value, "x": "y"}
+        case None:
+            return 7
+        case _:
+            pytest.fail(f"no other value for {value!r}")
+
+
+@pytest.mark.parametrize("method", ["dense", "asp", "nxm"])
+def test_identity_changes_with_what_the_method_reads_and_with_nothing_else(method: str) -> None:
+    before = _identity(_settings(method))
+    paths = [path for path, _ in _changes(_settings(method))]
+    changed = set()
+    for index, path in enumerate(paths):
+        settings = copy.deepcopy(_settings(method))
+        _, change = list(_changes(settings))[index]
+        change()
+        assert settings != _settings(method), path
+        if _identity(settings) != before:
+            changed.add(path)
+    assert changed == HASHED[method]
+
+
+def test_every_field_is_said_to_be_hashed_or_not() -> None:
+    paths = {path for path, _ in _changes(_settings())}
+    assert paths == HASHED["nxm"] | NOT_HASHED | {"method.uses"}
+
+
+@pytest.mark.parametrize(("data", "model"), [("other", "files"), ("rows", "other")])
+def test_identity_changes_with_the_content_of_rows_and_model(data: str, model: str) -> None:
+    assert _identity(_settings(), data, model) != _identity(_settings())
+
+
+def test_methods_have_identities_of_their_own() -> None:
+    assert len({_identity(_settings(method)) for method in USES}) == len(USES)
+
+
+def test_a_second_rule_changes_the_identity_and_so_does_the_order() -> None:
+    first, second = RuleSettings("*.query", keep=2, group=4), RuleSettings("*", dense=True)
+    settings = _settings()
+    found = set()
+    for rules in ([first], [first, second], [second, first]):
+        settings.sparsity.rules = rules
+        found.add(_identity(settings))
+    assert len(found) == 3
+
+
+# --- stability --------------------------------------------------------------------------------------------------------
+
+GOLDEN = (
+    '{"data":"rows","learning_rate":{"value":3e-05},'
+    '"method":{"admm":{"admm_fraction":0.5,"clip":"total","finish":"prune","first_iteration":"project","interval":1,'
+    '"interval_unit":"epoch","penalty":"gradient","strength":{"schedule":"linear","start":0,"value":0.02}},'
+    '"name":"nxm","trained":"all"},'
+    '"model":"files","rho":{"schedule":"constant","start":0,"value":0.001},"seed":0,'
+    '"sparsity":{"rules":[{"dense":false,"density":null,"group":4,"keep":2,"match":"layer*.[0-9]*.*"}]},'
+    '"task":{"metrics":["accuracy"],"problem":"classification","selection_metric":"accuracy"},'
+    '"training":{"batch_size":32,"epochs":5,"gradient_accumulation":1,"max_eval_samples":null,"max_grad_norm":1,'
+    '"max_length":128,"max_train_samples":null,"precision":"fp32","schedule":"linear","warmup_ratio":0,'
+    '"weight_decay":0},"version":1}'
+)
+
+
+def test_identity_is_the_hash_of_this_text() -> None:
+    assert _identity(_settings()) == hashlib.sha256(GOLDEN.encode()).hexdigest()[:16]
+
+
+def test_finished_trials_keep_their_names() -> None:
+    identities = {method: _identity(_settings(method)) for method in USES}
+    assert identities == {"dense": "562df1d5cd2c9bbc", "asp": "57b1bdcf7aa4af84", "nxm": "1d79988953410fd3"}
+
+
+def test_the_hashed_values_come_with_the_identity() -> None:
+    identity, values = identity_of(_settings(), data_digest="rows", model_digest="files")
+    assert canonical_json(values) == GOLDEN
+    assert len(identity) == 16
+
+
+def test_settings_are_not_changed() -> None:
+    settings = _settings("dense")
+    _identity(settings)
+    assert settings == _settings("dense")
+
+
+@pytest.mark.parametrize(("first", "second"), [(7.000000000000001e-05, 7e-05), (0.1 + 0.2, 0.3), (1, 1.0), (-0.0, 0)])
+def test_equal_numbers_are_one_trial(first: float, second: float) -> None:
+    assert canonical_json({"value": first}) == canonical_json({"value": second})
+
+
+def test_a_rate_from_hydras_range_is_the_rate_that_was_meant() -> None:
+    exact, noisy = _settings(), _settings()
+    exact.learning_rate.value, noisy.learning_rate.value = 7e-5, 7.000000000000001e-05
+    assert _identity(exact) == _identity(noisy)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(1e-5, 1.00000000001e-5), (0, False), (1, True), (1, "1"), (None, 0), (2**32 - 1, 2**32 - 2)]
+)
+def test_different_values_are_different_trials(first: Any, second: Any) -> None:
+    assert canonical_json({"value": first}) != canonical_json({"value": second})
+
+
+def test_order_of_keys_does_not_matter_and_order_of_items_does() -> None:
+    assert canonical_json({"a": 1, "b": 2}) == canonical_json({"b": 2, "a": 1})
+    assert canonical_json([1, 2]) != canonical_json([2, 1])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"value": value})
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j])
+def test_an_object_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=f"a {type(value).__name__} has no canonical form"):
+        canonical_json([value])

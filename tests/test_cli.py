@@ -1,0 +1,396 @@
+"""The command line end to end: train, ask again, be killed, go on; what is promised is read back from disk."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, Trainer
+
+import nxm_sweep.sweep.point
+from nxm_sweep.__main__ import main
+from nxm_sweep.training.demo import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("dense", "asp", "nxm", "admm_unstructured")
+ROWS = {"train": 64, "validation": 32}
+EPOCHS = 2
+MATRICES = {
+    f"bert.encoder.layer.{layer}.{name}.weight"
+    for layer in (0, 1)
+    for name in (
+        *(f"attention.{part}" for part in ("self.query", "self.key", "self.value", "output.dense")),
+        *("intermediate.dense", "output.dense"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _command(*arguments: str) -> Answer:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(sys, "argv", ["nxm_sweep", *arguments])
+        code = main()
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Token ids are cached here and not at home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def lively_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with larger weights, so that its answers depend on the text and on what is pruned."""
+    folder = tmp_path_factory.mktemp("lively") / "model"
+    shutil.copytree(tiny_model, folder)
+    model = BertModel.from_pretrained(folder)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+                module.weight.mul_(8.0)
+    model.config.initializer_range = 0.3  # the new head's
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(lively_model: Path) -> list[str]:
+    return [
+        "task=demo/paraphrase",
+        f"task.rows={{train:{ROWS['train']},validation:{ROWS['validation']}}}",
+        *("model=local", f"model.path={lively_model}"),
+        *(f"training.epochs={EPOCHS}", "training.max_length=32", "training.batch_size=16", "training.threads=1"),
+        "learning_rate.value=5e-3",
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(demo: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Answer]]:
+    """A trial of every method, each in an output folder of its own, its model saved."""
+    answers = {}
+    for method in METHODS:
+        outputs = tmp_path_factory.mktemp(method)
+        answer = _command(*demo, f"method={method}", "save_model=true", f"output_dir={outputs}")
+        answers[method] = (outputs, answer)
+    return answers
+
+
+def _record(outputs: Path) -> dict[str, Any]:
+    (path,) = outputs.glob("trials/*/result.json")
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def _model_folder(outputs: Path) -> Path:
+    (folder,) = outputs.glob("trials/*/model")
+    return folder
+
+
+# --- one trial --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_ends_with_a_record_and_says_where(method: str, trained: dict[str, tuple[Path, Answer]]) -> None:
+    outputs, answer = trained[method]
+    assert (answer.code, answer.err) == (0, "")
+    record = _record(outputs)
+    assert {path.name for path in (outputs / "trials" / record["identity"]).iterdir()} - {".lock"} == {
+        "result.json",
+        "model",
+    }
+    assert f"record: {outputs}/trials/{record['identity']}/result.json" in answer.out
+    assert f"best accuracy {record['best']['value']:.4f} at epoch {record['best']['epoch']}" in answer.out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_record_is_complete(method: str, trained: dict[str, tuple[Path, Answer]], tiny_model: Path) -> None:
+    outputs, _ = trained[method]
+    record = _record(outputs)
+    assert (record["schema"], record["task"], record["method"]) == (1, "demo/paraphrase", method)
+    assert record["sparsity_name"] == ("dense" if method == "dense" else "2of4")
+    assert record["config"]["training"]["epochs"] == EPOCHS
+    assert record["hashed"]["learning_rate"] == {"value": 0.005}
+    assert record["selection"]["metric"] == "accuracy"
+    assert record["steps"] == EPOCHS * ROWS["train"] // 16
+    assert [entry["epoch"] for entry in record["epochs"]] == [1, 2]
+    assert [entry["step"] for entry in record["epochs"]] == [4, 8]
+    assert record["resumed_from_step"] is None
+    assert record["versions"]["torch"] == torch.__version__
+    assert set(record["seconds"]) >= {"prepare", "load_model", "train", "evaluate", "total"}
+    best = max(record["epochs"], key=lambda entry: entry["selection"])
+    assert (record["best"]["epoch"], record["best"]["value"]) == (best["epoch"], best["selection"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_record_counts_what_was_there(method: str, trained: dict[str, tuple[Path, Answer]], tiny_model: Path) -> None:
+    outputs, _ = trained[method]
+    record = _record(outputs)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = generate("paraphrase", "train", ROWS["train"])
+    texts = [[str(row[name]) for row in rows] for name in ("sentence1", "sentence2")]
+    ids = tokenizer(*texts, truncation=True, max_length=32)["input_ids"]
+    assert record["tokens"] == EPOCHS * sum(map(len, ids))
+    assert (record["data"]["train_rows"], record["data"]["validation_rows"]) == (64, {"validation": 32})
+    weights = load_file(_model_folder(outputs) / "model.safetensors")
+    assert record["model"]["parameters"] == sum(weight.size for weight in weights.values())
+    pruned = [weight.size for name, weight in weights.items() if name in MATRICES]
+    assert record["model"]["target_parameters"] == (0 if method == "dense" else sum(pruned))
+    iterations = [entry["step"] for entry in record["iterations"]]
+    assert iterations == ([4, 8] if method in {"nxm", "admm_unstructured"} else [])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_saved_model_holds_its_pattern_exactly(method: str, trained: dict[str, tuple[Path, Answer]]) -> None:
+    outputs, answer = trained[method]
+    weights = load_file(_model_folder(outputs) / "model.safetensors")
+    for name in MATRICES:
+        nonzero = weights[name] != 0
+        if method in {"asp", "nxm"}:
+            assert (nonzero.reshape(-1, 4).sum(axis=1) == 2).all(), name
+        elif method == "admm_unstructured":
+            assert nonzero.sum() == nonzero.size // 2, name
+            assert (nonzero.reshape(-1, 4).sum(axis=1) != 2).any(), name
+        else:
+            assert nonzero.all(), name
+    for name in ("bert.pooler.dense.weight", "classifier.weight"):
+        assert (weights[name] != 0).all()
+    sparsity = _record(outputs)["sparsity"]
+    expected = set() if method == "dense" else MATRICES
+    assert {check["matrix"] for check in sparsity["checked"]} == expected
+    assert {row["matrix"] for row in sparsity["targets"]} == expected
+    assert all(check["exact"] and check["violations"] == 0 for check in sparsity["checked"])
+    zeros = {check["matrix"]: check["zeros"] for check in sparsity["checked"]}
+    assert zeros == {name: int((weights[name] == 0).sum()) for name in expected}
+    assert ("12 of 12 matrices hold exactly" in answer.out) == (method != "dense")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_anyone_can_load_the_saved_model_and_finds_the_recorded_score(
+    method: str, trained: dict[str, tuple[Path, Answer]]
+) -> None:
+    outputs, _ = trained[method]
+    folder, record = _model_folder(outputs), _record(outputs)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = generate("paraphrase", "validation", ROWS["validation"])
+    texts = [[str(row[name]) for row in rows] for name in ("sentence1", "sentence2")]
+    labels = torch.tensor([int(row["label"]) for row in rows])
+    batch = tokenizer(*texts, truncation=True, max_length=32, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    best = record["epochs"][record["best"]["epoch"] - 1]
+    recorded = best["unpruned" if method == "dense" else "pruned"]["validation"]
+    assert recorded["accuracy"] == pytest.approx(float((logits.argmax(dim=1) == labels).double().mean()))
+    assert recorded["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert record["best"]["value"] == recorded["accuracy"]
+    if best["unpruned"] and best["pruned"]:  # so that the score could not be the unpruned model's
+        assert best["unpruned"]["validation"]["loss"] != pytest.approx(recorded["loss"], rel=1e-3)
+    assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
+
+
+def test_methods_differ_in_what_they_train(trained: dict[str, tuple[Path, Answer]]) -> None:
+    losses = [_record(outputs)["epochs"][-1]["training_loss"] for outputs, _ in trained.values()]
+    assert len(set(losses)) == len(METHODS)
+    assert np.isfinite(losses).all()
+
+
+# --- asked again ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_trial_is_shown_and_not_trained_again(
+    trained: dict[str, tuple[Path, Answer]], demo: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, first = trained["nxm"]
+
+    def train(*_: Any) -> NoReturn:
+        pytest.fail("trained again")
+
+    monkeypatch.setattr(nxm_sweep.sweep.point, "run_trial", train)
+    answer = _command(*demo, "method=nxm", f"output_dir={outputs}", "training.device=cpu")
+    assert answer.code == 0
+    assert "this trial is finished: its record is shown; force=true trains it again" in answer.out
+    assert "this trial is finished" not in first.out
+    assert f"best accuracy {_record(outputs)['best']['value']:.4f}" in answer.out
+
+
+def test_force_trains_again_and_finds_the_same(
+    trained: dict[str, tuple[Path, Answer]], demo: list[str], tmp_path: Path
+) -> None:
+    outputs, _ = trained["nxm"]
+    before, file = _record(outputs), next(outputs.glob("trials/*/result.json"))
+    written = file.stat().st_mtime_ns
+    answer = _command(*demo, "method=nxm", f"output_dir={outputs}", "force=true")
+    assert answer.code == 0
+    assert "finished" not in answer.out
+    assert file.stat().st_mtime_ns > written
+    after = _record(outputs)
+    assert (after["epochs"], after["iterations"]) == (before["epochs"], before["iterations"])
+    assert after["config"]["force"] is True
+
+
+def test_a_model_asked_for_too_late_is_bad_input(demo: list[str], tmp_path: Path) -> None:
+    command = [*demo, "method=dense", f"output_dir={tmp_path}"]
+    assert _command(*command).code == 0
+    assert not list(tmp_path.glob("trials/*/model"))
+    answer = _command(*command, "save_model=true")
+    error, hint = answer.err.splitlines()
+    assert answer.code == 2
+    assert error == f"error: the trial {_record(tmp_path)['identity']} has a record, but its model was not saved"
+    assert hint == "hint: force=true trains it again"
+    assert _command(*command, "save_model=true", "force=true").code == 0
+    assert _model_folder(tmp_path).is_dir()
+
+
+def test_outputs_go_below_the_current_directory(
+    demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _command(*demo, "method=dense", "training.epochs=1").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert _record(tmp_path / "outputs")["method"] == "dense"
+
+
+def test_a_killed_trial_goes_on_to_the_same_end(demo: list[str], tmp_path: Path) -> None:
+    command = [*demo, "method=nxm", "training.epochs=3", "task.rows={train:256,validation:32}"]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nxm_sweep", *command, f"output_dir={killed}"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not _checkpoints(killed):
+        assert process.poll() is None, "it ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not list(killed.glob("trials/*/result.json"))
+
+    assert _command(*command, f"output_dir={killed}").code == 0
+    assert _command(*command, f"output_dir={tmp_path / 'whole'}").code == 0
+    resumed, whole = _record(killed), _record(tmp_path / "whole")
+    assert resumed["resumed_from_step"] in {16, 32}
+    assert whole["resumed_from_step"] is None
+    for key in ("identity", "epochs", "iterations", "best", "travel", "sparsity", "steps", "tokens"):
+        assert resumed[key] == whole[key], key
+    assert not list(killed.glob("trials/*/work"))
+
+
+def _checkpoints(outputs: Path) -> list[Path]:
+    """Checkpoints that were written to their end."""
+    found = []
+    for path in outputs.glob("trials/*/work/checkpoint-*/trainer_state.json"):
+        with contextlib.suppress(ValueError, OSError):
+            json.loads(path.read_text())
+            found.append(path.parent)
+    return found
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_diverged_training_is_exit_code_1_and_leaves_no_record(
+    demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute: Any = Trainer.compute_loss
+
+    def diverge(self: Trainer, *arguments: Any, **named: Any) -> Any:
+        return compute(self, *arguments, **named) * (torch.nan if self.state.global_step >= 2 else 1.0)
+
+    monkeypatch.setattr(Trainer, "compute_loss", diverge)
+    answer = _command(*demo, "method=nxm", f"output_dir={tmp_path}")
+    error, hint = answer.err.splitlines()
+    assert answer.code == 1
+    assert error == "error: the training loss became nan at step 3"
+    assert hint == "hint: lower learning_rate.value, or raise training.warmup_ratio"
+    assert not list(tmp_path.glob("trials/*/result.json"))
+
+    monkeypatch.undo()
+    assert _command(*demo, "method=nxm", f"output_dir={tmp_path}").code == 0
+    assert _record(tmp_path)["resumed_from_step"] is None
+
+
+def test_one_bad_point_of_several_does_not_stop_the_others(demo: list[str], tmp_path: Path) -> None:
+    answer = _command("-m", *demo, "method=dense", "training.epochs=0,1", f"output_dir={tmp_path}")
+    assert answer.code == 2
+    assert answer.err == "error: training.epochs must be at least 1 but got 0\n"
+    assert _record(tmp_path)["config"]["training"]["epochs"] == 1
+
+
+def test_an_interruption_says_how_to_go_on(demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nxm_sweep.sweep.point, "run_trial", interrupt)
+    answer = _command(*demo, f"output_dir={tmp_path}")
+    assert answer.code == 130
+    assert answer.err == "interrupted; the same command continues after the last finished epoch\n"
+
+
+# --- the shell --------------------------------------------------------------------------------------------------------
+
+
+def _shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nxm_sweep", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_lists_groups_and_keys(tmp_path: Path) -> None:
+    done = _shell(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in ("method: admm_unstructured, asp, dense, nxm", "sparsity: 1of4, 2of4, 4of8", "save_model: false"):
+        assert line in done.stdout
+
+
+def test_bad_input_from_the_shell_is_exit_code_2_without_a_traceback(tmp_path: Path) -> None:
+    done = _shell(tmp_path, "training.epochs=0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: training.epochs must be at least 1 but got 0\n"
+
+
+def test_cfg_job_prints_what_would_run_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = _command("--cfg", "job", "task=glue/sst2", "method=asp", "training.epochs=7")
+    assert (answer.code, answer.err) == (0, "")
+    config = OmegaConf.create(answer.out)
+    assert (config.task.name, config.method.name, config.training.epochs) == ("glue/sst2", "asp", 7)
+    assert OmegaConf.to_container(config.learning_rate.grid) == [1e-5, 3e-5, 5e-5, 7e-5, 9e-5]
+    assert list(tmp_path.iterdir()) == []
