@@ -27,6 +27,14 @@ def main() -> int:
     """Run the command line; return the exit code."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    try:
+        return _main(wants_traceback=wants_traceback)
+    finally:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _main(*, wants_traceback: bool) -> int:
     register_schema()
     codes: list[int] = []
     begun = False

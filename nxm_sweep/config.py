@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -18,19 +16,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from nxm_sweep.errors import ConfigError, SparsityError
-from nxm_sweep.settings import TaskSettings, TrialSettings
-from nxm_sweep.sparsity.pattern import constraint
-
-Check = tuple[str, Callable[[Any], bool], str]
+from nxm_sweep.checks import check_settings
+from nxm_sweep.errors import ConfigError
+from nxm_sweep.settings import TrialSettings
 
 _LISTED = 20  # a hint lists no more names than this
-
-METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
-
-_ALL = ("sparsity", "rho", "admm")
-_USES = {"dense": (), "asp": ("sparsity",), "admm_unstructured": _ALL, "nxm": _ALL}
-"""What each method reads; ``method.uses`` must say the same, since it decides the identity."""
 
 
 def config_dir() -> Path:
@@ -72,7 +62,7 @@ def load_settings(config: DictConfig) -> TrialSettings:
     unknown = _unknown(settings)
     if unknown:
         raise ConfigError(f"unknown setting {unknown!r}", hint=_nearest(unknown))
-    _check(settings)
+    check_settings(settings)
     return settings
 
 
@@ -178,101 +168,3 @@ def _keys(kind: Any, prefix: str = "") -> list[str]:
         nested = next((part for part in members[:3] if dataclasses.is_dataclass(part)), None)
         keys += _keys(nested, f"{prefix}{field.name}.") if nested is not None else [f"{prefix}{field.name}"]
     return keys
-
-
-def _positive(value: Any) -> bool:
-    return bool(math.isfinite(value) and value > 0)
-
-
-def _at_least(least: int) -> Callable[[Any], bool]:
-    return lambda value: value is None or value >= least
-
-
-def _choice(key: str, *allowed: str) -> Check:
-    return (key, lambda value: value in allowed, f"must be one of {', '.join(allowed)}")
-
-
-_ADMM = "method.admm."
-_RANGES: tuple[Check, ...] = (
-    ("learning_rate.value", lambda value: _positive(value) and value < 1, "must lie above 0 and below 1"),
-    (
-        "learning_rate.grid",
-        lambda grid: all(_positive(value) and value < 1 for value in grid),
-        "must hold numbers above 0 and below 1",
-    ),
-    ("rho.value", _positive, "must be above 0"),
-    ("rho.grid", lambda grid: all(map(_positive, grid)), "must hold numbers above 0"),
-    ("rho.start", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
-    ("training.epochs", _at_least(1), "must be at least 1"),
-    ("training.batch_size", _at_least(1), "must be at least 1"),
-    ("training.gradient_accumulation", _at_least(1), "must be at least 1"),
-    ("training.max_length", _at_least(8), "must be at least 8 tokens"),
-    ("training.max_train_samples", _at_least(1), "must be at least 1, or null for all"),
-    ("training.max_eval_samples", _at_least(1), "must be at least 1, or null for all"),
-    ("training.warmup_ratio", lambda value: 0 <= value < 1, "must lie in [0, 1)"),
-    ("training.weight_decay", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
-    ("training.max_grad_norm", lambda value: math.isfinite(value) and value >= 0, "must not be negative; 0 is off"),
-    ("training.threads", _at_least(1), "must be at least 1, or null"),
-    ("seed", lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)"),
-    ("task.text_columns", lambda columns: len(columns) in (1, 2), "must name one or two columns"),
-    ("task.metrics", lambda names: bool(names) and set(names) <= set(METRICS), f"must be among {', '.join(METRICS)}"),
-    ("task.validation_splits", bool, "must name at least one split"),
-    ("sparsity.rules", bool, "must hold at least one rule"),
-    ("output_dir", bool, "must name a folder"),
-    (f"{_ADMM}interval", _at_least(1), "must be at least 1"),
-    (f"{_ADMM}strength.value", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
-    (f"{_ADMM}strength.start", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
-    (f"{_ADMM}admm_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
-    _choice(f"{_ADMM}first_iteration", "project", "zero_dual"),
-    _choice(f"{_ADMM}clip", "total", "task"),
-    _choice(f"{_ADMM}interval_unit", "epoch", "step"),
-    _choice(f"{_ADMM}penalty", "gradient", "decoupled"),
-    _choice(f"{_ADMM}finish", "prune", "refit"),
-    _choice(f"{_ADMM}strength.schedule", "constant", "linear", "cosine", "exponential"),
-    _choice("method.name", *_USES),
-    _choice("method.trained", "all", "targets"),
-    _choice("rho.schedule", "constant", "linear", "cosine", "exponential", "balanced"),
-    _choice("training.schedule", "linear", "cosine", "constant"),
-    _choice("training.precision", "fp32", "bf16", "fp16"),
-    _choice("training.device", "auto", "cpu", "cuda"),
-    _choice("task.problem", "classification", "regression"),
-    _choice("task.kind", "glue", "demo", "files"),
-    _choice("model.source", "hub", "package", "folder"),
-)
-
-
-def _check(settings: TrialSettings) -> None:
-    for key, holds, words in _RANGES:
-        value = operator.attrgetter(key)(settings)
-        if not holds(value):
-            raise ConfigError(f"{key} {words} but got {value}")
-    _check_task(settings.task)
-    method = settings.method
-    if set(method.uses) != set(_USES[method.name]):
-        raise ConfigError(f"method.uses of {method.name} must be {list(_USES[method.name])} but got {method.uses}")
-    for key, strength in (("rho", settings.rho), (f"{_ADMM}strength", method.admm.strength)):
-        if strength.schedule == "exponential" and min(strength.start, strength.value) <= 0:
-            raise ConfigError(
-                f"an exponential ramp needs {key}.start and {key}.value above 0 but got {strength.start} to {strength.value}"
-            )
-    for rule in settings.sparsity.rules:
-        try:
-            constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense)
-        except SparsityError as error:
-            raise ConfigError(f"sparsity rule {rule.match!r}: {error.message}", error.hint) from error
-
-
-def _check_task(task: TaskSettings) -> None:
-    selectable = [*task.metrics, "mean"] if len(task.metrics) > 1 else task.metrics
-    if task.selection_metric not in selectable:
-        raise ConfigError(
-            f"task.selection_metric must be one of {', '.join(selectable)} but got {task.selection_metric!r}",
-            hint="" if "mean" in selectable else "mean needs two metrics",
-        )
-    wanted = {"pearson", "spearman"} if task.problem == "regression" else {"accuracy", "f1", "matthews"}
-    if not set(task.metrics) <= wanted:
-        raise ConfigError(
-            f"task.metrics of a {task.problem} must be among {', '.join(sorted(wanted))} but got {', '.join(task.metrics)}"
-        )
-    if "f1" in task.metrics and len(task.labels) > 2:
-        raise ConfigError(f"the metric f1 is for two classes but got {len(task.labels)}: {', '.join(task.labels)}")

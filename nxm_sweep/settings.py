@@ -73,10 +73,9 @@ class AdmmSettings:
 
 @dataclass
 class MethodSettings:
-    """How the pattern is reached. ``uses`` names what the method reads of ``sparsity``, ``rho`` and ``admm``."""
+    """How the pattern is reached. What a method reads of ``sparsity``, ``rho`` and ``admm`` stands at its class."""
 
     name: str
-    uses: list[str] = field(metadata=OUTSIDE_IDENTITY)
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
     trained: str = "all"
     admm: AdmmSettings = field(default_factory=AdmmSettings)

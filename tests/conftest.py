@@ -30,7 +30,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     folder.mkdir()
     rows = generate("paraphrase", "train", 400)
-    words = sorted({word for row in rows for text in (row["sentence1"], row["sentence2"]) for word in str(text).split()})
+    words = sorted(
+        {word for row in rows for text in (row["sentence1"], row["sentence2"]) for word in str(text).split()}
+    )
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
     BertTokenizer(str(vocabulary)).save_pretrained(folder)

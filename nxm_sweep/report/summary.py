@@ -74,7 +74,7 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         ", ".join(constraints).replace(" unstructured", "") or "dense",
         _short(config["learning_rate"]["value"]),
         str(config["training"]["batch_size"]),
-        _short(config["rho"]["value"]) if "rho" in config["method"]["uses"] else "-",
+        _short(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
         _number(best["selection"]) if best["pruned"] else "-",
         _number(best["unpruned_selection"]),
         str(best["epoch"]),

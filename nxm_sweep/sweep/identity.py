@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from nxm_sweep.settings import TrialSettings
+from nxm_sweep.training.methods import METHODS
 
 VERSION = 1
 """Raised when a change of the code changes what the same settings mean."""
@@ -16,8 +17,8 @@ VERSION = 1
 def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str) -> tuple[str, dict[str, Any]]:
     """Return a trial's identity (16 hexadecimal digits) and the values that it is the hash of.
 
-    Fields marked as outside identity are left out, as are the groups that the method does not read. Data and model enter
-    by their content, not by their names or places.
+    Fields marked as outside identity are left out, as are the groups that the method does not read and what another
+    switch puts out of use. Data and model enter by their content, not by their names or places.
 
     Args:
         settings: Checked settings.
@@ -25,7 +26,7 @@ def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str)
         model_digest: Hash over the model's files.
     """
     values = _hashed_fields(settings)
-    reads = set(settings.method.uses)
+    reads = METHODS[settings.method.name].reads
     if "sparsity" not in reads:
         values.pop("sparsity")
         values["method"].pop("trained")
@@ -33,9 +34,24 @@ def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str)
         values.pop("rho")
     if "admm" not in reads:
         values["method"].pop("admm")
+    _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     canonical = canonical_json(values)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16], json.loads(canonical)
+
+
+def _drop_idle(values: dict[str, Any]) -> None:
+    """Leave out what another switch has put out of use."""
+    admm = values["method"].get("admm")
+    if admm is not None:
+        values.pop("rho" if admm["penalty"] == "decoupled" else "", None)
+        if admm["penalty"] == "gradient":
+            admm.pop("strength")
+        if admm["finish"] == "prune":
+            admm.pop("admm_fraction")
+    for strength in (values.get("rho"), (admm or {}).get("strength")):
+        if strength is not None and strength["schedule"] in {"constant", "balanced"}:
+            strength.pop("start")
 
 
 def canonical_json(value: Any) -> str:

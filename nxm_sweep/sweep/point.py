@@ -44,7 +44,7 @@ def run_point(settings: TrialSettings, console: Console) -> tuple[dict[str, Any]
             "identity": identity,
             "task": settings.task.name,
             "method": settings.method.name,
-            "sparsity_name": settings.sparsity.name if "sparsity" in settings.method.uses else "dense",
+            "sparsity_name": settings.sparsity.name if "sparsity" in hashed else "dense",
             "model_name": settings.model.name,
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from nxm_sweep.settings import RuleSettings, StrengthSettings, TrialSettings
 from nxm_sweep.sparsity import Rule, Schedule, Target, select_targets
 from nxm_sweep.sparsity.pattern import constraint
-from nxm_sweep.training.methods import AdmmSwitches, AdmmUnstructured, Asp, Dense, Nxm, SparseMethod
+from nxm_sweep.training.methods import METHODS, AdmmSwitches, Nxm, SparseMethod
 
 
 def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
@@ -17,13 +17,14 @@ def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
     Raises:
         SparsityError: A rule matches nothing, or a matrix does not divide into groups.
     """
-    if settings.method.name == "dense":
-        return Dense()
+    kind = METHODS[settings.method.name]
+    if "sparsity" not in kind.reads:
+        return kind()
     targets = select_targets(model, [_rule(rule) for rule in settings.sparsity.rules])
     if settings.method.trained == "targets":
         _freeze_the_rest(model, targets)
-    if settings.method.name == "asp":
-        return Asp(targets)
+    if not issubclass(kind, Nxm):
+        return kind(targets)
     admm, rho = settings.method.admm, settings.rho
     switches = AdmmSwitches(
         first_iteration=admm.first_iteration,
@@ -36,7 +37,6 @@ def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
         finish=admm.finish,
         admm_fraction=admm.admm_fraction,
     )
-    kind = {"nxm": Nxm, "admm_unstructured": AdmmUnstructured}[settings.method.name]
     return kind(targets, _schedule(rho), switches)
 
 
@@ -50,8 +50,8 @@ def _schedule(strength: StrengthSettings) -> Schedule:
 
 
 def _freeze_the_rest(model: nn.Module, targets: list[Target]) -> None:
-    """Train the targets and the task's head, which starts from random numbers, and nothing else."""
+    """Train the targets, the task's head and the pooler, which may start from random numbers, and nothing else."""
     encoder = model.base_model if isinstance(model, PreTrainedModel) else model
     trained = {id(target.weight) for target in targets}
-    for weight in encoder.parameters():
-        weight.requires_grad_(id(weight) in trained)
+    for name, weight in encoder.named_parameters():
+        weight.requires_grad_(id(weight) in trained or name.startswith("pooler."))

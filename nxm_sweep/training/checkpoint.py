@@ -81,7 +81,7 @@ def load_random_state(folder: Path) -> None:
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in ``folder`` that were written to their end, the oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    found = [path for path in folder.glob("checkpoint-*[0-9]") if (path / "trainer_state.json").is_file()]
     whole = [path for path in found if _readable(path / "trainer_state.json") and (path / STATE).is_file()]
     return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
 

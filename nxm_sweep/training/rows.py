@@ -187,7 +187,7 @@ def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFr
     missing = [name for name in (*task.text_columns, task.label_column) if name not in _columns(table)]
     if missing:
         raise DataError(
-            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(map(str, _columns(table)))}",
+            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_columns(table))}",
             hint="set task.text_columns and task.label_column",
         )
     if isinstance(table, Dataset):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
+from transformers.trainer_utils import has_length
 
 from nxm_sweep.errors import ModelError, NonFiniteError
 from nxm_sweep.sparsity import Residuals
@@ -95,9 +96,9 @@ class SparseTrainer(Trainer):
 
     def budget(self) -> Budget:
         """Return the optimizer steps of this run, which the state knows once training begins."""
-        epochs = max(1, math.ceil(self.args.num_train_epochs))
-        per_epoch = math.ceil(self.state.max_steps / epochs)
-        return Budget(steps=self.state.max_steps, steps_per_epoch=max(1, per_epoch))
+        batches = len(self.get_train_dataloader()) if has_length(self.train_dataset) else self.state.max_steps
+        per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
+        return Budget(steps=self.state.max_steps, steps_per_epoch=max(1, min(per_epoch, self.state.max_steps)))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self._refuse_sharding()

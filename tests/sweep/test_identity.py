@@ -27,8 +27,6 @@ from nxm_sweep.settings import (
 )
 from nxm_sweep.sweep.identity import canonical_json, identity_of
 
-USES = {"dense": [], "asp": ["sparsity"], "nxm": ["sparsity", "rho", "admm"]}
-
 
 def _settings(method: str = "nxm") -> TrialSettings:
     return TrialSettings(
@@ -47,7 +45,7 @@ def _settings(method: str = "nxm") -> TrialSettings:
             config="rte",
         ),
         model=ModelSettings(name="bert_base", source="hub", path="google-bert/bert-base-uncased"),
-        method=MethodSettings(name=method, uses=USES[method], learning_rates=[1e-5]),
+        method=MethodSettings(name=method, learning_rates=[1e-5]),
         sparsity=SparsitySettings(name="2of4", rules=[RuleSettings(match="layer*.[0-9]*.*", keep=2, group=4)]),
         rho=RhoSettings(value=1e-3, grid=[1e-3, 4e-3]),
         learning_rate=LearningRateSettings(value=3e-5, grid=[1e-5, 3e-5]),
@@ -81,6 +79,7 @@ def _identity(settings: TrialSettings, data: str = "rows", model: str = "files")
 
 # --- what is hashed ---------------------------------------------------------------------------------------------------
 
+METHODS_TESTED = ("dense", "asp", "nxm")
 TASK = {"task.problem", "task.metrics", "task.selection_metric"}
 SPARSITY = {f"sparsity.rules.0.{name}" for name in ("match", "keep", "group", "density", "dense")}
 RHO = {"rho.value", "rho.schedule", "rho.start"}
@@ -99,10 +98,14 @@ TRAINING = {
     )
 }
 ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name"}
+IDLE = {  # put out of use by the default switches
+    *("rho.start", "method.admm.admm_fraction"),
+    *("method.admm.strength.value", "method.admm.strength.schedule", "method.admm.strength.start"),
+}
 HASHED = {
     "dense": ALWAYS,
     "asp": ALWAYS | SPARSITY | {"method.trained"},
-    "nxm": ALWAYS | SPARSITY | {"method.trained"} | RHO | ADMM,
+    "nxm": ALWAYS | SPARSITY | {"method.trained"} | (RHO | ADMM) - IDLE,
 }
 NOT_HASHED = {
     *("task.name", "task.kind", "task.text_columns", "task.label_column", "task.labels", "task.train_split"),
@@ -133,7 +136,7 @@ def _another(value: Any) -> Any:
         case bool():
             return not value
         case str():
-            return f"{value}x"
+            return "admm_unstructured" if value in METHODS_TESTED else f"{value}x"
         case int() | float():
             return value * 2 + 1
         case list():
@@ -163,7 +166,28 @@ def test_identity_changes_with_what_the_method_reads_and_with_nothing_else(metho
 
 def test_every_field_is_said_to_be_hashed_or_not() -> None:
     paths = {path for path, _ in _changes(_settings())}
-    assert paths == HASHED["nxm"] | NOT_HASHED | {"method.uses"}
+    assert paths == HASHED["nxm"] | IDLE | NOT_HASHED
+
+
+def test_a_switch_brings_into_the_identity_what_it_puts_to_use_and_drops_what_it_does_not() -> None:
+    def hashed(change: Callable[[TrialSettings], None]) -> dict[str, Any]:
+        settings = _settings()
+        change(settings)
+        return identity_of(settings, data_digest="rows", model_digest="files")[1]
+
+    def decoupled(settings: TrialSettings) -> None:
+        settings.method.admm.penalty = "decoupled"
+
+    def refit(settings: TrialSettings) -> None:
+        settings.method.admm.finish = "refit"
+
+    def ramp(settings: TrialSettings) -> None:
+        settings.rho.schedule = "linear"
+
+    assert "rho" not in hashed(decoupled)
+    assert hashed(decoupled)["method"]["admm"]["strength"] == {"schedule": "linear", "start": 0, "value": 0.02}
+    assert hashed(refit)["method"]["admm"]["admm_fraction"] == 0.5
+    assert hashed(ramp)["rho"] == {"schedule": "linear", "start": 0, "value": 0.001}
 
 
 @pytest.mark.parametrize(("data", "model"), [("other", "files"), ("rows", "other")])
@@ -172,7 +196,7 @@ def test_identity_changes_with_the_content_of_rows_and_model(data: str, model: s
 
 
 def test_methods_have_identities_of_their_own() -> None:
-    assert len({_identity(_settings(method)) for method in USES}) == len(USES)
+    assert len({_identity(_settings(method)) for method in METHODS_TESTED}) == len(METHODS_TESTED)
 
 
 def test_a_second_rule_changes_the_identity_and_so_does_the_order() -> None:
@@ -189,10 +213,10 @@ def test_a_second_rule_changes_the_identity_and_so_does_the_order() -> None:
 
 GOLDEN = (
     '{"data":"rows","learning_rate":{"value":3e-05},'
-    '"method":{"admm":{"admm_fraction":0.5,"clip":"total","finish":"prune","first_iteration":"project","interval":1,'
-    '"interval_unit":"epoch","penalty":"gradient","strength":{"schedule":"linear","start":0,"value":0.02}},'
+    '"method":{"admm":{"clip":"total","finish":"prune","first_iteration":"project","interval":1,'
+    '"interval_unit":"epoch","penalty":"gradient"},'
     '"name":"nxm","trained":"all"},'
-    '"model":"files","rho":{"schedule":"constant","start":0,"value":0.001},"seed":0,'
+    '"model":"files","rho":{"schedule":"constant","value":0.001},"seed":0,'
     '"sparsity":{"rules":[{"dense":false,"density":null,"group":4,"keep":2,"match":"layer*.[0-9]*.*"}]},'
     '"task":{"metrics":["accuracy"],"problem":"classification","selection_metric":"accuracy"},'
     '"training":{"batch_size":32,"epochs":5,"gradient_accumulation":1,"max_eval_samples":null,"max_grad_norm":1,'
@@ -206,8 +230,8 @@ def test_identity_is_the_hash_of_this_text() -> None:
 
 
 def test_finished_trials_keep_their_names() -> None:
-    identities = {method: _identity(_settings(method)) for method in USES}
-    assert identities == {"dense": "562df1d5cd2c9bbc", "asp": "57b1bdcf7aa4af84", "nxm": "1d79988953410fd3"}
+    identities = {method: _identity(_settings(method)) for method in METHODS_TESTED}
+    assert identities == {"dense": "562df1d5cd2c9bbc", "asp": "57b1bdcf7aa4af84", "nxm": "74f967ad2febe01e"}
 
 
 def test_the_hashed_values_come_with_the_identity() -> None:

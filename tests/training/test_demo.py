@@ -124,7 +124,8 @@ def _overlap(row: Row) -> float:
 def _word_features(rows: list[Row], counter: CountVectorizer) -> csr_matrix:
     """Word counts of both sentences, their difference and their overlap; a lone sentence is its own partner."""
     first, second = (counter.transform([_texts(row)[place] for row in rows]) for place in (0, -1))
-    return hstack([first + second, abs(first - second), np.array([[_overlap(row)] for row in rows])]).tocsr()
+    overlap = csr_matrix([[_overlap(row)] for row in rows])
+    return csr_matrix(hstack([first + second, abs(first - second), overlap]))
 
 
 @pytest.mark.parametrize(("name", "ceiling"), [("paraphrase", 0.75), ("acceptability", 0.8)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nxm_sweep.config import METRICS
+from nxm_sweep.checks import METRICS
 from nxm_sweep.errors import NonFiniteError
 from nxm_sweep.training.metrics import score
 

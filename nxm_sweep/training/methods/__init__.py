@@ -6,4 +6,11 @@ from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
 from nxm_sweep.training.methods.dense import Dense
 from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
 
-__all__ = ["AdmmSwitches", "AdmmUnstructured", "Asp", "Budget", "Dense", "Iteration", "Nxm", "SparseMethod"]
+METHODS: dict[str, type[SparseMethod]] = {
+    "dense": Dense,
+    "asp": Asp,
+    "nxm": Nxm,
+    "admm_unstructured": AdmmUnstructured,
+}
+
+__all__ = ["METHODS", "AdmmSwitches", "AdmmUnstructured", "Asp", "Budget", "Dense", "Iteration", "Nxm", "SparseMethod"]

@@ -17,6 +17,8 @@ class Asp(SparseMethod):
     Source: NVIDIA's automatic sparsity (ASP), called "masked fine-tune" in NxMTransformer (Holmes et al., 2021).
     """
 
+    reads = frozenset({"sparsity"})
+
     def __init__(self, targets: Sequence[Target]) -> None:
         super().__init__(targets)
         self._masking: Masking | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -41,7 +42,12 @@ class SparseMethod:
 
     Args:
         targets: The matrices that the pattern applies to; none for dense training.
+
+    Attributes:
+        reads: What of the settings ``sparsity``, ``rho`` and ``admm`` can change its outcome: only that enters an identity.
     """
+
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, targets: Sequence[Target] = ()) -> None:
         self.targets = list(targets)

@@ -64,6 +64,8 @@ class Nxm(SparseMethod):
     Source: NxMTransformer (Holmes et al., 2021).
     """
 
+    reads = frozenset({"sparsity", "rho", "admm"})
+
     def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
         super().__init__(targets)
         self.rho = rho if isinstance(rho, Schedule) else Schedule(rho)
