@@ -39,7 +39,7 @@ def support(weight: Tensor, constraint: Constraint) -> Tensor:
     if constraint.is_dense:
         return torch.ones_like(weight, dtype=torch.bool)
     magnitude = weight.detach().abs()
-    if bool(magnitude.isnan().any()):
+    if bool(magnitude.sum().isnan()):  # of values that are not negative, only NaN makes it NaN
         raise SparsityError("the matrix holds NaN, which has no magnitude to rank", hint="the training has diverged")
     if isinstance(constraint, Unstructured):
         return _largest(magnitude, constraint.count(magnitude.numel()))
@@ -85,14 +85,15 @@ def check_projectable(weight: Tensor, constraint: Constraint) -> None:
 
 def _by_ranks(groups: Tensor, pattern: Pattern) -> Tensor:
     """Mask of shape (n, group): an entry's rank is the number of entries of its group that precede it."""
-    columns = groups.t().contiguous()  # (group, n): each comparison reads two contiguous rows
-    ranks = torch.zeros(columns.shape, dtype=torch.uint8, device=groups.device)
+    places = [groups[:, place].contiguous() for place in range(pattern.group)]  # group tensors of shape (n,)
+    last = pattern.group - 1
+    ranks = [torch.full_like(place, last - index, dtype=torch.uint8) for index, place in enumerate(places)]
     for low in range(pattern.group):
         for high in range(low + 1, pattern.group):
-            low_wins = columns[low] >= columns[high]  # the lower index wins a tie
+            low_wins = (places[low] >= places[high]).view(torch.uint8)  # the lower index wins a tie
             ranks[high] += low_wins
-            ranks[low] += ~low_wins
-    return (ranks < pattern.keep).t().contiguous()
+            ranks[low] -= low_wins
+    return torch.stack(ranks, dim=1) < pattern.keep
 
 
 def _by_sorting(groups: Tensor, pattern: Pattern) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from nxm_sweep.errors import NonFiniteError
+from nxm_sweep.errors import DataError, NonFiniteError
 
 Array = NDArray[np.float64]
 
@@ -32,15 +32,18 @@ def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, fl
         labels: Shape ``(rows,)``.
 
     Raises:
+        DataError: A correlation is asked of a single row.
         NonFiniteError: A model output is not finite, or a correlation does not exist since all predictions are equal.
 
     Source: GLUE (Wang et al., 2019), section 2; averages of two metrics follow its leaderboard.
     """
+    correlates = "pearson" in metrics or "spearman" in metrics
+    if correlates and len(labels) < 2:
+        raise DataError("a correlation needs at least two validation rows but got one", hint="raise max_eval_samples")
     if not bool(np.isfinite(outputs).all()):
         raise NonFiniteError(
             "the model's outputs on the validation set are not finite", hint="lower learning_rate.value"
         )
-    correlates = "pearson" in metrics or "spearman" in metrics
     predictions = outputs.reshape(len(labels)) if correlates else outputs.argmax(axis=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)  # the NaN it announces is refused below

@@ -9,6 +9,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -142,6 +143,10 @@ def _hub_folder(model: ModelSettings) -> Path:
     reachable = go_offline_unless_reachable()
     try:
         return Path(huggingface_hub.snapshot_download(model.path, revision=model.revision, allow_patterns=list(_FILES)))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"the model {model.path} is gated", hint="accept its terms on the hub and log in with `hf auth login`"
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelError(f"the hub has no model {model.path} at revision {model.revision or 'main'}") from error
     except HFValidationError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -20,9 +19,9 @@ from nxm_sweep.errors import DataError
 from nxm_sweep.settings import DataSettings, TaskSettings
 from nxm_sweep.training.demo import generate
 from nxm_sweep.training.hub import go_offline_unless_reachable
-from nxm_sweep.training.tasks import GLUE_TSV, TsvLayout
+from nxm_sweep.training.tables import read_file, read_glue_tsv
+from nxm_sweep.training.tasks import GLUE_TSV
 
-_READERS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None}
 _INTEGER = re.compile(r"-?\d+")
 
 
@@ -56,7 +55,7 @@ def load_rows(task: TaskSettings, data: DataSettings) -> Rows:
         case "demo":
             layout, tables = "demo", _demo_tables(task)
         case "files":
-            layout, tables = "files", {split: _read_file(Path(path)) for split, path in task.files.items()}
+            layout, tables = "files", {split: read_file(Path(path)) for split, path in task.files.items()}
         case _:
             layout, tables = _glue_tables(task, data)
     splits = {name: _select(tables, split, task) for name, split in _wanted(task).items()}
@@ -78,38 +77,6 @@ def _demo_tables(task: TaskSettings) -> dict[str, pd.DataFrame]:
     return {split: pd.DataFrame(generate(name, split, rows)) for split, rows in task.rows.items()}
 
 
-def _read_file(path: Path) -> pd.DataFrame:
-    if path.suffix not in _READERS:
-        raise DataError(
-            f"{path} must end in one of {', '.join(_READERS)} but ends in {path.suffix!r}",
-            hint="convert it, or rename it to what it is",
-        )
-    if not path.is_file():
-        raise DataError(f"there is no file {path}", hint="task.files.* are relative to the current directory")
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix in {".jsonl", ".json"}:
-            return _read_jsonl(path)
-        # As text: otherwise pandas makes numbers of texts that look like some.
-        table = pd.read_csv(path, sep=_READERS[path.suffix], keep_default_na=False, dtype=str)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first value for a row's name
-        raise DataError(
-            f"{path} has a row with more values than its header", hint="quote texts that hold the separator"
-        )
-    return table
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    with path.open(encoding="utf-8-sig") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("every line must hold one object")
-    return pd.DataFrame(rows)
-
-
 def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any]]:
     config = task.config or ""
     folder = Path(data.path).expanduser()
@@ -117,7 +84,7 @@ def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str,
         layout = GLUE_TSV.get(config)
         if layout is not None and (folder / layout.folder).is_dir():
             return "glue download", {
-                split: _read_tsv(folder / layout.folder / file, layout) for split, file in layout.files
+                split: read_glue_tsv(folder / layout.folder / file, layout) for split, file in layout.files
             }
         if (folder / config).is_dir():
             return "hub folder", _load_hub(str(folder), config, None)
@@ -147,37 +114,6 @@ def _load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
             hint=f"where there is a network, run `hf download {path} --repo-type dataset --local-dir glue`, copy the folder "
             "here and set data.path=glue; the official GLUE download works too",
         ) from error
-
-
-def _read_tsv(path: Path, layout: TsvLayout) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"there is no file {path}", hint="the official GLUE download has it")
-    try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            header=0 if layout.has_header else None,
-            quoting=csv.QUOTE_NONE,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            on_bad_lines="error",
-        )
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as tsv: {str(error).splitlines()[0]}") from error
-    missing = [name for name in layout.columns.values() if name not in table.columns]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(map(str, table.columns))}")
-    table = pd.DataFrame({name: table[column] for name, column in layout.columns.items()})
-    labelled = table["label"] != ""  # QQP has broken lines, which the hub's data set leaves out
-    table = table[labelled].reset_index(drop=True)
-    if layout.classes:
-        table["label"] = table["label"].map({word: number for number, word in enumerate(layout.classes)})
-        if bool(table["label"].isna().any()):
-            raise DataError(f"{path} has labels other than {', '.join(layout.classes)}")
-    else:
-        table["label"] = pd.to_numeric(table["label"], errors="coerce")
-    return table
 
 
 def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFrame:

@@ -251,7 +251,7 @@ def test_key_is_the_same_in_every_process_and_differs_with_each_part() -> None:
     assert len({cache_key(*parts) for parts in tried}) == len(tried)
 
 
-@pytest.mark.parametrize("part", [object(), None, ["a"], {"a": 1}, len], ids=repr)
+@pytest.mark.parametrize("part", [pytest.param(object(), id="object"), None, ["a"], {"a": 1}, len], ids=repr)
 def test_key_refuses_what_has_no_content_to_hash(part: Any) -> None:
     with pytest.raises(DataError, match=f"text and numbers but got a {type(part).__name__}"):
         cache_key("a", part)
