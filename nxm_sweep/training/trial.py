@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers import set_seed
 
 from nxm_sweep.errors import ConfigError, SparsityError
@@ -110,6 +111,26 @@ def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console
         replace_folder(trainer.best_folder, folder / "model")
     shutil.rmtree(work)
     return {
+        **_scores(settings, trainer),
+        "travel": {"learning_rate_sum": budget, "start": start, "end": distance_to_go(method.targets)},
+        "sparsity": {
+            "targets": describe_targets(method.targets),
+            "checked": [asdict(check) for check in checks],
+            "exact": all(check.exact for check in checks),
+        },
+        **_inputs(prepared, data, model, method.targets),
+        "steps": trainer.state.global_step,
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "resumed_from_step": int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else None,
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "hardware": hardware(trainer.args.device),
+        "versions": versions(),
+    }
+
+
+def _scores(settings: TrialSettings, trainer: TrialTrainer) -> dict[str, Any]:
+    """What a record says of the outcome."""
+    return {
         "best": trainer.best_epoch(),
         "selection": {
             "metric": settings.task.selection_metric,
@@ -117,13 +138,13 @@ def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console
             "protocol": "best epoch on the reported validation set (the paper's; optimistic)",
         },
         "epochs": trainer.epochs,
-        "iterations": [{"step": entry.step, **asdict(entry.residuals)} for entry in method.iterations],
-        "travel": {"learning_rate_sum": budget, "start": start, "end": distance_to_go(method.targets)},
-        "sparsity": {
-            "targets": describe_targets(method.targets),
-            "checked": [asdict(check) for check in checks],
-            "exact": all(check.exact for check in checks),
-        },
+        "iterations": [{"step": entry.step, **asdict(entry.residuals)} for entry in trainer.sparse_method.iterations],
+    }
+
+
+def _inputs(prepared: Prepared, data: Tokenised, model: nn.Module, targets: list[Target]) -> dict[str, Any]:
+    """What a record says of the data and the model."""
+    return {
         "data": {
             "layout": prepared.rows.layout,
             "digest": prepared.rows.digest,
@@ -135,14 +156,8 @@ def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console
             "digest": prepared.model_digest,
             "class": type(model).__name__,
             "parameters": sum(weight.numel() for weight in model.parameters()),
-            "target_parameters": sum(target.weight.numel() for target in method.targets),
+            "target_parameters": sum(target.weight.numel() for target in targets),
         },
-        "steps": trainer.state.global_step,
-        "tokens": int(trainer.state.num_input_tokens_seen),
-        "resumed_from_step": int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else None,
-        "seconds": seconds | {"total": sum(seconds.values())},
-        "hardware": hardware(trainer.args.device),
-        "versions": versions(),
     }
 
 
