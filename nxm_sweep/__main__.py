@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from nxm_sweep.config import config_dir, explain, load_settings, register_schema
-from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError
+from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, SweepIncomplete
 
 _FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
 _ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -52,10 +52,12 @@ def _main(*, wants_traceback: bool) -> int:
     try:
         _check_flags()
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(run)()
-    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+    except SweepIncomplete:  # the sweep has said so itself
+        return _FAILED
+    except (HydraException, OmegaConfBaseException, NxmSweepError) as error:
         if wants_traceback:
             raise
-        return _tell(error if isinstance(error, ConfigError) else explain(error, sys.argv[1:]))
+        return _tell(error if isinstance(error, NxmSweepError) else explain(error, sys.argv[1:]))
     except (ValueError, OSError) as error:
         if wants_traceback or begun:  # before a job begins, Hydra reads the choices and makes output_dir
             raise

@@ -39,3 +39,15 @@ class RecordError(NxmSweepError):
 
 class NonFiniteError(NxmSweepError):
     """A loss or a metric became NaN or infinite: the trial has diverged and ends here."""
+
+
+class StorageError(NxmSweepError):
+    """The storage of the Optuna studies cannot be reached or read."""
+
+
+class TrialStopped(NxmSweepError):
+    """A trial was told to stop: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
+
+
+class SweepIncomplete(NxmSweepError):
+    """A sweep has ended and points have no record."""

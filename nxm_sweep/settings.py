@@ -137,9 +137,27 @@ class DataSettings:
 
 @dataclass
 class SweepSettings:
-    """How points are laid out over a sweep."""
+    """Which points a sweep has and how they are run; nothing of it changes a trial."""
 
+    cells: dict[str, list[str]] = field(default_factory=dict)
     axes: dict[str, Any] = field(default_factory=dict)
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    tie: list[list[str]] = field(default_factory=list)
+    workers: int | None = None
+    threads: int | None = None
+    dry_run: bool = False
+    probe: bool = False
+    yes: bool = False
+    retry_failed: bool = False
+    max_attempts: int = 3
+    time_limit: float | None = None
+    lease: float = 60.0
+    storage: str = "sqlite"
+    sampler: str = "grid"
+    n_trials: int | None = None
+    pruner: str = "none"
+    point: str | None = None
+    cwd: str | None = None
 
 
 @dataclass

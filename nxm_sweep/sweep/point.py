@@ -13,21 +13,41 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from nxm_sweep.errors import RecordError
+from nxm_sweep.errors import DataError, RecordError, TrialStopped
 from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sweep.attempts import forget_failures
 from nxm_sweep.sweep.identity import identity_of
+from nxm_sweep.sweep.progress import PRUNED, Progress
 from nxm_sweep.sweep.records import SCHEMA, read_record, trial_folder, write_record
-from nxm_sweep.training.trial import prepare, run_trial
+from nxm_sweep.sweep.signs import Heartbeat
+
+_BEAT_SECONDS = 2.0
 
 
-def run_point(settings: TrialSettings, console: Console) -> tuple[dict[str, Any], bool]:
+def run_point(
+    settings: TrialSettings, console: Console, *, planned: str | None = None
+) -> tuple[dict[str, Any], bool]:
     """Return a point's record and whether it was trained now.
 
+    Args:
+        settings: Checked settings.
+        console: Where progress goes.
+        planned: The identity that a sweep has planned, or None.
+
     Raises:
+        DataError: Data or model are not what the sweep was planned with.
+        TrialStopped: It was told to stop.
         NxmSweepError: Bad input, a diverged training, or a damaged record.
     """
+    from nxm_sweep.training.trial import prepare, run_trial  # noqa: PLC0415 - seconds of imports
+
     prepared = prepare(settings)
     identity, hashed = identity_of(settings, data_digest=prepared.rows.digest, model_digest=prepared.model_digest)
+    if planned is not None and identity != planned:
+        raise DataError(
+            f"the sweep planned {planned}, but data and model now make it {identity}",
+            hint="they have changed since; run the sweep's command again",
+        )
     folder = trial_folder(Path(settings.output_dir), identity)
     record = None if settings.force else _usable_record(folder, settings)
     if record is not None:
@@ -38,7 +58,13 @@ def run_point(settings: TrialSettings, console: Console) -> tuple[dict[str, Any]
         if record is not None:
             return record, False
         started, commit = datetime.now(UTC), _git_commit()
-        body = run_trial(settings, prepared, folder, console)
+        with Progress(folder) as progress, Heartbeat(progress.file, _BEAT_SECONDS):
+            try:
+                body = run_trial(settings, prepared, folder, console, progress)
+            except TrialStopped as stopped:
+                if stopped.message == PRUNED:
+                    progress.keep_as_pruned()
+                raise
         record = {
             "schema": SCHEMA,
             "identity": identity,
@@ -54,6 +80,7 @@ def run_point(settings: TrialSettings, console: Console) -> tuple[dict[str, Any]
             "hashed": hashed,
         }
         write_record(folder, record)
+        forget_failures(folder)
     return record, True
 
 

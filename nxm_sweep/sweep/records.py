@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nxm_sweep.errors import RecordError
+from nxm_sweep.sweep.files import write_json
 
 SCHEMA = 1
 RESULT = "result.json"
@@ -26,18 +25,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> Path:
     Raises:
         ValueError: A number in the record is not finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, allow_nan=False)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{RESULT}.", dir=folder)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / RESULT)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_json(folder / RESULT, record, durable=True)
     return folder / RESULT
 
 

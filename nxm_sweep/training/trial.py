@@ -26,6 +26,7 @@ from nxm_sweep.training.provenance import hardware, versions
 from nxm_sweep.training.rows import Rows, load_rows
 from nxm_sweep.training.travel import distance_to_go, learning_rate_sum
 from nxm_sweep.training.trial_trainer import TrialTrainer, replace_folder
+from nxm_sweep.training.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ def prepare(settings: TrialSettings) -> Prepared:
     return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started)
 
 
-def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console: Console) -> dict[str, Any]:
+def run_trial(
+    settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, watch: Watch
+) -> dict[str, Any]:
     """Train one trial and return its record's body; continue from the last complete checkpoint in ``folder``.
 
     Args:
@@ -69,12 +72,14 @@ def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console
         folder: The trial's own folder: ``work/`` holds checkpoints and is removed at the end; ``model/`` is the best pruned
             model, if it is to be saved.
         console: Where progress goes.
+        watch: Who hears of steps and epochs and may stop the trial.
 
     Returns:
         Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds, versions.
 
     Raises:
         NonFiniteError: A loss or metric became NaN or infinite.
+        TrialStopped: The watch said so.
         SparsityError: A rule does not fit the model, or the saved weights do not hold their pattern.
     """
     seconds = {"prepare": prepared.seconds}
@@ -92,6 +97,7 @@ def run_trial(settings: TrialSettings, prepared: Prepared, folder: Path, console
             settings=settings,
             work=work,
             console=console,
+            watch=watch,
             model=model,
             train_dataset=data.train,
             eval_dataset=data.validation,

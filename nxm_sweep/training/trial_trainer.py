@@ -20,6 +20,7 @@ from nxm_sweep.sparsity import distance
 from nxm_sweep.training.metrics import score
 from nxm_sweep.training.progress import ShowProgress
 from nxm_sweep.training.trainer import SparseTrainer
+from nxm_sweep.training.watch import Watch, Watched, obey
 
 _EVAL_BATCH = 64  # rows; it changes speed alone
 
@@ -31,20 +32,22 @@ class TrialTrainer(SparseTrainer):
         settings: The trial's settings.
         work: Folder for checkpoints and the best model so far.
         console: Where progress goes.
+        watch: Who hears of steps and epochs and may stop the trial.
         **kwargs: As for :class:`SparseTrainer`.
     """
 
-    def __init__(self, *, settings: TrialSettings, work: Path, console: Console, **kwargs: Any) -> None:
+    def __init__(self, *, settings: TrialSettings, work: Path, console: Console, watch: Watch, **kwargs: Any) -> None:
         super().__init__(
             args=training_arguments(settings, work),
             compute_metrics=lambda prediction: _score(settings.task, prediction),
             **kwargs,
         )
-        self._task, self._console = settings.task, console
+        self._task, self._console, self._watch = settings.task, console, watch
         self.best_folder = work / "best"
         self._progress = ShowProgress(self, console)
         self.remove_callback(PrinterCallback)
         self.add_callback(self._progress)
+        self.add_callback(Watched(watch))
         self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}}
         self._mark = time.perf_counter()
 
@@ -94,6 +97,9 @@ class TrialTrainer(SparseTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self._lap("save")
+        self._watch.on_epoch(self.epochs)
+        if self.state.global_step < self.state.max_steps:
+            obey(self._watch.stop_after_epoch())
 
     def _lap(self, phase: str) -> None:
         """Count the time since the last lap as ``phase``."""

@@ -1,0 +1,75 @@
+"""Attempts that failed: what went wrong with a point, how often, and whether it is worth another try."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nxm_sweep.errors import NonFiniteError, NxmSweepError
+from nxm_sweep.sweep.files import read_json, write_json
+
+FAILURES = "failures.json"
+RETRIED = ("killed", "out of memory", "timeout", "exception", "exit")
+"""Kinds that another attempt may survive. NaN and bad input come again."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt that left no record.
+
+    Attributes:
+        kind: ``killed``, ``out of memory``, ``timeout``, ``non-finite``, ``exit``, ``bad input`` or ``exception``.
+        message: One line for people.
+        when: UTC time.
+        traceback: Of an exception that nobody expected.
+    """
+
+    kind: str
+    message: str
+    when: str
+    traceback: str = ""
+
+
+def classify(error: BaseException, traceback: str = "") -> Failure:
+    """Return what an exception in a trial means."""
+    lines = str(error).strip().splitlines()
+    message = lines[0] if lines else type(error).__name__
+    match error:
+        case NonFiniteError():
+            return failure("non-finite", message)
+        case NxmSweepError():
+            return failure("bad input", message)
+        case SystemExit():
+            return failure("exit", f"the trial ended its process with exit code {error.code}", traceback)
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in message:
+        return failure("out of memory", message)
+    return failure("exception", f"{type(error).__name__}: {message}", traceback)
+
+
+def failure(kind: str, message: str, traceback: str = "") -> Failure:
+    """Return a failure of now."""
+    return Failure(kind, message, datetime.now(UTC).isoformat(timespec="seconds"), traceback[-4000:])
+
+
+def add_failure(folder: Path, new: Failure) -> None:
+    """Add an attempt to the failed ones of a trial."""
+    write_json(folder / FAILURES, [*map(asdict, read_failures(folder)), asdict(new)])
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """Return the failed attempts of a trial, oldest first."""
+    found = read_json(folder / FAILURES)
+    if not isinstance(found, list):
+        return []
+    return [Failure(**entry) for entry in found if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)]
+
+
+def forget_failures(folder: Path) -> None:
+    """Let a trial start with no failed attempt, as ``sweep.retry_failed`` asks."""
+    (folder / FAILURES).unlink(missing_ok=True)
+
+
+def is_worth_a_try(failures: list[Failure], max_attempts: int) -> bool:
+    """Return whether a point that failed so far may be tried again."""
+    return not failures or (failures[-1].kind in RETRIED and len(failures) < max_attempts)

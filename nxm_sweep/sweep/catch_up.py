@@ -1,0 +1,82 @@
+"""Tells the studies of records that were not made through them, one coordinator at a time, so that none is told twice."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.sweep.attempts import Failure, classify
+from nxm_sweep.sweep.cell import Point
+from nxm_sweep.sweep.claims import Claims
+from nxm_sweep.sweep.records import read_record, trial_folder
+from nxm_sweep.sweep.study import CellStudy
+
+Read = dict[str, "float | Failure"]
+"""Per identity the best score that its record holds, or why it cannot be read."""
+
+
+class CatchUp:
+    """Records that wait to be told.
+
+    Args:
+        output_dir: Root of trials and studies.
+        claims: A point that somebody holds is told by its holder.
+        studies: The studies by name.
+    """
+
+    def __init__(self, output_dir: Path, claims: Claims, studies: Mapping[str, CellStudy]) -> None:
+        self._output_dir, self._claims, self._studies = output_dir, claims, studies
+        self._lock = FileLock(output_dir / "studies" / ".catch-up.lock")
+        self._waiting: deque[Point] = deque()
+
+    def add(self, point: Point) -> None:
+        """Add a point that has a record."""
+        self._waiting.append(point)
+
+    def work(self, seconds: float) -> Read:
+        """Tell for so many seconds, unless another coordinator does; return what was read."""
+        if not self._waiting:
+            return {}
+        try:
+            self._begin(timeout=0)
+        except Timeout:
+            return {}
+        return self._tell(time.monotonic() + seconds)
+
+    def finish(self) -> Read:
+        """Tell all that waits."""
+        if not self._waiting:
+            return {}
+        self._begin(timeout=-1)
+        return self._tell(float("inf"))
+
+    def _begin(self, timeout: float) -> None:
+        if self._lock.is_locked:
+            return
+        self._lock.acquire(timeout=timeout)
+        for name in {point.cell.study_name for point in self._waiting}:  # what others have told since
+            self._studies[name].read()
+
+    def _tell(self, until: float) -> Read:
+        read: Read = {}
+        while self._waiting and time.monotonic() < until:
+            point = self._waiting.popleft()
+            study = self._studies[point.cell.study_name]
+            try:
+                record = read_record(trial_folder(self._output_dir, point.identity))
+            except RecordError as error:
+                read[point.identity] = classify(error)
+                continue
+            if record is None:
+                continue
+            read[point.identity] = record["best"]["value"]
+            if point.identity not in study.told and not self._claims.is_taken(point.identity):
+                study.tell(point, record)
+        if not self._waiting:
+            self._lock.release()
+        return read

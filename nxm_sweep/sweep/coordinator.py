@@ -1,0 +1,274 @@
+"""The coordinator of a sweep: hands out points, watches them, tells the studies, until every point is settled.
+
+What is left = wanted points - records - points alive. Several coordinators share a sweep through claims.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from nxm_sweep.errors import RecordError
+from nxm_sweep.settings import SweepSettings
+from nxm_sweep.sweep.attempts import Failure, add_failure, classify, forget_failures, is_worth_a_try, read_failures
+from nxm_sweep.sweep.catch_up import CatchUp
+from nxm_sweep.sweep.cell import Point
+from nxm_sweep.sweep.claims import Claims, read_progress
+from nxm_sweep.sweep.outcome import Outcome
+from nxm_sweep.sweep.plan import Plan
+from nxm_sweep.sweep.progress import INTERRUPTED, PRUNED, read_pruned, tell_to_stop
+from nxm_sweep.sweep.records import RESULT, read_record, trial_folder
+from nxm_sweep.sweep.runner import Runner
+from nxm_sweep.sweep.search import Search
+from nxm_sweep.sweep.study import CellStudy
+
+_TICK_SECONDS = 0.25
+_LOOK_AROUND_SECONDS = 5.0
+_CATCH_UP_SECONDS = 0.1
+"""Of every tick, so much is spent on telling the studies what other sweeps have left."""
+
+
+@dataclass
+class Board:
+    """Where every point of a plan stands.
+
+    Attributes:
+        done: Points with a record; the value is the best score, or None until it has been read.
+        failed: Points that will not be tried again, with their last failure.
+        pruned: Points that a pruner has stopped, with their last score.
+        running: Points that this coordinator has handed out, with their number in the study.
+        elsewhere: Points that somebody else works on.
+        trained: How many attempts of this sweep ended with a record.
+    """
+
+    done: dict[str, float | None] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    pruned: dict[str, float | None] = field(default_factory=dict)
+    running: dict[str, int] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+    trained: int = 0
+
+
+class Coordinator:
+    """Runs a plan to its end.
+
+    Args:
+        plan: What is wanted.
+        output_dir: Root of trials.
+        settings: How the sweep runs.
+        studies: The study of each cell, by the cell's name for it.
+        claims: This coordinator's claims.
+        runner: Who trains.
+        seconds_of: Expected seconds of a point, for the longest to come first.
+        searches: Where the points come from that the plan does not list, and what stops trials early.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        output_dir: Path,
+        settings: SweepSettings,
+        studies: Mapping[str, CellStudy],
+        claims: Claims,
+        runner: Runner,
+        *,
+        seconds_of: Callable[[Point], float],
+        searches: Sequence[Search] = (),
+    ) -> None:
+        self._plan, self._output_dir, self._settings = plan, output_dir, settings
+        self._studies, self._claims, self._runner = studies, claims, runner
+        self._searches = {search.study.cell.study_name: search for search in searches}
+        self._points = {point.identity: point for point in plan}
+        self.board = Board()
+        self.stopping = False
+        self._look(self._points)
+        for study in studies.values():
+            self.board.done |= {identity: value for identity, value in study.told.items() if identity in self.board.done}
+        if settings.retry_failed:
+            for identity in list(self.board.failed):
+                forget_failures(self._folder(identity))
+                del self.board.failed[identity]
+        open_points = [point for point in plan if not self._is_settled(point.identity)]
+        self._to_do = deque(sorted(open_points, key=seconds_of, reverse=True))  # stable: equal ones in the plan's order
+        self._looked = time.monotonic()
+        self._catch_up = CatchUp(output_dir, claims, studies)
+        for point in plan:
+            if point.identity in self.board.done and point.identity not in studies[point.cell.study_name].told:
+                self._catch_up.add(point)
+
+    @property
+    def left(self) -> list[Point]:
+        """Points that wait for a worker."""
+        return list(self._to_do)
+
+    def run(self, show: Callable[[Board], None] = lambda _: None) -> Board:
+        """Work until every point is settled, here or elsewhere, or until told to stop.
+
+        Args:
+            show: Called at every tick with the board.
+        """
+        show(self.board)
+        while self._tick():
+            show(self.board)
+        self._note(self._catch_up.finish())
+        show(self.board)
+        return self.board
+
+    def stop(self) -> None:
+        """Hand out nothing more; running trials stop after their epoch, with a complete checkpoint."""
+        self.stopping = True
+
+    def _tick(self) -> bool:
+        if not self.stopping:
+            self._search()
+            self._hand_out()
+        ended = self._runner.wait(_TICK_SECONDS)
+        for identity, outcome in ended:
+            self._end(identity, outcome)
+        for identity in self.board.running:
+            self._watch(identity)
+        if time.monotonic() - self._looked >= _LOOK_AROUND_SECONDS or not (self.board.running or ended):
+            self._look_around()
+        self._note(self._catch_up.work(_CATCH_UP_SECONDS))
+        if self.board.running:
+            return True
+        searching = any(search.wants_more for search in self._searches.values())
+        return not self.stopping and bool(self._to_do or self.board.elsewhere or searching)
+
+    def _search(self) -> None:
+        """Ask the searches for points while workers are free."""
+        for search in self._searches.values():
+            while self._runner.has_room and not self._to_do and search.wants_more:
+                trial, point = search.ask()
+                self._points.setdefault(point.identity, point)
+                if not self._settle_asked(search, trial, point):
+                    break
+
+    def _settle_asked(self, search: Search, trial: int, point: Point) -> bool:
+        """Hand out a point that a search has asked for, or answer from its record; return whether to ask for more."""
+        identity = point.identity
+        if identity in self.board.running or not self._claims.take(identity):
+            search.study.drop(trial)
+            return False
+        if self._look([identity]) and identity in self.board.done:
+            record = read_record(self._folder(identity))
+            if record is not None:
+                search.study.complete(trial, record)
+                self.board.done[identity] = record["best"]["value"]
+            self._claims.release(identity)
+        elif self._is_settled(identity):
+            search.study.drop(trial)
+            self._claims.release(identity)
+        else:
+            self.board.running[identity] = trial
+            self._plan.add(point)
+            self._plan.write(self._output_dir)
+            self._runner.submit(point)
+        return True
+
+    def _hand_out(self) -> None:
+        while self._runner.has_room and self._to_do:
+            point = self._to_do.popleft()
+            if not self._claims.take(point.identity):
+                self.board.elsewhere.add(point.identity)
+            elif self._look([point.identity]):  # somebody has settled it since
+                self._catch_up.add(point)
+                self._claims.release(point.identity)
+            else:
+                self.board.running[point.identity] = self._study(point).begin(point)
+                self._runner.submit(point)
+
+    def _end(self, identity: str, outcome: Outcome) -> None:
+        """Note how an attempt ended: in the study, on disk, on the board."""
+        trial, point = self.board.running.pop(identity), self._points[identity]
+        study, folder = self._study(point), self._folder(identity)
+        try:
+            record = None if outcome.failure or outcome.stopped else read_record(folder)
+        except RecordError as error:
+            outcome = Outcome(failure=classify(error))
+            record = None
+        if record is not None:
+            study.complete(trial, record)
+            self.board.done[identity] = record["best"]["value"]
+            self.board.trained += 1
+        elif outcome.stopped == PRUNED:
+            study.prune(trial)
+            self._look([identity])
+        elif outcome.stopped:
+            study.requeue(trial, identity)
+        else:
+            self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
+        self._claims.release(identity)
+
+    def _fail(self, point: Point, trial: int, failed: Failure) -> None:
+        folder = self._folder(point.identity)
+        if failed not in read_failures(folder):
+            add_failure(folder, failed)
+        self._study(point).fail(trial, failed)
+        if is_worth_a_try(read_failures(folder), self._settings.max_attempts):
+            self._to_do.append(point)
+        else:
+            self.board.failed[point.identity] = failed
+
+    def _watch(self, identity: str) -> None:
+        """Report a running trial's new epochs, and stop it where a pruner or Ctrl-C says so."""
+        folder, trial = self._folder(identity), self.board.running[identity]
+        point = self._points[identity]
+        study = self._study(point)
+        progress = read_progress(folder)
+        if progress is None:
+            return
+        news = study.report(trial, progress["epochs"])
+        search = self._searches.get(point.cell.study_name)
+        if news and search is not None and search.should_prune(trial):
+            tell_to_stop(folder, PRUNED)
+        elif self.stopping:
+            tell_to_stop(folder, INTERRUPTED)
+
+    def _look_around(self) -> None:
+        """See what other coordinators have settled or left behind."""
+        self._looked = time.monotonic()
+        for identity in sorted(self.board.elsewhere):
+            if self._look([identity]):
+                self.board.elsewhere.discard(identity)
+                self._catch_up.add(self._points[identity])
+            elif not self._claims.is_taken(identity):
+                self.board.elsewhere.discard(identity)
+                self._to_do.append(self._points[identity])
+
+    def _look(self, identities: Iterable[str]) -> int:
+        """Read from disk where points stand; return how many are settled."""
+        settled = 0
+        for identity in identities:
+            folder = self._folder(identity)
+            if (folder / RESULT).exists():
+                self.board.done.setdefault(identity, None)
+            elif self._settings.pruner != "none" and (pruned := read_pruned(folder)) is not None:
+                epochs = pruned.get("epochs") or [{"selection": None}]
+                self.board.pruned[identity] = epochs[-1]["selection"]
+            elif (failures := read_failures(folder)) and not is_worth_a_try(failures, self._settings.max_attempts):
+                self.board.failed[identity] = failures[-1]
+            else:
+                continue
+            settled += 1
+        return settled
+
+    def _note(self, read: Mapping[str, float | Failure]) -> None:
+        """Put on the board what was read of records that came from elsewhere."""
+        for identity, found in read.items():
+            if isinstance(found, Failure):
+                self.board.done.pop(identity, None)
+                self.board.failed[identity] = found
+            else:
+                self.board.done[identity] = found
+
+    def _is_settled(self, identity: str) -> bool:
+        return identity in self.board.done or identity in self.board.failed or identity in self.board.pruned
+
+    def _study(self, point: Point) -> CellStudy:
+        return self._studies[point.cell.study_name]
+
+    def _folder(self, identity: str) -> Path:
+        return trial_folder(self._output_dir, identity)

@@ -1,0 +1,115 @@
+"""Digests of data and models, remembered between runs so that planning a finished sweep reads no data."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sweep.cell import Digests
+from nxm_sweep.sweep.files import read_json, write_json
+from nxm_sweep.sweep.identity import canonical_json
+from nxm_sweep.training import demo, demo_words
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LIMIT = 4096
+"""A folder with more files than this is not remembered."""
+
+
+class DigestMemo:
+    """Digests by where data and model come from, valid while the files there are as they were (size and time).
+
+    What lies on the hub is remembered only at a pinned commit: a branch may move.
+
+    Args:
+        file: Where the memo is kept; a damaged one is made anew.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        found = read_json(file)
+        self._known: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    def of(self, settings: TrialSettings) -> Digests:
+        """Return the digests of a trial's data and model, reading them if they are not known.
+
+        Raises:
+            DataError: The data set is missing or not what the task expects.
+            ModelError: The model is missing.
+            ConfigError: The machine lacks the device or the precision asked for.
+        """
+        key = _key(settings)
+        if key is not None and key in self._known:
+            return Digests(**self._known[key])
+        from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports, needed only here
+
+        prepared = prepare(settings)
+        digests = Digests(prepared.rows.digest, prepared.model_digest, len(prepared.rows.train))
+        if key is not None:
+            self._known[key] = asdict(digests)
+            write_json(self._file, self._known)
+        return digests
+
+
+def _key(settings: TrialSettings) -> str | None:
+    """Hash of what decides the digests; None where that cannot be known without looking."""
+    data, model = _data_files(settings), _model_files(settings)
+    if data is None or model is None:
+        return None
+    values = [asdict(settings.task), asdict(settings.data), asdict(settings.model), data, model]
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+
+
+def _data_files(settings: TrialSettings) -> list[Any] | None:
+    match settings.task.kind:
+        case "demo":
+            return [_stamp(Path(module.__file__)) for module in (demo, demo_words)]
+        case "files":
+            return _stamps(map(Path, settings.task.files.values()))
+    folder = Path(settings.data.path).expanduser()
+    if folder.is_dir():
+        return _folder_stamps(str(folder.resolve()))
+    return _pinned(settings.data.revision)
+
+
+def _model_files(settings: TrialSettings) -> list[Any] | None:
+    model = settings.model
+    if model.source == "package":
+        spec = importlib.util.find_spec(model.path) if model.path.isidentifier() else None
+        places = list(spec.submodule_search_locations or []) if spec is not None else []
+        return _folder_stamps(places[0]) if places else None
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        return _folder_stamps(str(folder.resolve()))
+    return _pinned(model.revision)
+
+
+def _pinned(revision: str | None) -> list[Any] | None:
+    return [revision] if revision and _COMMIT.fullmatch(revision) else None
+
+
+@functools.cache
+def _folder_stamps(folder: str) -> list[Any] | None:
+    paths = (path for path in Path(folder).rglob("*") if "__pycache__" not in path.parts and path.is_file())
+    return _stamps(paths)
+
+
+def _stamps(paths: Iterator[Path]) -> list[Any] | None:
+    stamps = []
+    for path in paths:
+        if not path.is_file() or len(stamps) == _LIMIT:
+            return None
+        stamps.append(_stamp(path))
+    return sorted(stamps)
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path), status.st_size, str(status.st_mtime_ns)]

@@ -1,0 +1,77 @@
+"""How long a sweep may take: from the seconds of finished trials, never from guesses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sweep.cell import Cell, Point
+from nxm_sweep.sweep.plan import Plan
+from nxm_sweep.sweep.records import read_record, trial_folder
+
+_SAMPLE = 20
+"""Records that are read per cell."""
+
+
+class Estimate:
+    """Expected seconds of a point: those of finished trials of its cell, scaled by the rows that it trains on.
+
+    Args:
+        plan: The sweep.
+        output_dir: Root of trials.
+    """
+
+    def __init__(self, plan: Plan, output_dir: Path) -> None:
+        self._seconds_per_row: defaultdict[str, list[float]] = defaultdict(list)
+        for points in plan.points:
+            read = 0
+            for point in points:
+                seconds = _recorded_seconds(output_dir, point.identity) if read < _SAMPLE else None
+                if seconds is not None:
+                    read += 1
+                    self.learn(point, seconds)
+
+    def learn(self, point: Point, seconds: float) -> None:
+        """Learn how long a trial took."""
+        self._seconds_per_row[point.cell.study_name].append(seconds / rows_trained(point))
+
+    def knows(self, cell: Cell) -> bool:
+        """Whether a trial of a cell has been timed."""
+        return bool(self._seconds_per_row[cell.study_name])
+
+    def seconds(self, point: Point) -> float | None:
+        """Return the expected seconds of one worker, or None if no trial of the cell has been timed."""
+        known = self._seconds_per_row[point.cell.study_name]
+        return fmean(known) * rows_trained(point) if known else None
+
+    def cost(self, point: Point) -> float:
+        """Return what orders points: expected seconds, by this cell's speed or, unknown, by the mean of the others."""
+        per_row = self._seconds_per_row[point.cell.study_name]
+        known = per_row or [value for values in self._seconds_per_row.values() for value in values] or [1.0]
+        return fmean(known) * rows_trained(point)
+
+    def probe(self, plan: Plan, time_steps: Callable[[TrialSettings], float]) -> None:
+        """Time a few steps of one point of every cell that has no finished trial; ``time_steps`` returns seconds a row."""
+        for cell, points in zip(plan.cells, plan.points, strict=True):
+            if points and not self.knows(cell):
+                self._seconds_per_row[cell.study_name].append(time_steps(points[0].settings))
+
+
+def rows_trained(point: Point) -> int:
+    """Return how many rows a trial trains on, epochs counted."""
+    training, there = point.cell.settings.training, point.cell.digests.train_rows
+    limit = point.values.get("training.max_train_samples", training.max_train_samples)
+    return max(1, min(there, limit or there) * int(point.values.get("training.epochs", training.epochs)))
+
+
+def _recorded_seconds(output_dir: Path, identity: str) -> float | None:
+    folder = trial_folder(output_dir, identity)
+    try:
+        record = read_record(folder)
+    except RecordError:
+        return None
+    return None if record is None else float(record["seconds"]["total"])

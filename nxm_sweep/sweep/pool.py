@@ -1,0 +1,129 @@
+"""The local pool: warm worker processes, each with its device and threads, replaced when they die."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+from pebble import ProcessExpired, ProcessPool
+
+from nxm_sweep.settings import SweepSettings
+from nxm_sweep.sweep.attempts import Failure, classify, failure
+from nxm_sweep.sweep.cell import Point
+from nxm_sweep.sweep.outcome import Outcome, outcome_of
+from nxm_sweep.sweep.worker import warm_up, work
+
+_GIB_PER_WORKER = 4
+_SIGNAL_NAMES = {-9: "SIGKILL", -11: "SIGSEGV", -15: "SIGTERM", -6: "SIGABRT", -7: "SIGBUS"}
+
+
+class Pool:
+    """Worker processes, one trial at a time each. A context: they end with it, whatever they do.
+
+    Args:
+        workers: How many.
+        threads: CPU threads of each.
+        devices: Value of ``CUDA_VISIBLE_DEVICES`` of each worker, or empty: none is set.
+        time_limit: Seconds of one trial, or None.
+    """
+
+    def __init__(self, workers: int, threads: int, devices: list[str], time_limit: float | None) -> None:
+        self._time_limit = time_limit
+        context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA in an unknown state
+        self._slots = [
+            ProcessPool(
+                max_workers=1,
+                context=context,
+                initializer=warm_up,
+                initargs=(os.getpid(), threads, devices[number % len(devices)] if devices else None),
+            )
+            for number in range(workers)
+        ]
+        self._free = list(range(workers))
+        self._running: dict[concurrent.futures.Future[Any], tuple[int, str]] = {}
+        self._kills_before = _kernel_kills()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for slot in self._slots:
+            slot.stop()
+        for slot in self._slots:
+            slot.join()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker is free."""
+        return bool(self._free)
+
+    def submit(self, point: Point) -> None:
+        """Give a free worker a point."""
+        slot = self._free.pop(0)
+        future = self._slots[slot].schedule(work, args=[point.settings, point.identity], timeout=self._time_limit)
+        self._running[future] = (slot, point.identity)
+
+    def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
+        """Return the identities whose attempt has ended, after at most so many seconds."""
+        if not self._running:
+            time.sleep(seconds)
+        done, _ = concurrent.futures.wait(
+            self._running, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        ended = []
+        for future in done:
+            slot, identity = self._running.pop(future)
+            self._free.append(slot)
+            ended.append((identity, self._outcome(future)))
+        return ended
+
+    def _outcome(self, future: concurrent.futures.Future[Any]) -> Outcome:
+        error = future.exception()
+        if error is None:
+            return outcome_of(future.result())
+        if isinstance(error, TimeoutError):
+            return Outcome(failure=failure("timeout", f"not finished within {self._time_limit:g} s"))
+        if isinstance(error, ProcessExpired):
+            return Outcome(failure=self._death(int(error.exitcode)))
+        return Outcome(failure=classify(error))
+
+    def _death(self, code: int) -> Failure:
+        kills, self._kills_before = self._kills_before, _kernel_kills()
+        if code == -9 and self._kills_before > kills:
+            return failure("out of memory", "the system killed the worker for lack of memory")
+        if code < 0:
+            return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
+        return failure("exit", f"the worker ended with exit code {code}")
+
+
+def shape(settings: SweepSettings) -> tuple[int, int, list[str]]:
+    """Return how many workers fit this machine, the threads of each, and the devices they take."""
+    devices = _devices()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    room = max(1, psutil.virtual_memory().available // (_GIB_PER_WORKER << 30))
+    workers = settings.workers or len(devices) or min(cores, room)
+    return workers, settings.threads or max(1, cores // workers), devices
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch  # noqa: PLC0415 - planning needs no torch
+
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _kernel_kills() -> int:
+    """How many processes the kernel has killed for lack of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

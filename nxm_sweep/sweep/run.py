@@ -1,0 +1,139 @@
+"""A whole sweep: plan, studies, claims, workers, coordinator, and what is said at the end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from nxm_sweep.errors import RecordError, SweepIncomplete
+from nxm_sweep.settings import SweepSettings, TrialSettings
+from nxm_sweep.sweep.cell import Cell
+from nxm_sweep.sweep.claims import Claims
+from nxm_sweep.sweep.coordinator import Board, Coordinator
+from nxm_sweep.sweep.estimate import Estimate
+from nxm_sweep.sweep.plan import Plan, make_plan
+from nxm_sweep.sweep.pool import Pool, shape
+from nxm_sweep.sweep.records import RESULT, read_record, trial_folder
+from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
+from nxm_sweep.sweep.search import Search
+from nxm_sweep.sweep.storage import dashboard_address, open_storage, storage_lock
+from nxm_sweep.sweep.study import CellStudy
+from nxm_sweep.sweep.view import LiveView, final_report, show_plan
+
+
+def run_sweep(
+    cells: Sequence[Cell],
+    settings: TrialSettings,
+    arguments: Sequence[str],
+    launch: Launch | None,
+    console: Console | None = None,
+) -> Board:
+    """Run a sweep's cells until every point is settled.
+
+    Args:
+        cells: What is wanted.
+        settings: Settings that the cells share: output folder, and how the sweep runs.
+        arguments: The command line, for the plan's file.
+        launch: One of Hydra's launchers; None: the local pool.
+        console: Where the live view goes.
+
+    Raises:
+        SweepIncomplete: Points have no record.
+        StorageError: The studies' storage cannot be used.
+    """
+    console = console or Console(highlight=False)
+    output_dir, sweep = Path(settings.output_dir), settings.sweep
+    plan = _plan(cells, sweep, arguments)
+    estimate = Estimate(plan, output_dir)
+    if sweep.dry_run:
+        show_plan(plan, output_dir, sweep, estimate, shape(sweep)[0], console)
+        return Board()
+    plan.write(output_dir)
+    storage = open_storage(sweep.storage, output_dir)
+    with Claims(output_dir, sweep.lease) as claims:
+        with storage_lock(output_dir):
+            studies = {cell.study_name: CellStudy(storage, cell) for cell in plan.cells}
+            for study, points in zip(studies.values(), plan.points, strict=True):
+                _tidy(study, claims, output_dir)
+                study.queue(point for point in points if not _has_record(output_dir, point.identity))
+        with _runner(output_dir, sweep, launch) as runner:
+            searches = [Search(study, sweep) for study in studies.values()] if _is_search(sweep) else []
+            coordinator = Coordinator(
+                plan, output_dir, sweep, studies, claims, runner, seconds_of=estimate.cost, searches=searches
+            )
+            with LiveView(plan, output_dir, estimate, coordinator, console) as view, _two_interrupts(coordinator, console):
+                board = coordinator.run(view.show)
+    complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
+    console.print(f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True)
+    if not complete:
+        raise SweepIncomplete("stopped" if coordinator.stopping else "points have no record")
+    return board
+
+
+def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:
+    if sweep.sampler == "grid":
+        return make_plan(cells, arguments)
+    return Plan(tuple(cells), tuple([] for _ in cells), tuple(arguments), sweep.n_trials)
+
+
+def _is_search(sweep: SweepSettings) -> bool:
+    return sweep.sampler != "grid" or sweep.pruner != "none"
+
+
+def _tidy(study: CellStudy, claims: Claims, output_dir: Path) -> None:
+    """Settle trials that the study holds for running although nobody runs them: their coordinator died."""
+    for trial, identity in study.read().items():
+        if not claims.is_taken(identity):
+            record = _record(output_dir, identity)
+            if record is None:
+                study.requeue(trial, identity)
+            else:
+                study.complete(trial, record)
+
+
+def _record(output_dir: Path, identity: str) -> dict[str, Any] | None:
+    try:
+        return read_record(trial_folder(output_dir, identity))
+    except RecordError:  # the coordinator says so, of the points that it wants
+        return None
+
+
+def _has_record(output_dir: Path, identity: str) -> bool:
+    return (trial_folder(output_dir, identity) / RESULT).exists()
+
+
+def _runner(output_dir: Path, sweep: SweepSettings, launch: Launch | None) -> AbstractContextManager[Runner]:
+    if launch is not None:
+        return nullcontext(BatchRunner(launch, output_dir))
+    return Pool(*shape(sweep), time_limit=sweep.time_limit)
+
+
+@contextmanager
+def _two_interrupts(coordinator: Coordinator, console: Console) -> Iterator[None]:
+    """Let the first Ctrl-C finish the epochs that run, and the second end everything at once."""
+
+    def on_interrupt(_: int, __: FrameType | None) -> None:
+        if coordinator.stopping:
+            raise KeyboardInterrupt
+        coordinator.stop()
+        console.print("stopping after the running epochs; Ctrl-C again stops at once. Either can be resumed.")
+
+    def on_terminate(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt), signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])

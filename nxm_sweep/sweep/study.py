@@ -1,0 +1,212 @@
+"""A cell's Optuna study: the plan and the live view of its points. Records are the truth; it is told what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nxm_sweep.sweep.attempts import Failure
+from nxm_sweep.sweep.cell import Cell, Point, Range, is_wordy
+
+_LOGARITHMIC = ("learning_rate.value", "rho.value")
+_QUEUED = 500
+"""So many points of a cell stand in the queue; a longer one costs every reader seconds."""
+
+
+class CellStudy:
+    """One cell's study.
+
+    Args:
+        storage: Where it is kept; the study is created there if it is new.
+        cell: The cell. Every caller that creates or queues holds the storage's lock.
+    """
+
+    def __init__(self, storage: BaseStorage, cell: Cell) -> None:
+        self.storage, self.cell = storage, cell
+        self.study_id = _find_or_create(storage, cell)
+        self._waiting: dict[str, int] = {}
+        self.told: dict[str, float] = {}
+        self.seconds: list[float] = []
+        self._reported: dict[int, int] = {}
+
+    def read(self) -> dict[int, str]:
+        """Read every trial; return those that run, with their points' identities."""
+        trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        of = {state: [trial for trial in trials if trial.state == state] for state in TrialState}
+        self._waiting = {identity_in(trial): _id(trial) for trial in of[TrialState.WAITING]}
+        self.told = {identity_in(trial): float(trial.value or 0.0) for trial in of[TrialState.COMPLETE]}
+        self.seconds = [trial.user_attrs["seconds"] for trial in of[TrialState.COMPLETE] if "seconds" in trial.user_attrs]
+        return {_id(trial): identity_in(trial) for trial in of[TrialState.RUNNING]}
+
+    def queue(self, points: Iterable[Point]) -> None:
+        """Queue points that are to be trained; the first few hundred are shown as waiting."""
+        for point in points:
+            if len(self._waiting) >= _QUEUED:
+                return
+            if point.identity not in self._waiting:
+                self._waiting[point.identity] = self._create(point, TrialState.WAITING)
+
+    def begin(self, point: Point) -> int:
+        """Note that a point is being trained; return its trial's number in the storage."""
+        trial = self._waiting.pop(point.identity, None)
+        if trial is not None and self.storage.set_trial_state_values(trial, TrialState.RUNNING):
+            return trial
+        return self._create(point, TrialState.RUNNING)
+
+    def report(self, trial: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
+        """Report the epochs that are new; return whether there were any."""
+        known = self._reported.get(trial, 0)
+        for entry in epochs[known:]:
+            self.storage.set_trial_intermediate_value(trial, entry["epoch"], entry["selection"])
+        self._reported[trial] = max(known, len(epochs))
+        return len(epochs) > known
+
+    def complete(self, trial: int, record: Mapping[str, Any]) -> None:
+        """Tell what a record says."""
+        self.report(trial, record["epochs"])
+        for key, value in main_figures(record).items():
+            self.storage.set_trial_user_attr(trial, key, value)
+        self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [record["best"]["value"]])
+        self.told[record["identity"]] = record["best"]["value"]
+
+    def tell(self, point: Point, record: Mapping[str, Any]) -> None:
+        """Tell a record that was not made through this study."""
+        waiting = self._waiting.pop(point.identity, None)
+        if waiting is not None:
+            if self.storage.set_trial_state_values(waiting, TrialState.RUNNING):
+                self.complete(waiting, record)
+            return
+        now = datetime.now(UTC).replace(tzinfo=None)
+        self.storage.create_new_trial(
+            self.study_id,
+            template_trial=_template(
+                point,
+                TrialState.COMPLETE,
+                value=record["best"]["value"],
+                intermediate_values={entry["epoch"]: entry["selection"] for entry in record["epochs"]},
+                attributes=main_figures(record),
+                started=_local(record.get("started")) or now,
+                finished=_local(record.get("finished")) or now,
+            ),
+        )
+        self.told[point.identity] = record["best"]["value"]
+
+    def requeue(self, trial: int, identity: str) -> None:
+        """Put a trial that was cut off back into the queue: it continues from its checkpoint."""
+        self.storage.set_trial_state_values(trial, TrialState.WAITING)
+        self._waiting[identity] = trial
+
+    def fail(self, trial: int, failure: Failure) -> None:
+        """Tell why an attempt has failed."""
+        for key, value in asdict(failure).items():
+            if value:
+                self.storage.set_trial_user_attr(trial, f"failure {key}", value)
+        self.storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def drop(self, trial: int) -> None:
+        """End a trial that a search asked for in vain: its point is being trained, or has failed for good."""
+        self.storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def prune(self, trial: int) -> None:
+        """Tell that a trial was stopped early; its last score stands as its value."""
+        frozen = self.storage.get_trial(trial)
+        last = frozen.intermediate_values.get(frozen.last_step) if frozen.last_step is not None else None
+        self.storage.set_trial_state_values(trial, TrialState.PRUNED, None if last is None else [last])
+
+    def _create(self, point: Point, state: TrialState) -> int:
+        return self.storage.create_new_trial(self.study_id, template_trial=_template(point, state))
+
+
+def main_figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a record the study shows."""
+    best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
+    return {
+        "identity": record["identity"],
+        "best epoch": best["epoch"],
+        "pruned score": best["selection"] if best["pruned"] else None,
+        "unpruned score": best["unpruned_selection"],
+        "relative residual": best["relative_distance"],
+        "pattern holds": record["sparsity"]["exact"],
+        "seconds": round(record["seconds"]["total"], 1),
+    }
+
+
+def distribution(cell: Cell, key: str) -> BaseDistribution:
+    """Return an axis as Optuna has it: a grid's numbers as a range, so that the study can grow; a search's list as choices."""
+    values = cell.axes[key]
+    if isinstance(values, Range):
+        if isinstance(values.low, int) and isinstance(values.high, int):
+            return IntDistribution(values.low, values.high, log=values.log)
+        return FloatDistribution(values.low, values.high, log=values.log)
+    if cell.search or is_wordy(values):
+        return CategoricalDistribution(list(values))
+    if all(isinstance(value, bool) for value in values):
+        return CategoricalDistribution([False, True])
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(min(values), max(values))
+    return FloatDistribution(min(values), max(values), log=key in _LOGARITHMIC)
+
+
+def identity_in(trial: FrozenTrial) -> str:
+    """Return the identity of the point that a trial stands for; empty if it is none of ours."""
+    return str(trial.user_attrs.get("identity", ""))
+
+
+def _find_or_create(storage: BaseStorage, cell: Cell) -> int:
+    name = cell.study_name
+    try:
+        study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
+    except DuplicatedStudyError:
+        return storage.get_study_id_from_name(name)
+    settings = cell.settings
+    attributes = {
+        **cell.choices,
+        "sparsity": cell.sparsity_name,
+        "fingerprint": cell.fingerprint,
+        "score": f"{settings.task.selection_metric} of the pruned model, best epoch on the reported set (optimistic)",
+    }
+    for key, value in attributes.items():
+        storage.set_study_user_attr(study_id, key, value)
+    return study_id
+
+
+def _template(
+    point: Point,
+    state: TrialState,
+    *,
+    value: float | None = None,
+    intermediate_values: dict[int, float] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    started: datetime | None = None,
+    finished: datetime | None = None,
+) -> FrozenTrial:
+    trial = create_trial(
+        state=state,
+        value=value,
+        params=point.values,
+        distributions={key: distribution(point.cell, key) for key in point.values},
+        intermediate_values=intermediate_values,
+        user_attrs={"identity": point.identity, **(attributes or {})},
+    )
+    if started is not None:
+        trial.datetime_start, trial.datetime_complete = started, finished
+    return trial
+
+
+def _id(trial: FrozenTrial) -> int:
+    return trial._trial_id  # noqa: SLF001 - what every method of a storage takes
+
+
+def _local(time: str | None) -> datetime | None:
+    """Return a record's UTC time as Optuna keeps times: local, without a zone."""
+    return None if time is None else datetime.fromisoformat(time).astimezone().replace(tzinfo=None)
+
+

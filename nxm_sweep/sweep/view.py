@@ -1,0 +1,296 @@
+"""What a sweep shows: a live table on a terminal, a line per event elsewhere, and at the end the best of each cell."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nxm_sweep.settings import SweepSettings
+from nxm_sweep.sweep.attempts import Failure, is_worth_a_try, read_failures
+from nxm_sweep.sweep.cell import word
+from nxm_sweep.sweep.claims import is_training, read_progress
+from nxm_sweep.sweep.coordinator import Board, Coordinator
+from nxm_sweep.sweep.estimate import Estimate
+from nxm_sweep.sweep.plan import Plan
+from nxm_sweep.sweep.progress import read_pruned
+from nxm_sweep.sweep.records import RESULT, trial_folder
+
+_RUNNING_SHOWN = 12
+_HOLES_SHOWN = 20
+
+
+class LiveView:
+    """Shows a coordinator's board while it works.
+
+    Args:
+        plan: The sweep.
+        output_dir: Root of trials.
+        estimate: Learns from what finishes, and says how long the rest takes.
+        coordinator: Whose board is shown.
+        console: Where to; without a terminal, a line per event.
+        clock: Seconds that only grow; for tests.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        output_dir: Path,
+        estimate: Estimate,
+        coordinator: Coordinator,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._output_dir, self._estimate = plan, output_dir, estimate
+        self._coordinator, self._console, self._clock = coordinator, console, clock
+        self._names = {point.identity: describe(point.cell.name, point.values) for point in plan}
+        self._seen: set[str] = set()
+        self._begun: dict[str, float] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        board = self._coordinator.board
+        self._seen = {*board.done, *board.failed, *board.pruned}
+        left = len(self._plan) - len(self._seen)
+        self._console.print(
+            f"{len(self._plan.cells)} cells, {len(self._plan)} points: {len(board.done)} have a record, {left} to do"
+            + (f", {len(board.failed)} failed before (sweep.retry_failed=true)" if board.failed else "")
+        )
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, board: Board) -> None:
+        """Show the board."""
+        for point in self._plan:  # a search adds points as it goes
+            if point.identity not in self._names:
+                self._names[point.identity] = describe(point.cell.name, point.values)
+        now = self._clock()
+        for identity in board.running:
+            if identity not in self._begun:
+                self._begun[identity] = now
+                self._line(f"start  {self._names[identity]}")
+        self._tell_ends(board, now)
+        if self._live is not None:
+            self._live.update(self._picture(board))
+
+    def _tell_ends(self, board: Board, now: float) -> None:
+        ends: list[tuple[str, str]] = []
+        ends += [(identity, _score(value)) for identity, value in board.done.items() if identity not in self._seen]
+        ends += [(identity, f"failed ({found.kind}): {found.message}")
+                 for identity, found in board.failed.items() if identity not in self._seen]
+        ends += [(identity, f"pruned at {_score(value)}") for identity, value in board.pruned.items()
+                 if identity not in self._seen]
+        for identity, words in ends:
+            self._seen.add(identity)
+            begun = self._begun.pop(identity, None)
+            took = f"  {clock(now - begun)}" if begun is not None else ""
+            self._line(f"{len(self._seen)}/{len(self._plan)}  {self._names[identity]}  {words}{took}")
+
+    def _line(self, text: str) -> None:
+        if self._live is None:
+            self._console.print(text, soft_wrap=True, markup=False)
+
+    def _picture(self, board: Board) -> Group:
+        parts: list[Any] = [_cells_table(self._plan, board)]
+        running = Table(box=None, pad_edge=False, show_header=False)
+        for identity in list(board.running)[:_RUNNING_SHOWN]:
+            running.add_row(self._names[identity], progress_words(trial_folder(self._output_dir, identity)))
+        if board.running:
+            parts.append(running)
+        if board.elsewhere:
+            parts.append(Text(f"{len(board.elsewhere)} points are being trained by others", style="dim"))
+        parts.append(Text(self._time_left(board), style="dim"))
+        return Group(*parts)
+
+    def _time_left(self, board: Board) -> str:
+        """The seconds of what is left, by finished trials, over the workers that run."""
+        left = [*self._coordinator.left, *(point for point in self._plan if point.identity in board.running)]
+        seconds = [self._estimate.seconds(point) for point in left]
+        known = sum(value for value in seconds if value is not None)
+        unknown = sum(value is None for value in seconds)
+        words = f"about {clock(known / max(1, len(board.running)))} left" if known else "time left: not known yet"
+        return words + (f", and {unknown} points of cells without a finished trial" if unknown and known else "")
+
+
+def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *, stopped: bool) -> bool:
+    """Print the best point of each cell and every hole; return whether every point is settled well."""
+    console.print(best_table(plan, board))
+    console.print(
+        "The best epoch and the best point are selected on the set that they are reported on: optimistic, as in the paper.",
+        style="dim",
+    )
+    wanted = len(plan) if plan.n_trials is None else plan.n_trials * len(plan.cells)
+    holes = [point for point in plan if point.identity not in board.done and point.identity not in board.pruned]
+    for point in holes[:_HOLES_SHOWN]:
+        found = board.failed.get(point.identity)
+        why = f"{found.kind}: {found.message}" if found else "not trained yet"
+        console.print(f"hole: {describe(point.cell.name, point.values)}  {why}  ({point.identity})", markup=False, soft_wrap=True)
+    if len(holes) > _HOLES_SHOWN:
+        console.print(f"... and {len(holes) - _HOLES_SHOWN} more holes")
+    parts = [f"{len(board.done)} of {wanted} points have a record", f"{board.trained} trained now"]
+    parts += [f"{len(board.pruned)} pruned"] if board.pruned else []
+    parts += [f"{len(board.failed)} failed"] if board.failed else []
+    console.print(", ".join(parts))
+    if stopped:
+        console.print("stopped; the same command continues")
+    elif board.failed:
+        console.print("sweep.retry_failed=true tries the failed points again; what each printed is in its log.txt")
+    return not holes and len(board.done) + len(board.pruned) >= wanted
+
+
+def best_table(plan: Plan, board: Board) -> Table:
+    """Return the best point of each cell."""
+    table = _table("cell", "points", "best", "at")
+    for cell, points in zip(plan.cells, plan.points, strict=True):
+        scored = [(value, point) for point in points if (value := board.done.get(point.identity)) is not None]
+        best = max(scored, key=lambda entry: entry[0], default=None)  # of equal ones the first
+        have = sum(point.identity in board.done for point in points)
+        table.add_row(
+            cell.name, f"{have}/{plan.n_trials or len(points)}", _score(best[0] if best else None),
+            values_words(best[1].values) if best else "",
+        )
+    return table
+
+
+def show_plan(plan: Plan, output_dir: Path, sweep: SweepSettings, estimate: Estimate, workers: int, console: Console) -> None:
+    """Print what a sweep would do."""
+    states = {point.identity: disk_state(output_dir, point.identity, sweep) for point in plan}
+    table = _table("cell", "points", "done", "failed", "running", "to do", "one trial")
+    total, unknown = 0.0, 0
+    for cell, points in zip(plan.cells, plan.points, strict=True):
+        count = Counter(states[point.identity] for point in points)
+        to_do = [point for point in points if states[point.identity] == "to do"]
+        seconds = [estimate.seconds(point) for point in to_do or points]
+        known = [value for value in seconds if value is not None]
+        total += sum(known) if to_do else 0.0
+        unknown += len(to_do) if not known else 0
+        table.add_row(
+            cell.name, str(plan.n_trials or len(points)), *(str(count[state]) for state in ("done", "failed", "running", "to do")),
+            f"about {clock(sum(known) / len(known))}" if known else "not known",
+        )
+    console.print(table)
+    for cell in plan.cells:
+        console.print(f"{cell.name}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
+    if plan.n_trials is not None:
+        console.print(f"a search by {sweep.sampler}: {plan.n_trials} trials of each cell")
+    else:
+        counts = Counter(states.values())
+        console.print(f"{len(plan)} points in {len(plan.cells)} cells: {counts['done']} done, {counts['failed']} failed, {counts['to do']} to do")
+    if total:
+        console.print(f"about {clock(total / workers)} on {workers} workers, going by finished trials and probes")
+    if unknown:
+        console.print(
+            f"{unknown} points belong to cells without a finished trial: sweep.probe=true times a few steps of each cell"
+        )
+
+
+def disk_state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:
+    """Return where a point stands by what is on disk: done, running, failed, pruned or to do."""
+    folder = trial_folder(output_dir, identity)
+    if (folder / RESULT).exists():
+        return "done"
+    if is_training(folder, sweep.lease):
+        return "running"
+    failures = read_failures(folder)
+    if failures and not is_worth_a_try(failures, sweep.max_attempts) and not sweep.retry_failed:
+        return "failed"
+    return "pruned" if read_pruned(folder) is not None and sweep.pruner != "none" else "to do"
+
+
+def progress_words(folder: Path) -> str:
+    """Return where a running trial is: epoch, step, last score."""
+    progress = read_progress(folder)
+    if progress is None:
+        return "starting"
+    parts = []
+    if progress["steps"]:
+        parts.append(f"step {progress['step']}/{progress['steps']}")
+    if progress["epochs"]:
+        last = progress["epochs"][-1]
+        parts.append(f"epoch {last['epoch']}: {_score(last['selection'])}")
+    return "  ".join(parts) or "starting"
+
+
+def describe(cell: str, values: Mapping[str, Any]) -> str:
+    """Return a point in words."""
+    return f"{cell}  {values_words(values)}"
+
+
+def values_words(values: Mapping[str, Any]) -> str:
+    """Return a point's values: ``lr 2e-4  batch 32``."""
+    return "  ".join(f"{_short(key)} {_number(value)}" for key, value in values.items())
+
+
+def axes_words(axes: Mapping[str, Any]) -> str:
+    """Return a cell's axes."""
+    return "; ".join(
+        f"{key} in " + (" ".join(map(_number, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]")
+        for key, values in axes.items()
+    )
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as ``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _cells_table(plan: Plan, board: Board) -> Table:
+    table = _table("cell", "done", "running", "failed", "best", "at")
+    for cell, points in zip(plan.cells, plan.points, strict=True):
+        scored = [(value, point) for point in points if (value := board.done.get(point.identity)) is not None]
+        best = max(scored, key=lambda entry: entry[0], default=None)
+        table.add_row(
+            cell.name,
+            f"{_count(points, board.done)}/{plan.n_trials or len(points)}",
+            str(_count(points, board.running)),
+            str(_count(points, board.failed)),
+            _score(best[0] if best else None),
+            values_words(best[1].values) if best else "",
+        )
+    return table
+
+
+def _count(points: Iterable[Any], those: Mapping[str, Any]) -> int:
+    return sum(point.identity in those for point in points)
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for header in headers:
+        table.add_column(header, justify="left" if header in {"cell", "at"} else "right", no_wrap=header != "at")
+    return table
+
+
+_SHORT = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
+
+
+def _short(key: str) -> str:
+    return _SHORT.get(key, key)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float) and value != 0:
+        mantissa, _, exponent = f"{value:e}".partition("e")
+        plain = f"{value:g}"
+        compact = f"{float(mantissa):g}e{int(exponent)}"
+        return compact if abs(int(exponent)) > 2 else plain
+    return word(value)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

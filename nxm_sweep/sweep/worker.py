@@ -1,0 +1,104 @@
+"""What runs inside a worker process: warm up once, then one trial after another."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from nxm_sweep.errors import TrialStopped
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sweep.attempts import add_failure, classify
+from nxm_sweep.sweep.outcome import STOPPED
+from nxm_sweep.sweep.point import run_point
+from nxm_sweep.sweep.records import trial_folder
+
+LOG = "log.txt"
+_SECONDS_BETWEEN_LOOKS = 0.5
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def warm_up(parent: int, threads: int, device: str | None) -> None:
+    """Prepare a worker process: its device, its threads, and the imports that take seconds.
+
+    Args:
+        parent: Process that the worker belongs to; it does not outlive it.
+        threads: CPU threads.
+        device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
+    threading.Thread(target=_die_with, args=(parent,), name="orphan watch", daemon=True).start()
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    importlib.import_module("nxm_sweep.training.trial")
+
+
+def work(settings: TrialSettings, identity: str) -> dict[str, str] | None:
+    """Train one point in a worker process; all that it and the libraries print goes to its log file. As :func:`train`."""
+    folder = trial_folder(Path(settings.output_dir), identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
+    return train(settings, identity)
+
+
+def train(settings: TrialSettings, identity: str) -> dict[str, str] | None:
+    """Train one point; what it prints goes to its own log file.
+
+    Args:
+        settings: The point's settings.
+        identity: Its identity, as it was planned.
+
+    Returns:
+        None when it has a record; else why not: ``{"stopped": reason}`` or a failure's fields.
+    """
+    folder = trial_folder(Path(settings.output_dir), identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("a") as log:
+        return _train(settings, folder, Console(file=log, width=120, highlight=False))
+
+
+def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str, str] | None:
+    from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415 - seconds of imports
+
+    silence_known_noise()
+    try:
+        run_point(settings, console, planned=folder.name)
+    except TrialStopped as stopped:
+        return {STOPPED: stopped.message}
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a trial raises ends that trial alone
+        text = traceback.format_exc()
+        console.print(text, markup=False)
+        failed = classify(error, text)
+        add_failure(folder, failed)
+        return asdict(failed)
+    finally:
+        _free_memory()
+    return None
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
