@@ -62,7 +62,9 @@ def read_failures(folder: Path) -> list[Failure]:
     found = read_json(folder / FAILURES)
     if not isinstance(found, list):
         return []
-    return [Failure(**entry) for entry in found if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)]
+    return [
+        Failure(**entry) for entry in found if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)
+    ]
 
 
 def forget_failures(folder: Path) -> None:

@@ -74,7 +74,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Task, method, sparsity and model in words."""
-        return f"{self.settings.task.name}  {self.settings.method.name}  {self.sparsity_name}  {self.settings.model.name}"
+        return (
+            f"{self.settings.task.name}  {self.settings.method.name}  {self.sparsity_name}  {self.settings.model.name}"
+        )
 
     @cached_property
     def sparsity_name(self) -> str:
@@ -183,7 +185,9 @@ def combinations(axes: Axes, tie: Sequence[Sequence[str]] = ()) -> Iterator[Valu
     """
     for key, values in axes.items():
         if isinstance(values, Range):
-            raise ConfigError(f"{key} is a range, which a grid cannot list", hint="sweep.sampler=random searches ranges")
+            raise ConfigError(
+                f"{key} is a range, which a grid cannot list", hint="sweep.sampler=random searches ranges"
+            )
     groups: list[tuple[str, ...]] = []
     for key in axes:
         partners = next((tuple(name for name in keys if name in axes) for keys in tie if key in keys), (key,))
@@ -197,7 +201,9 @@ def combinations(axes: Axes, tie: Sequence[Sequence[str]] = ()) -> Iterator[Valu
     rows = [list(zip(*(axes[key] for key in keys), strict=True)) for keys in groups]  # type: ignore[arg-type]
     order = list(axes)
     for chosen in itertools.product(*rows):
-        values = {key: value for keys, row in zip(groups, chosen, strict=True) for key, value in zip(keys, row, strict=True)}
+        values = {
+            key: value for keys, row in zip(groups, chosen, strict=True) for key, value in zip(keys, row, strict=True)
+        }
         yield {key: values[key] for key in order}
 
 

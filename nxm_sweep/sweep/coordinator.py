@@ -85,7 +85,9 @@ class Coordinator:
         self.stopping = False
         self._look(self._points)
         for study in studies.values():
-            self.board.done |= {identity: value for identity, value in study.told.items() if identity in self.board.done}
+            self.board.done |= {
+                identity: value for identity, value in study.told.items() if identity in self.board.done
+            }
         if settings.retry_failed:
             for identity in list(self.board.failed):
                 forget_failures(self._folder(identity))

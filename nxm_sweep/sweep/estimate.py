@@ -27,6 +27,7 @@ class Estimate:
 
     def __init__(self, plan: Plan, output_dir: Path) -> None:
         self._seconds_per_row: defaultdict[str, list[float]] = defaultdict(list)
+        self._probed = False
         for points in plan.points:
             read = 0
             for point in points:
@@ -38,6 +39,11 @@ class Estimate:
     def learn(self, point: Point, seconds: float) -> None:
         """Learn how long a trial took."""
         self._seconds_per_row[point.cell.study_name].append(seconds / rows_trained(point))
+
+    @property
+    def source(self) -> str:
+        """Where the seconds come from, in words."""
+        return "going by finished trials" + (" and by timed steps, which leave evaluation out" if self._probed else "")
 
     def knows(self, cell: Cell) -> bool:
         """Whether a trial of a cell has been timed."""
@@ -58,6 +64,7 @@ class Estimate:
         """Time a few steps of one point of every cell that has no finished trial; ``time_steps`` returns seconds a row."""
         for cell, points in zip(plan.cells, plan.points, strict=True):
             if points and not self.knows(cell):
+                self._probed = True
                 self._seconds_per_row[cell.study_name].append(time_steps(points[0].settings))
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nxm_sweep.sweep.cell import Cell, Point
-from nxm_sweep.sweep.files import read_json, write_json
-
-_FOLDER = "sweeps"
+from nxm_sweep.sweep.files import write_json
+from nxm_sweep.sweep.survey import PLANS
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,14 @@ class Plan:
         points: Each cell's points; each identity once in the whole plan. A search adds them as it goes.
         command: The command line.
         n_trials: How many trials a search makes per cell; None: a grid.
+        rules: What a reader of the file needs to tell the points' states: lease, max_attempts, pruning.
     """
 
     cells: tuple[Cell, ...]
     points: tuple[list[Point], ...]
     command: tuple[str, ...] = ()
     n_trials: int | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -63,8 +64,17 @@ class Plan:
             }
             for cell, points in zip(self.cells, self.points, strict=True)
         ]
-        file = output_dir / _FOLDER / f"{self.key}.json"
-        write_json(file, {"command": self.command, "written": time.time(), "n_trials": self.n_trials, "cells": cells})
+        file = output_dir / PLANS / f"{self.key}.json"
+        write_json(
+            file,
+            {
+                "command": self.command,
+                "written": time.time(),
+                "n_trials": self.n_trials,
+                **self.rules,
+                "cells": cells,
+            },
+        )
         return file
 
 
@@ -78,18 +88,3 @@ def make_plan(cells: Sequence[Cell], command: Sequence[str] = ()) -> Plan:
         if points:
             kept.append((cell, points))
     return Plan(tuple(cell for cell, _ in kept), tuple(points for _, points in kept), tuple(command))
-
-
-def read_plans(output_dir: Path) -> list[dict[str, Any]]:
-    """Return the plans written under ``output_dir``, newest first; one that a newer one holds whole is left out."""
-    found = [read_json(file) for file in (output_dir / _FOLDER).glob("*.json")]
-    plans = [plan for plan in found if isinstance(plan, dict) and isinstance(plan.get("cells"), list)]
-    plans.sort(key=lambda plan: -float(plan["written"]))
-    kept: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for plan in plans:
-        identities = {identity for cell in plan["cells"] for identity, _ in cell["points"]}
-        if not identities <= seen:
-            kept.append(plan)
-            seen |= identities
-    return kept

@@ -24,9 +24,7 @@ from nxm_sweep.sweep.signs import Heartbeat
 _BEAT_SECONDS = 2.0
 
 
-def run_point(
-    settings: TrialSettings, console: Console, *, planned: str | None = None
-) -> tuple[dict[str, Any], bool]:
+def run_point(settings: TrialSettings, console: Console, *, planned: str | None = None) -> tuple[dict[str, Any], bool]:
     """Return a point's record and whether it was trained now.
 
     Args:

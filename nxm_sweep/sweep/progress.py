@@ -33,7 +33,13 @@ class Progress:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.file = folder / PROGRESS
         self._folder, self._clock = folder, clock
-        self._state: dict[str, Any] = {"process": this_process(), "since": time.time(), "step": 0, "steps": None, "epochs": []}
+        self._state: dict[str, Any] = {
+            "process": this_process(),
+            "since": time.time(),
+            "step": 0,
+            "steps": None,
+            "epochs": [],
+        }
         self._written = self._looked = -_SECONDS_BETWEEN_LOOKS
         self._reason: str | None = None
 

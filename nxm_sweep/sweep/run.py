@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.sweep.cell import Cell
 from nxm_sweep.sweep.claims import Claims
 from nxm_sweep.sweep.coordinator import Board, Coordinator
+from nxm_sweep.sweep.dry_run import show_dry_run
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan, make_plan
 from nxm_sweep.sweep.pool import Pool, shape
@@ -25,7 +27,7 @@ from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.search import Search
 from nxm_sweep.sweep.storage import dashboard_address, open_storage, storage_lock
 from nxm_sweep.sweep.study import CellStudy
-from nxm_sweep.sweep.view import LiveView, final_report, show_plan
+from nxm_sweep.sweep.view import LiveView, final_report
 
 
 def run_sweep(
@@ -53,7 +55,7 @@ def run_sweep(
     plan = _plan(cells, sweep, arguments)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
-        show_plan(plan, output_dir, sweep, estimate, shape(sweep)[0], console)
+        show_dry_run(plan, output_dir, sweep, estimate, shape(sweep)[0], console)
         return Board()
     plan.write(output_dir)
     storage = open_storage(sweep.storage, output_dir)
@@ -68,19 +70,25 @@ def run_sweep(
             coordinator = Coordinator(
                 plan, output_dir, sweep, studies, claims, runner, seconds_of=estimate.cost, searches=searches
             )
-            with LiveView(plan, output_dir, estimate, coordinator, console) as view, _two_interrupts(coordinator, console):
+            with (
+                LiveView(plan, output_dir, estimate, coordinator, console) as view,
+                _two_interrupts(coordinator, console),
+            ):
                 board = coordinator.run(view.show)
     complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
-    console.print(f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True)
+    console.print(
+        f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True
+    )
     if not complete:
         raise SweepIncomplete("stopped" if coordinator.stopping else "points have no record")
     return board
 
 
 def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:
+    rules = {"lease": sweep.lease, "max_attempts": sweep.max_attempts, "pruning": sweep.pruner != "none"}
     if sweep.sampler == "grid":
-        return make_plan(cells, arguments)
-    return Plan(tuple(cells), tuple([] for _ in cells), tuple(arguments), sweep.n_trials)
+        return replace(make_plan(cells, arguments), rules=rules)
+    return Plan(tuple(cells), tuple([] for _ in cells), tuple(arguments), sweep.n_trials, rules)
 
 
 def _is_search(sweep: SweepSettings) -> bool:

@@ -71,7 +71,9 @@ def check_search(settings: SweepSettings, axes: dict[str, Any]) -> None:
             )
         return
     if settings.n_trials is None:
-        raise ConfigError(f"sweep.sampler={settings.sampler} needs sweep.n_trials", hint="for instance sweep.n_trials=20")
+        raise ConfigError(
+            f"sweep.sampler={settings.sampler} needs sweep.n_trials", hint="for instance sweep.n_trials=20"
+        )
     if settings.sampler in {"cmaes", "qmc"} and not any(isinstance(values, Range) for values in axes.values()):
         raise ConfigError(
             f"sweep.sampler={settings.sampler} searches ranges but every axis is a list",

@@ -20,6 +20,7 @@ import psutil
 
 _SAME_START_SECONDS = 5.0
 
+
 @cache
 def this_process() -> dict[str, Any]:
     """Return who this process is."""

@@ -87,7 +87,9 @@ def mask(text: str) -> str:
 
     def hide(match: re.Match[str]) -> str:
         parts = urlsplit(match[0])
-        query = urlencode([(key, "***" if "pass" in key.lower() else value) for key, value in parse_qsl(parts.query)], safe="*")
+        query = urlencode(
+            [(key, "***" if "pass" in key.lower() else value) for key, value in parse_qsl(parts.query)], safe="*"
+        )
         return urlunsplit(parts._replace(query=query))
 
     return re.sub(r"\w+://\S+", hide, text)

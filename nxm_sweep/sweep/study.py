@@ -43,7 +43,9 @@ class CellStudy:
         of = {state: [trial for trial in trials if trial.state == state] for state in TrialState}
         self._waiting = {identity_in(trial): _id(trial) for trial in of[TrialState.WAITING]}
         self.told = {identity_in(trial): float(trial.value or 0.0) for trial in of[TrialState.COMPLETE]}
-        self.seconds = [trial.user_attrs["seconds"] for trial in of[TrialState.COMPLETE] if "seconds" in trial.user_attrs]
+        self.seconds = [
+            trial.user_attrs["seconds"] for trial in of[TrialState.COMPLETE] if "seconds" in trial.user_attrs
+        ]
         return {_id(trial): identity_in(trial) for trial in of[TrialState.RUNNING]}
 
     def queue(self, points: Iterable[Point]) -> None:
@@ -208,5 +210,3 @@ def _id(trial: FrozenTrial) -> int:
 def _local(time: str | None) -> datetime | None:
     """Return a record's UTC time as Optuna keeps times: local, without a zone."""
     return None if time is None else datetime.fromisoformat(time).astimezone().replace(tzinfo=None)
-
-

@@ -69,7 +69,9 @@ class LocalPool(Launcher):
         """Need nothing of Hydra."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        raise ConfigError("hydra/launcher=pool needs hydra/sweeper=nxm_sweep", hint="hydra/launcher=basic goes with any")
+        raise ConfigError(
+            "hydra/launcher=pool needs hydra/sweeper=nxm_sweep", hint="hydra/launcher=basic goes with any"
+        )
 
 
 def train_job(config: DictConfig) -> dict[str, Any] | None:
@@ -103,9 +105,7 @@ class CommandLine:
     single: set[str] = field(default_factory=set)
 
 
-def plan_cells(
-    arguments: Sequence[str], compose: Any, hydra_context: HydraContext
-) -> tuple[list[Cell], TrialSettings]:
+def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraContext) -> tuple[list[Cell], TrialSettings]:
     """Return a command line's cells, each composed on its own, and the settings that the whole sweep shares.
 
     Raises:
@@ -154,9 +154,7 @@ def _values(override: Override) -> list[Any] | Range:
     return [canonical(item) for item in values]
 
 
-def _cell(
-    overrides: list[str], line: CommandLine, compose: Any, memo: DigestMemo, sweep: SweepSettings
-) -> Cell:
+def _cell(overrides: list[str], line: CommandLine, compose: Any, memo: DigestMemo, sweep: SweepSettings) -> Cell:
     from nxm_sweep.sweep.search import check_search  # noqa: PLC0415 - Optuna, for sweeps alone
 
     config = _without_hydra(compose(overrides))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,15 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nxm_sweep.settings import SweepSettings
-from nxm_sweep.sweep.attempts import Failure, is_worth_a_try, read_failures
-from nxm_sweep.sweep.cell import word
-from nxm_sweep.sweep.claims import is_training, read_progress
+from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.coordinator import Board, Coordinator
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
-from nxm_sweep.sweep.progress import read_pruned
-from nxm_sweep.sweep.records import RESULT, trial_folder
+from nxm_sweep.sweep.records import trial_folder
+from nxm_sweep.sweep.words import clock, describe, plain_table, progress_words, score_words, values_words
 
 _RUNNING_SHOWN = 12
 _HOLES_SHOWN = 20
@@ -88,11 +84,17 @@ class LiveView:
 
     def _tell_ends(self, board: Board, now: float) -> None:
         ends: list[tuple[str, str]] = []
-        ends += [(identity, _score(value)) for identity, value in board.done.items() if identity not in self._seen]
-        ends += [(identity, f"failed ({found.kind}): {found.message}")
-                 for identity, found in board.failed.items() if identity not in self._seen]
-        ends += [(identity, f"pruned at {_score(value)}") for identity, value in board.pruned.items()
-                 if identity not in self._seen]
+        ends += [(identity, score_words(value)) for identity, value in board.done.items() if identity not in self._seen]
+        ends += [
+            (identity, f"failed ({found.kind}): {found.message}")
+            for identity, found in board.failed.items()
+            if identity not in self._seen
+        ]
+        ends += [
+            (identity, f"pruned at {score_words(value)}")
+            for identity, value in board.pruned.items()
+            if identity not in self._seen
+        ]
         for identity, words in ends:
             self._seen.add(identity)
             begun = self._begun.pop(identity, None)
@@ -137,7 +139,9 @@ def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *
     for point in holes[:_HOLES_SHOWN]:
         found = board.failed.get(point.identity)
         why = f"{found.kind}: {found.message}" if found else "not trained yet"
-        console.print(f"hole: {describe(point.cell.name, point.values)}  {why}  ({point.identity})", markup=False, soft_wrap=True)
+        console.print(
+            f"hole: {describe(point.cell.name, point.values)}  {why}  ({point.identity})", markup=False, soft_wrap=True
+        )
     if len(holes) > _HOLES_SHOWN:
         console.print(f"... and {len(holes) - _HOLES_SHOWN} more holes")
     parts = [f"{len(board.done)} of {wanted} points have a record", f"{board.trained} trained now"]
@@ -153,144 +157,38 @@ def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *
 
 def best_table(plan: Plan, board: Board) -> Table:
     """Return the best point of each cell."""
-    table = _table("cell", "points", "best", "at")
+    table = plain_table("cell", "points", "best", "at")
     for cell, points in zip(plan.cells, plan.points, strict=True):
-        scored = [(value, point) for point in points if (value := board.done.get(point.identity)) is not None]
-        best = max(scored, key=lambda entry: entry[0], default=None)  # of equal ones the first
-        have = sum(point.identity in board.done for point in points)
+        best = _best(points, board)
         table.add_row(
-            cell.name, f"{have}/{plan.n_trials or len(points)}", _score(best[0] if best else None),
+            cell.name,
+            f"{_count(points, board.done)}/{plan.n_trials or len(points)}",
+            score_words(best[0] if best else None),
             values_words(best[1].values) if best else "",
         )
     return table
 
 
-def show_plan(plan: Plan, output_dir: Path, sweep: SweepSettings, estimate: Estimate, workers: int, console: Console) -> None:
-    """Print what a sweep would do."""
-    states = {point.identity: disk_state(output_dir, point.identity, sweep) for point in plan}
-    table = _table("cell", "points", "done", "failed", "running", "to do", "one trial")
-    total, unknown = 0.0, 0
-    for cell, points in zip(plan.cells, plan.points, strict=True):
-        count = Counter(states[point.identity] for point in points)
-        to_do = [point for point in points if states[point.identity] == "to do"]
-        seconds = [estimate.seconds(point) for point in to_do or points]
-        known = [value for value in seconds if value is not None]
-        total += sum(known) if to_do else 0.0
-        unknown += len(to_do) if not known else 0
-        table.add_row(
-            cell.name, str(plan.n_trials or len(points)), *(str(count[state]) for state in ("done", "failed", "running", "to do")),
-            f"about {clock(sum(known) / len(known))}" if known else "not known",
-        )
-    console.print(table)
-    for cell in plan.cells:
-        console.print(f"{cell.name}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
-    if plan.n_trials is not None:
-        console.print(f"a search by {sweep.sampler}: {plan.n_trials} trials of each cell")
-    else:
-        counts = Counter(states.values())
-        console.print(f"{len(plan)} points in {len(plan.cells)} cells: {counts['done']} done, {counts['failed']} failed, {counts['to do']} to do")
-    if total:
-        console.print(f"about {clock(total / workers)} on {workers} workers, going by finished trials and probes")
-    if unknown:
-        console.print(
-            f"{unknown} points belong to cells without a finished trial: sweep.probe=true times a few steps of each cell"
-        )
-
-
-def disk_state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:
-    """Return where a point stands by what is on disk: done, running, failed, pruned or to do."""
-    folder = trial_folder(output_dir, identity)
-    if (folder / RESULT).exists():
-        return "done"
-    if is_training(folder, sweep.lease):
-        return "running"
-    failures = read_failures(folder)
-    if failures and not is_worth_a_try(failures, sweep.max_attempts) and not sweep.retry_failed:
-        return "failed"
-    return "pruned" if read_pruned(folder) is not None and sweep.pruner != "none" else "to do"
-
-
-def progress_words(folder: Path) -> str:
-    """Return where a running trial is: epoch, step, last score."""
-    progress = read_progress(folder)
-    if progress is None:
-        return "starting"
-    parts = []
-    if progress["steps"]:
-        parts.append(f"step {progress['step']}/{progress['steps']}")
-    if progress["epochs"]:
-        last = progress["epochs"][-1]
-        parts.append(f"epoch {last['epoch']}: {_score(last['selection'])}")
-    return "  ".join(parts) or "starting"
-
-
-def describe(cell: str, values: Mapping[str, Any]) -> str:
-    """Return a point in words."""
-    return f"{cell}  {values_words(values)}"
-
-
-def values_words(values: Mapping[str, Any]) -> str:
-    """Return a point's values: ``lr 2e-4  batch 32``."""
-    return "  ".join(f"{_short(key)} {_number(value)}" for key, value in values.items())
-
-
-def axes_words(axes: Mapping[str, Any]) -> str:
-    """Return a cell's axes."""
-    return "; ".join(
-        f"{key} in " + (" ".join(map(_number, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]")
-        for key, values in axes.items()
-    )
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as ``1:05`` or ``2:03:04``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _cells_table(plan: Plan, board: Board) -> Table:
-    table = _table("cell", "done", "running", "failed", "best", "at")
+    table = plain_table("cell", "done", "running", "failed", "best", "at")
     for cell, points in zip(plan.cells, plan.points, strict=True):
-        scored = [(value, point) for point in points if (value := board.done.get(point.identity)) is not None]
-        best = max(scored, key=lambda entry: entry[0], default=None)
+        best = _best(points, board)
         table.add_row(
             cell.name,
             f"{_count(points, board.done)}/{plan.n_trials or len(points)}",
             str(_count(points, board.running)),
             str(_count(points, board.failed)),
-            _score(best[0] if best else None),
+            score_words(best[0] if best else None),
             values_words(best[1].values) if best else "",
         )
     return table
 
 
-def _count(points: Iterable[Any], those: Mapping[str, Any]) -> int:
+def _best(points: Iterable[Point], board: Board) -> tuple[float, Point] | None:
+    """The best score and its point; of equal ones the first."""
+    scored = [(value, point) for point in points if (value := board.done.get(point.identity)) is not None]
+    return max(scored, key=lambda entry: entry[0], default=None)
+
+
+def _count(points: Iterable[Point], those: Mapping[str, Any]) -> int:
     return sum(point.identity in those for point in points)
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(header, justify="left" if header in {"cell", "at"} else "right", no_wrap=header != "at")
-    return table
-
-
-_SHORT = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
-
-
-def _short(key: str) -> str:
-    return _SHORT.get(key, key)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float) and value != 0:
-        mantissa, _, exponent = f"{value:e}".partition("e")
-        plain = f"{value:g}"
-        compact = f"{float(mantissa):g}e{int(exponent)}"
-        return compact if abs(int(exponent)) > 2 else plain
-    return word(value)
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -13,6 +13,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from nxm_sweep.errors import TrialStopped
@@ -24,7 +25,6 @@ from nxm_sweep.sweep.records import trial_folder
 
 LOG = "log.txt"
 _SECONDS_BETWEEN_LOOKS = 0.5
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def warm_up(parent: int, threads: int, device: str | None) -> None:
@@ -37,12 +37,11 @@ def warm_up(parent: int, threads: int, device: str | None) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
     threading.Thread(target=_die_with, args=(parent,), name="orphan watch", daemon=True).start()
-    for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     importlib.import_module("nxm_sweep.training.trial")
+    torch.set_num_threads(threads)  # the variable OMP_NUM_THREADS comes too late: starting a process has imported torch
 
 
 def work(settings: TrialSettings, identity: str) -> dict[str, str] | None:
@@ -93,8 +92,7 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
 
 def _free_memory() -> None:
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

@@ -1,0 +1,67 @@
+"""What a sweep would do: its cells and points, what is done already, and how long the rest may take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nxm_sweep.settings import SweepSettings
+from nxm_sweep.sweep.estimate import Estimate
+from nxm_sweep.sweep.plan import Plan
+from nxm_sweep.sweep.survey import DONE, FAILED, RUNNING, TO_DO, point_state
+from nxm_sweep.sweep.words import clock, number_words, plain_table
+
+
+def show_dry_run(
+    plan: Plan, output_dir: Path, sweep: SweepSettings, estimate: Estimate, workers: int, console: Console
+) -> None:
+    """Print what a sweep would do; train nothing."""
+    states = {point.identity: _state(output_dir, point.identity, sweep) for point in plan}
+    table = plain_table("cell", "points", DONE, FAILED, RUNNING, TO_DO, "one trial")
+    total, unknown = 0.0, 0
+    for cell, points in zip(plan.cells, plan.points, strict=True):
+        count = Counter(states[point.identity] for point in points)
+        to_do = [point for point in points if states[point.identity] == TO_DO]
+        known = [seconds for point in to_do or points if (seconds := estimate.seconds(point)) is not None]
+        total += sum(known) if to_do else 0.0
+        unknown += 0 if known else len(to_do)
+        states_of_cell = (str(count[state]) for state in (DONE, FAILED, RUNNING, TO_DO))
+        one = f"about {clock(sum(known) / len(known))}" if known else "not known"
+        table.add_row(cell.name, str(plan.n_trials or len(points)), *states_of_cell, one)
+    console.print(table)
+    for cell in plan.cells:
+        console.print(f"{cell.name}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
+    if plan.n_trials is not None:
+        console.print(f"a search by {sweep.sampler}: {plan.n_trials} trials of each cell")
+    else:
+        count = Counter(states.values())
+        left = f"{count[DONE]} done, {count[FAILED]} failed, {count[TO_DO]} to do"
+        console.print(f"{len(plan)} points in {len(plan.cells)} cells: {left}", soft_wrap=True)
+    if total:
+        console.print(f"about {clock(total / workers)} on {workers} workers, {estimate.source}", soft_wrap=True)
+    if unknown:
+        console.print(
+            f"{unknown} points belong to cells without a finished trial, so their time is not known: "
+            "sweep.probe=true times a few steps of each such cell",
+            soft_wrap=True,
+        )
+
+
+def axes_words(axes: Mapping[str, Any]) -> str:
+    """Return a cell's axes."""
+    return "; ".join(f"{key} in {_values_words(values)}" for key, values in axes.items())
+
+
+def _values_words(values: Any) -> str:
+    return " ".join(map(number_words, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]"
+
+
+def _state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:
+    state = point_state(
+        output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=sweep.pruner != "none"
+    )
+    return TO_DO if state == FAILED and sweep.retry_failed else state

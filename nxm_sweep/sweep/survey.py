@@ -1,0 +1,139 @@
+"""Where a sweep stands by what is on disk; it touches nothing and needs neither Hydra, Optuna nor PyTorch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.sweep.attempts import Failure, classify, is_worth_a_try, read_failures
+from nxm_sweep.sweep.claims import is_training
+from nxm_sweep.sweep.files import read_json
+from nxm_sweep.sweep.progress import read_pruned
+from nxm_sweep.sweep.records import RESULT, read_record, trial_folder
+
+PLANS = "sweeps"
+DONE, RUNNING, FAILED, PRUNED, TO_DO = "done", "running", "failed", "pruned", "to do"
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    """A point as a plan's file has it."""
+
+    identity: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell as a plan's file has it; ``wanted`` counts its points, or a search's trials."""
+
+    name: str
+    points: Sequence[PlannedPoint]
+    wanted: int
+
+
+@dataclass
+class Survey:
+    """Where every point stands.
+
+    Attributes:
+        states: Per identity ``done``, ``running``, ``failed``, ``pruned`` or ``to do``.
+        scores: Per identity the best score of its record.
+        failures: Per identity the last failure.
+        seconds: Per identity the seconds that its record took.
+    """
+
+    states: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def count(self, points: Iterable[PlannedPoint]) -> Counter[str]:
+        """Return how many points are in each state."""
+        return Counter(self.states[point.identity] for point in points)
+
+    def best(self, points: Iterable[PlannedPoint]) -> tuple[float, PlannedPoint] | None:
+        """Return the best score and its point; of equal ones the first."""
+        scored = [(self.scores[point.identity], point) for point in points if point.identity in self.scores]
+        return max(scored, key=lambda entry: entry[0], default=None)
+
+
+def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: int, pruning: bool = False) -> str:
+    """Return where a point stands.
+
+    Args:
+        output_dir: Root of trials.
+        identity: The point's.
+        lease: Seconds without a sign of life after which a trial on another machine counts as dead.
+        max_attempts: Attempts after which a point has failed for good.
+        pruning: Whether a pruned trial settles its point.
+    """
+    folder = trial_folder(output_dir, identity)
+    if (folder / RESULT).exists():
+        return DONE
+    if not folder.exists():
+        return TO_DO
+    if is_training(folder, lease):
+        return RUNNING
+    failures = read_failures(folder)
+    if failures and not is_worth_a_try(failures, max_attempts):
+        return FAILED
+    return PRUNED if pruning and read_pruned(folder) is not None else TO_DO
+
+
+def survey(
+    output_dir: Path, points: Iterable[PlannedPoint], *, lease: float, max_attempts: int, pruning: bool
+) -> Survey:
+    """Read where points stand, records included."""
+    found = Survey()
+    for point in points:
+        identity = point.identity
+        state = point_state(output_dir, identity, lease=lease, max_attempts=max_attempts, pruning=pruning)
+        found.states[identity] = state
+        folder = trial_folder(output_dir, identity)
+        if state == DONE:
+            try:
+                record = read_record(folder)
+            except RecordError as error:
+                found.states[identity], found.failures[identity] = FAILED, classify(error)
+                continue
+            if record is not None:
+                found.scores[identity] = record["best"]["value"]
+                found.seconds[identity] = record["seconds"]["total"]
+        elif state != TO_DO and (failures := read_failures(folder)):
+            found.failures[identity] = failures[-1]
+    return found
+
+
+def read_plans(output_dir: Path) -> list[dict[str, Any]]:
+    """Return the plans written under ``output_dir``, newest first; one that a newer one holds whole is left out."""
+    found = [read_json(file) for file in (output_dir / PLANS).glob("*.json")]
+    plans = [plan for plan in found if isinstance(plan, dict) and isinstance(plan.get("cells"), list)]
+    plans.sort(key=lambda plan: -float(plan["written"]))
+    kept: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for plan in plans:
+        identities = {identity for cell in plan["cells"] for identity, _ in cell["points"]}
+        if not identities or not identities <= seen:
+            kept.append(plan)
+            seen |= identities
+    return kept
+
+
+def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
+    """Return the cells of a plan's file."""
+    return [
+        PlannedCell(
+            cell["name"],
+            [
+                PlannedPoint(identity, dict(zip(cell["axes"], values, strict=True)))
+                for identity, values in cell["points"]
+            ],
+            plan["n_trials"] or len(cell["points"]),
+        )
+        for cell in plan["cells"]
+    ]

@@ -1,0 +1,65 @@
+"""Points, scores and times in words, the same in the live view, the status and the report at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from nxm_sweep.sweep.claims import read_progress
+
+_SHORT = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
+_LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
+
+
+def describe(cell: str, values: Mapping[str, Any]) -> str:
+    """Return a point in words."""
+    return f"{cell}  {values_words(values)}"
+
+
+def values_words(values: Mapping[str, Any]) -> str:
+    """Return a point's values: ``lr 2e-4  batch 32``."""
+    return "  ".join(f"{_SHORT.get(key, key)} {number_words(value)}" for key, value in values.items())
+
+
+def number_words(value: Any) -> str:
+    """Return a value: ``2e-4``, ``32``, ``linear``."""
+    if isinstance(value, float) and value != 0:
+        mantissa, _, exponent = f"{value:e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}" if int(exponent) < -1 else f"{value:g}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def score_words(value: float | None) -> str:
+    """Return a score with four digits."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as ``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def progress_words(folder: Path) -> str:
+    """Return where a running trial is: step, epoch, last score."""
+    progress = read_progress(folder)
+    parts = []
+    if progress is not None and progress["steps"]:
+        parts.append(f"step {progress['step']}/{progress['steps']}")
+    if progress is not None and progress["epochs"]:
+        last = progress["epochs"][-1]
+        parts.append(f"epoch {last['epoch']}: {score_words(last['selection'])}")
+    return "  ".join(parts) or "starting"
+
+
+def plain_table(*headers: str) -> Table:
+    """Return a table without lines; a narrow terminal wraps its texts and never cuts a number."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in headers:
+        left = header in _LEFT
+        table.add_column(header, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    return table
