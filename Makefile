@@ -1,4 +1,4 @@
-# make quickstart   train dense, ASP and NxM on an offline demo task and compare them
+# make quickstart   sweep dense, ASP and NxM over two offline demo tasks and compare them
 # make test         the whole test command
 # make lint         ruff and mypy
 SHELL := /bin/bash
@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(READY)
-	$(RUN) -m nxm_sweep -m experiment=quickstart method=dense,asp,nxm output_dir=outputs/quickstart
+	$(RUN) -m nxm_sweep -m experiment=quickstart output_dir=outputs/quickstart
 	$(RUN) -m nxm_sweep.report outputs/quickstart
 
 test: $(READY)

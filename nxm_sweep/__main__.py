@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from nxm_sweep.config import config_dir, explain, load_settings, register_schema
-from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, SweepIncomplete
+from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, SweepIncompleteError
 
 _FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
 _ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -52,7 +52,7 @@ def _main(*, wants_traceback: bool) -> int:
     try:
         _check_flags()
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(run)()
-    except SweepIncomplete:  # the sweep has said so itself
+    except SweepIncompleteError:  # the sweep has said so itself
         return _FAILED
     except (HydraException, OmegaConfBaseException, NxmSweepError) as error:
         if wants_traceback:

@@ -85,6 +85,7 @@ _RANGES: tuple[Check, ...] = (
     _choice("task.kind", "glue", "demo", "files"),
     _choice("model.source", "hub", "package", "folder"),
 )
+_RULES = {key: (holds, words) for key, holds, words in _RANGES}
 
 
 def check_settings(settings: TrialSettings) -> None:
@@ -93,10 +94,28 @@ def check_settings(settings: TrialSettings) -> None:
     Raises:
         ConfigError: The key, the rule and the value received.
     """
-    for key, holds, words in _RANGES:
-        value = operator.attrgetter(key)(settings)
-        if not holds(value):
-            raise ConfigError(f"{key} {words} but got {value}")
+    for key in _RULES:
+        check_value(key, operator.attrgetter(key)(settings))
+    check_fit(settings)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise unless a value lies in its key's range.
+
+    Raises:
+        ConfigError: The key, the rule and the value received.
+    """
+    holds, words = _RULES.get(key, (None, ""))
+    if holds is not None and not holds(value):
+        raise ConfigError(f"{key} {words} but got {value}")
+
+
+def check_fit(settings: TrialSettings) -> None:
+    """Raise unless values that lie in their ranges fit together.
+
+    Raises:
+        ConfigError: What does not fit.
+    """
     _check_task(settings.task)
     for key, strength in (("rho", settings.rho), (f"{_ADMM}strength", settings.method.admm.strength)):
         if strength.schedule == "exponential" and min(strength.start, strength.value) <= 0:

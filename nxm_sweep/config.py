@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nxm_sweep.checks import check_settings
 from nxm_sweep.errors import ConfigError
-from nxm_sweep.settings import TrialSettings
+from nxm_sweep.settings import SweepSettings, TrialSettings
 
 _LISTED = 20  # a hint lists no more names than this
 
@@ -31,7 +31,11 @@ def config_dir() -> Path:
 
 def register_schema() -> None:
     """Give Hydra the types of every key; ``conf/config.yaml`` names the schema first in its defaults list."""
-    ConfigStore.instance().store(name="schema", node=TrialSettings, provider="nxm_sweep")
+    schema = OmegaConf.structured(TrialSettings)
+    schema.sweep = SweepSettings()
+    for mapping in (schema.sweep.axes, schema.sweep.cells):
+        OmegaConf.set_struct(mapping, value=False)  # so that sweep.axes={seed: [0, 1]} adds a key, as in a file
+    ConfigStore.instance().store(name="schema", node=schema, provider="nxm_sweep")
 
 
 def compose_settings(overrides: Sequence[str]) -> TrialSettings:
@@ -61,9 +65,20 @@ def load_settings(config: DictConfig) -> TrialSettings:
         raise explain(error) from error
     unknown = _unknown(settings)
     if unknown:
-        raise ConfigError(f"unknown setting {unknown!r}", hint=_nearest(unknown))
+        raise unknown_setting(unknown)
     check_settings(settings)
     return settings
+
+
+def choices(group: str) -> list[str]:
+    """Return the choices of a config group; empty if there is no such group."""
+    folder = config_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def unknown_setting(key: str) -> ConfigError:
+    """Return the error for a key that does not exist."""
+    return ConfigError(f"unknown setting {key!r}", hint=_nearest(key))
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
@@ -87,10 +102,10 @@ def _explain_value(error: Exception) -> ConfigError:
     unknown = re.match(r"Key '([^']+)' (is )?not in", lines[0])
     if unknown:
         key = key or unknown[1]
-        return ConfigError(f"unknown setting {key!r}", hint=_nearest(key))
+        return unknown_setting(key)
     group = re.search(r"[Cc]ould not override '?([\w/@.]+)'?", str(error))
     if group and "No match in the defaults list" in str(error):
-        return ConfigError(f"unknown setting {group[1]!r}", hint=_nearest(group[1]))
+        return unknown_setting(group[1])
     if lines[0].startswith("Ambiguous value"):
         return ConfigError(lines[0], hint="-m sweeps over several values; key=[a,b] is a list")
     if isinstance(error, OverrideParseException):
@@ -103,7 +118,7 @@ def _explain_choice(missing: str, options: Sequence[str] = ()) -> ConfigError:
     group, slash, choice = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
     if not slash:
         return ConfigError(f"there is no config named {missing!r}", hint="--config-name may be left out")
-    options = _options(group) or options
+    options = choices(group) or options
     if not options:
         return ConfigError(f"unknown config group {group!r}", hint=_nearest(group, _groups()))
     hint = _nearest(choice, options)
@@ -119,7 +134,7 @@ def _choices(overrides: Sequence[str]) -> list[str]:
 
 def _is_no_choice(path: str) -> bool:
     group, _, choice = path.partition("/")
-    return group in _groups() and choice not in _options(group)
+    return group in _groups() and choice not in choices(group)
 
 
 def _nearest(name: str, valid: Sequence[str] = ()) -> str:
@@ -152,11 +167,6 @@ def _unknown(settings: Any, prefix: str = "") -> str | None:
 
 def _groups() -> list[str]:
     return sorted(folder.name for folder in config_dir().iterdir() if folder.is_dir())
-
-
-def _options(group: str) -> list[str]:
-    folder = config_dir() / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def _keys(kind: Any, prefix: str = "") -> list[str]:

@@ -45,9 +45,13 @@ class StorageError(NxmSweepError):
     """The storage of the Optuna studies cannot be reached or read."""
 
 
-class TrialStopped(NxmSweepError):
+class LauncherError(NxmSweepError):
+    """One of Hydra's launchers could start no job."""
+
+
+class TrialStoppedError(NxmSweepError):
     """A trial was told to stop: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
 
 
-class SweepIncomplete(NxmSweepError):
+class SweepIncompleteError(NxmSweepError):
     """A sweep has ended and points have no record."""

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, Trainer
 
-import nxm_sweep.sweep.point
+import nxm_sweep.training.trial
 from nxm_sweep.__main__ import main
 from nxm_sweep.training.demo import generate
 
@@ -234,7 +234,7 @@ def test_a_finished_trial_is_shown_and_not_trained_again(
     def train(*_: Any) -> NoReturn:
         pytest.fail("trained again")
 
-    monkeypatch.setattr(nxm_sweep.sweep.point, "run_trial", train)
+    monkeypatch.setattr(nxm_sweep.training.trial, "run_trial", train)
     answer = _command(*demo, "method=nxm", f"output_dir={outputs}", "training.device=cpu")
     assert answer.code == 0
     assert "this trial is finished: its record is shown; force=true trains it again" in answer.out
@@ -342,18 +342,18 @@ def test_a_diverged_training_is_exit_code_1_and_leaves_no_record(
     assert _record(tmp_path)["resumed_from_step"] is None
 
 
-def test_one_bad_point_of_several_does_not_stop_the_others(demo: list[str], tmp_path: Path) -> None:
-    answer = _command("-m", *demo, "method=dense", "training.epochs=0,1", f"output_dir={tmp_path}")
+def test_one_bad_point_of_several_is_found_before_any_is_trained(demo: list[str], tmp_path: Path) -> None:
+    answer = _command("-m", *demo, "method=dense", "training.epochs=1,0", f"output_dir={tmp_path}")
     assert answer.code == 2
     assert answer.err == "error: training.epochs must be at least 1 but got 0\n"
-    assert _record(tmp_path)["config"]["training"]["epochs"] == 1
+    assert not list(tmp_path.glob("trials/*"))
 
 
 def test_an_interruption_says_how_to_go_on(demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nxm_sweep.sweep.point, "run_trial", interrupt)
+    monkeypatch.setattr(nxm_sweep.training.trial, "run_trial", interrupt)
     answer = _command(*demo, f"output_dir={tmp_path}")
     assert answer.code == 130
     assert answer.err == "interrupted; the same command continues after the last finished epoch\n"

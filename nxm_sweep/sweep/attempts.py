@@ -39,7 +39,7 @@ def classify(error: BaseException, traceback: str = "") -> Failure:
         case NonFiniteError():
             return failure("non-finite", message)
         case NxmSweepError():
-            return failure("bad input", message)
+            return failure("bad input", f"{message} ({error.hint})" if error.hint else message)
         case SystemExit():
             return failure("exit", f"the trial ended its process with exit code {error.code}", traceback)
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in message:

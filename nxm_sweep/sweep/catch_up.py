@@ -33,6 +33,8 @@ class CatchUp:
         self._output_dir, self._claims, self._studies = output_dir, claims, studies
         self._lock = FileLock(output_dir / "studies" / ".catch-up.lock")
         self._waiting: deque[Point] = deque()
+        self._batch: deque[Point] = deque()
+        self._held: set[str] = set()
 
     def add(self, point: Point) -> None:
         """Add a point that has a record."""
@@ -40,7 +42,7 @@ class CatchUp:
 
     def work(self, seconds: float) -> Read:
         """Tell for so many seconds, unless another coordinator does; return what was read."""
-        if not self._waiting:
+        if not (self._waiting or self._batch):
             return {}
         try:
             self._begin(timeout=0)
@@ -50,33 +52,48 @@ class CatchUp:
 
     def finish(self) -> Read:
         """Tell all that waits."""
-        if not self._waiting:
-            return {}
-        self._begin(timeout=-1)
-        return self._tell(float("inf"))
+        read: Read = {}
+        while self._waiting or self._batch:
+            self._begin(timeout=-1)
+            read |= self._tell(float("inf"))
+        return read
 
     def _begin(self, timeout: float) -> None:
-        if self._lock.is_locked:
+        """Read what others have told of the points that nobody holds: whoever held one has told it before letting go."""
+        if self._batch:
             return
         self._lock.acquire(timeout=timeout)
-        for name in {point.cell.study_name for point in self._waiting}:  # what others have told since
-            self._studies[name].read()
+        try:
+            self._held = {point.identity for point in self._waiting if self._claims.is_taken(point.identity)}
+            for name in {point.cell.study_name for point in self._waiting}:
+                self._studies[name].read()
+        except BaseException:  # the storage is away
+            self._lock.release()
+            raise
+        self._batch, self._waiting = self._waiting, deque()
 
     def _tell(self, until: float) -> Read:
         read: Read = {}
-        while self._waiting and time.monotonic() < until:
-            point = self._waiting.popleft()
-            study = self._studies[point.cell.study_name]
-            try:
-                record = read_record(trial_folder(self._output_dir, point.identity))
-            except RecordError as error:
-                read[point.identity] = classify(error)
-                continue
-            if record is None:
-                continue
-            read[point.identity] = record["best"]["value"]
-            if point.identity not in study.told and not self._claims.is_taken(point.identity):
-                study.tell(point, record)
-        if not self._waiting:
+        while self._batch and time.monotonic() < until:
+            self._tell_one(self._batch[0], read)
+            self._batch.popleft()
+        if not self._batch:
             self._lock.release()
         return read
+
+    def _tell_one(self, point: Point, read: Read) -> None:
+        study = self._studies[point.cell.study_name]
+        try:
+            record = read_record(trial_folder(self._output_dir, point.identity))
+        except RecordError as error:
+            read[point.identity] = classify(error)
+            return
+        if record is None:
+            return
+        read[point.identity] = record["best"]["value"]
+        if point.identity in self._held:  # its holder tells it
+            return
+        if point.identity in study.told:
+            study.drop_second(point.identity)
+        else:
+            study.tell(point, record)

@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nxm_sweep.checks import check_settings
-from nxm_sweep.errors import ConfigError
+from nxm_sweep.checks import check_fit, check_value
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.sweep.identity import canonical_json, identity_of
+from nxm_sweep.sweep.axes import Axes, Range, Values, agrees, combinations, is_wordy, whole_ranges_listed
+from nxm_sweep.sweep.identity import canonical_json, hash_of, identity_of
 
-Values = dict[str, Any]
+_PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
+"""A word that the command line takes without quotes, and for nothing but a word."""
+_BEFORE_QUOTE = re.compile(r"(\\+)(?='|$)")
+"""Backslashes that a quoted word needs twice; elsewhere one is one."""
 
-_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
-"""A word that the command line takes without quotes, and not for a number."""
+_LISTED = 10_000
+"""A search lists its points where there are no more than so many."""
 
-
-@dataclass(frozen=True)
-class Range:
-    """An axis of a search: any number between ``low`` and ``high``; a whole one if both are."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-Axes = dict[str, tuple[Any, ...] | Range]
+Words = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Digests:
     """What a cell's data and model contain, as hashes, and how many rows there are to train on."""
 
-    data: str
-    model: str
-    train_rows: int
+    data: str = ""
+    model: str = ""
+    train_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,11 +48,14 @@ class Cell:
         exclude: Rules; a point that agrees with every key of one is left out.
         tie: Axes that change together.
         search: What makes the study of a search another one than the grid's: its sampler; empty for a grid.
+
+    Raises:
+        ConfigError: A value of an axis is out of its key's range.
     """
 
     settings: TrialSettings
     axes: Axes
-    digests: Digests
+    digests: Digests = Digests()
     overrides: tuple[str, ...] = ()
     exclude: tuple[Mapping[str, Any], ...] = ()
     tie: tuple[tuple[str, ...], ...] = ()
@@ -70,71 +64,115 @@ class Cell:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_scratch", copy.deepcopy(self.settings))
+        for key, values in self.axes.items():
+            ends = (values.low, values.high) if isinstance(values, Range) else values
+            for value in ends:
+                check_value(key, value)
 
     @property
     def name(self) -> str:
         """Task, method, sparsity and model in words."""
-        return (
-            f"{self.settings.task.name}  {self.settings.method.name}  {self.sparsity_name}  {self.settings.model.name}"
-        )
+        settings = self.settings
+        return f"{settings.task.name} {settings.method.name} {self.sparsity_name} {settings.model.name}"
 
     @cached_property
     def sparsity_name(self) -> str:
         """What the records of this cell call the pattern."""
-        return self.settings.sparsity.name if "sparsity" in self._hashed else "dense"
+        return self.settings.sparsity.name if self._reads_sparsity else "dense"
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that the cell fixes: a changed setting is another study, a changed grid is not."""
-        fixed = copy.deepcopy(self._hashed)
-        for key in self.axes:
-            parent, leaf = _parent(fixed, key)
-            parent.pop(leaf)
-        words = {key: sorted(map(str, values)) for key, values in self.axes.items() if is_wordy(values)}
+        fixed = copy.deepcopy(list(self._variants.values()))
+        for hashed in fixed:
+            for key in self.axes:
+                if has(hashed, key):
+                    parent, leaf = _parent(hashed, key)
+                    del parent[leaf]
+        lists = {key: values for key, values in self.axes.items() if isinstance(values, tuple)}
+        words = {key: sorted(map(str, values)) for key, values in lists.items() if is_wordy(values)}
         space = {key: str(values) for key, values in self.axes.items()} if self.search else {}
-        canonical = canonical_json([fixed, sorted(self.axes), words, self.search, space])
+        canonical = canonical_json(
+            [sorted(set(map(canonical_json, fixed))), sorted(self.axes), words, self.search, space]
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
     @property
     def study_name(self) -> str:
         """Name of the cell's Optuna study."""
-        words = [*self.name.split("  "), *([self.search] if self.search else []), self.fingerprint]
-        return " ".join(words)
-
-    @cached_property
-    def _hashed(self) -> dict[str, Any]:
-        return identity_of(self.settings, data_digest=self.digests.data, model_digest=self.digests.model)[1]
+        return " ".join([self.name, *([self.search] if self.search else []), self.fingerprint])
 
     def point(self, values: Mapping[str, Any]) -> Point:
         """Return the point with these values of the axes.
 
         Raises:
-            ConfigError: A value is out of its range.
+            ConfigError: The values do not fit together.
         """
-        settings = assign_(self._scratch, values)
-        check_settings(settings)
-        identity, _ = identity_of(settings, data_digest=self.digests.data, model_digest=self.digests.model)
-        return Point(self, dict(values), identity)
+        check_fit(assign_(self._scratch, values))
+        words = _words(values)
+        hashed = self._variants[words]
+        for key, parent, leaf in self._places[words]:
+            parent[leaf] = values[key]
+        return Point(self, dict(values), hash_of(hashed))
 
     def points(self) -> Iterator[Point]:
         """Yield the grid's points in the order of its axes; each identity once."""
         seen = set()
         for values in combinations(self.axes, self.tie):
-            if not any(agrees(rule, {**self.choices, **values}) for rule in self.exclude):
+            if not self.excludes(values):
                 point = self.point(values)
                 if point.identity not in seen:
                     seen.add(point.identity)
                     yield point
 
     @cached_property
+    def space(self) -> dict[str, Point] | None:
+        """What a search can ask for, by identity; None if that is more than can be listed."""
+        axes = whole_ranges_listed(self.axes, _LISTED)
+        if axes is None:
+            return None
+        return {point.identity: replace(point, cell=self) for point in replace(self, axes=axes).points()}
+
+    def excludes(self, values: Mapping[str, Any]) -> bool:
+        """Return whether a rule leaves a point out."""
+        return any(agrees(rule, {**self._fixed, **values}) for rule in self.exclude)
+
+    @cached_property
     def choices(self) -> dict[str, str]:
-        """What an exclusion rule can name beside the axes."""
+        """What a rule calls the cell's parts."""
         settings = self.settings
         return {
             "task": settings.task.name,
             "method": settings.method.name,
             "sparsity": settings.sparsity.name,
             "model": settings.model.name,
+        }
+
+    @property
+    def _reads_sparsity(self) -> bool:
+        return any("sparsity" in hashed for hashed in self._variants.values())
+
+    @cached_property
+    def _fixed(self) -> dict[str, Any]:
+        """What all points share of that which rules name."""
+        keys = {key for rule in self.exclude for key in rule}
+        known = {key: value_at(self.settings, key) for key in keys if self._reads(key)}
+        return {**known, **self.choices}
+
+    def _reads(self, key: str) -> bool:
+        return any(has(hashed, key) for hashed in self._variants.values())
+
+    @cached_property
+    def _variants(self) -> dict[Words, dict[str, Any]]:
+        """What is hashed, per combination of the axes' words: words alone decide which other keys a trial reads."""
+        return variants(self.settings, self.axes, self.digests)
+
+    @cached_property
+    def _places(self) -> dict[Words, list[tuple[str, dict[str, Any], str]]]:
+        """Where the numbers of the axes stand in what is hashed."""
+        return {
+            words: [(key, *_parent(hashed, key)) for key in self.axes if has(hashed, key) and key not in dict(words)]
+            for words, hashed in self._variants.items()
         }
 
 
@@ -159,65 +197,31 @@ class Point:
 
 
 def live_axes(settings: TrialSettings, axes: Axes) -> Axes:
-    """Keep the axes that this cell's method reads: dense has no rho.
-
-    Raises:
-        ConfigError: A key that changes no trial, such as a device or a path.
-    """
-    _, hashed = identity_of(settings, data_digest="", model_digest="")
-    kept: Axes = {}
-    for key, values in axes.items():
-        if not _in_identity(settings, key):
-            raise ConfigError(
-                f"{key} cannot be an axis: it is no number or word that changes a trial",
-                hint="axes are keys of learning_rate, rho, training, method, and seed",
-            )
-        if _has(hashed, key):
-            kept[key] = values
-    return kept
+    """Keep the axes that this cell's method reads: dense has no rho."""
+    found = variants(settings, axes, Digests())
+    return {key: values for key, values in axes.items() if any(has(hashed, key) for hashed in found.values())}
 
 
-def combinations(axes: Axes, tie: Sequence[Sequence[str]] = ()) -> Iterator[Values]:
-    """Yield every combination of the axes' values, tied axes changing together.
-
-    Raises:
-        ConfigError: Tied axes of different lengths, or a range, which has no list of values.
-    """
-    for key, values in axes.items():
-        if isinstance(values, Range):
-            raise ConfigError(
-                f"{key} is a range, which a grid cannot list", hint="sweep.sampler=random searches ranges"
-            )
-    groups: list[tuple[str, ...]] = []
-    for key in axes:
-        partners = next((tuple(name for name in keys if name in axes) for keys in tie if key in keys), (key,))
-        if partners not in groups:
-            groups.append(partners)
-    for keys in groups:
-        lengths = {key: len(axes[key]) for key in keys}  # type: ignore[arg-type]
-        if len(set(lengths.values())) > 1:
-            words = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            raise ConfigError(f"sweep.tie needs axes of one length but {words}")
-    rows = [list(zip(*(axes[key] for key in keys), strict=True)) for keys in groups]  # type: ignore[arg-type]
-    order = list(axes)
-    for chosen in itertools.product(*rows):
-        values = {
-            key: value for keys, row in zip(groups, chosen, strict=True) for key, value in zip(keys, row, strict=True)
-        }
-        yield {key: values[key] for key in order}
+def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Words, dict[str, Any]]:
+    """Return what is hashed, per combination of the axes' words; numbers in it are placeholders."""
+    scratch = copy.deepcopy(settings)
+    found = {}
+    for values in combinations({key: values for key, values in axes.items() if _has_words(values)}):
+        assign_(scratch, values)
+        _, hashed = identity_of(scratch, data_digest=digests.data, model_digest=digests.model)
+        found[_words(values)] = hashed
+    return found
 
 
-def agrees(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Return whether every key of a rule has one of the rule's values."""
-    return all(
-        key in facts and canonical(facts[key]) in [canonical(value) for value in _listed(wanted)]
-        for key, wanted in rule.items()
-    )
-
-
-def canonical(value: Any) -> Any:
-    """Return a number to 12 significant digits, as identities have it; anything else as it is."""
-    return float(f"{value:.12g}") if isinstance(value, float) else value
+def can_be_axis(settings: TrialSettings, key: str) -> bool:
+    """Return whether a key names a number or a word that changes a trial; no device, no path, no group."""
+    place: Any = settings
+    for name in key.split("."):
+        known = getattr(place, "__dataclass_fields__", {})
+        if name not in known or not known[name].metadata.get("identity", True):
+            return False
+        place = getattr(place, name)
+    return place is None or isinstance(place, int | float | str)
 
 
 def word(value: Any) -> str:
@@ -230,7 +234,7 @@ def word(value: Any) -> str:
         case float():
             return f"{value:.12g}"
         case str() if not _PLAIN.fullmatch(value):
-            return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            return "'" + _BEFORE_QUOTE.sub(r"\1\1", value).replace("'", "\\'") + "'"
     return str(value)
 
 
@@ -245,18 +249,31 @@ def assign_(settings: TrialSettings, values: Mapping[str, Any]) -> TrialSettings
     return settings
 
 
-def count(axes: Axes) -> int:
-    """Return how many combinations the axes have, ties and rules aside."""
-    return math.prod(len(values) for values in axes.values() if not isinstance(values, Range))
+def value_at(settings: TrialSettings, key: str) -> Any:
+    """Return the value of a dotted key."""
+    place: Any = settings
+    for name in key.split("."):
+        place = getattr(place, name)
+    return place
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+def exists(settings: TrialSettings, key: str) -> bool:
+    """Return whether a dotted key names a setting or a group of them."""
+    place: Any = settings
+    for name in key.split("."):
+        if name not in getattr(place, "__dataclass_fields__", {}):
+            return False
+        place = getattr(place, name)
+    return True
 
 
-def is_wordy(values: Any) -> bool:
-    """Return whether an axis holds words, whose list a study cannot grow."""
-    return not isinstance(values, Range) and any(value is None or isinstance(value, str) for value in values)
+def has(tree: Any, key: str) -> bool:
+    """Return whether a dotted key names a plain value in nested dictionaries."""
+    for name in key.split("."):
+        if not isinstance(tree, dict) or name not in tree:
+            return False
+        tree = tree[name]
+    return not isinstance(tree, dict)
 
 
 def _parent(tree: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
@@ -266,20 +283,13 @@ def _parent(tree: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     return tree, leaf
 
 
-def _has(tree: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(tree, dict) or name not in tree:
-            return False
-        tree = tree[name]
-    return not isinstance(tree, dict)
+def _words(values: Mapping[str, Any]) -> Words:
+    return tuple(sorted((key, value) for key, value in values.items() if not _is_number(value)))
 
 
-def _in_identity(settings: TrialSettings, key: str) -> bool:
-    """Whether a key names a plain value that no field on the way takes out of the identity."""
-    place: Any = settings
-    for name in key.split("."):
-        known = getattr(place, "__dataclass_fields__", {})
-        if name not in known or not known[name].metadata.get("identity", True):
-            return False
-        place = getattr(place, name)
-    return place is None or isinstance(place, int | float | str)
+def _has_words(values: tuple[Any, ...] | Range) -> bool:
+    return isinstance(values, tuple) and not all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

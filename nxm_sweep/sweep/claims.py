@@ -80,9 +80,8 @@ class Claims:
         """Return whether a living coordinator holds a point, or a living process trains it."""
         folder = trial_folder(self._output_dir, identity)
         claim = read_json(folder / CLAIM)
-        if isinstance(claim, dict):
-            if is_alive(claim, _sign(self._output_dir, str(claim.get("owner"))), self._lease):
-                return True
+        if isinstance(claim, dict) and is_alive(claim, _sign(self._output_dir, str(claim.get("owner"))), self._lease):
+            return True
         return is_training(folder, self._lease)
 
 

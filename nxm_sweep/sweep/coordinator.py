@@ -5,11 +5,13 @@ What is left = wanted points - records - points alive. Several coordinators shar
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from nxm_sweep.errors import RecordError
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep.attempts import Failure, add_failure, classify, forget_failures, is_worth_a_try, read_failures
@@ -18,8 +20,8 @@ from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.claims import Claims, read_progress
 from nxm_sweep.sweep.outcome import Outcome
 from nxm_sweep.sweep.plan import Plan
-from nxm_sweep.sweep.progress import INTERRUPTED, PRUNED, read_pruned, tell_to_stop
-from nxm_sweep.sweep.records import RESULT, read_record, trial_folder
+from nxm_sweep.sweep.progress import INTERRUPTED, PRUNED, STOP, read_pruned, tell_to_stop
+from nxm_sweep.sweep.records import RESULT, looks_whole, read_record, trial_folder
 from nxm_sweep.sweep.runner import Runner
 from nxm_sweep.sweep.search import Search
 from nxm_sweep.sweep.study import CellStudy
@@ -72,8 +74,8 @@ class Coordinator:
         settings: SweepSettings,
         studies: Mapping[str, CellStudy],
         claims: Claims,
-        runner: Runner,
         *,
+        runner: Runner,
         seconds_of: Callable[[Point], float],
         searches: Sequence[Search] = (),
     ) -> None:
@@ -97,7 +99,7 @@ class Coordinator:
         self._looked = time.monotonic()
         self._catch_up = CatchUp(output_dir, claims, studies)
         for point in plan:
-            if point.identity in self.board.done and point.identity not in studies[point.cell.study_name].told:
+            if point.identity in self.board.done and not self._is_told(point):
                 self._catch_up.add(point)
 
     @property
@@ -142,33 +144,51 @@ class Coordinator:
     def _search(self) -> None:
         """Ask the searches for points while workers are free."""
         for search in self._searches.values():
-            while self._runner.has_room and not self._to_do and search.wants_more:
-                trial, point = search.ask()
-                self._points.setdefault(point.identity, point)
-                if not self._settle_asked(search, trial, point):
-                    break
+            while self._runner.has_room and not self._to_do and search.wants_more and self._ask(search):
+                pass
 
-    def _settle_asked(self, search: Search, trial: int, point: Point) -> bool:
-        """Hand out a point that a search has asked for, or answer from its record; return whether to ask for more."""
-        identity = point.identity
-        if identity in self.board.running or not self._claims.take(identity):
-            search.study.drop(trial)
-            return False
-        if self._look([identity]) and identity in self.board.done:
-            record = read_record(self._folder(identity))
-            if record is not None:
-                search.study.complete(trial, record)
-                self.board.done[identity] = record["best"]["value"]
-            self._claims.release(identity)
-        elif self._is_settled(identity):
-            search.study.drop(trial)
+    def _ask(self, search: Search) -> bool:
+        """Hand out a point that a search asks for, or answer from its record; return whether to ask for more."""
+        with search.lock:
+            asked = search.ask()
+            if asked is None:
+                return False
+            trial, point = asked
+            identity = point.identity
+            self._points[identity] = point
+            self._plan.add(point)
+            if not self._claims.take(identity):  # another sweep trains it; its record will count
+                search.study.drop(trial)
+                self.board.elsewhere.add(identity)
+                return True
+        if self._look([identity]):
+            self._answer(search, trial, identity)
             self._claims.release(identity)
         else:
             self.board.running[identity] = trial
-            self._plan.add(point)
-            self._plan.write(self._output_dir)
             self._runner.submit(point)
+        self._plan.write(self._output_dir)
         return True
+
+    def _answer(self, search: Search, trial: int, identity: str) -> None:
+        """Tell a search what is known of the point that it asked for."""
+        try:
+            record = read_record(self._folder(identity)) if identity in self.board.done else None
+        except RecordError as error:
+            self._note({identity: classify(error)})
+            record = None
+        if record is not None:
+            search.study.complete(trial, record)
+            self.board.done[identity] = record["best"]["value"]
+        else:
+            search.study.drop(trial)
+
+    def _adopt(self) -> None:
+        """Hear of the points that other coordinators' searches have asked for."""
+        for point in itertools.chain.from_iterable(search.adopt() for search in self._searches.values()):
+            self._points[point.identity] = point
+            self._plan.add(point)
+            self.board.elsewhere.add(point.identity)
 
     def _hand_out(self) -> None:
         while self._runner.has_room and self._to_do:
@@ -221,6 +241,8 @@ class Coordinator:
         study = self._study(point)
         progress = read_progress(folder)
         if progress is None:
+            if self.stopping and not any((folder / name).exists() for name in (RESULT, STOP)):
+                tell_to_stop(folder, INTERRUPTED)  # a launcher's job that has not begun
             return
         news = study.report(trial, progress["epochs"])
         search = self._searches.get(point.cell.study_name)
@@ -232,13 +254,19 @@ class Coordinator:
     def _look_around(self) -> None:
         """See what other coordinators have settled or left behind."""
         self._looked = time.monotonic()
+        self._adopt()
+        left_behind = []
         for identity in sorted(self.board.elsewhere):
             if self._look([identity]):
                 self.board.elsewhere.discard(identity)
                 self._catch_up.add(self._points[identity])
             elif not self._claims.is_taken(identity):
-                self.board.elsewhere.discard(identity)
-                self._to_do.append(self._points[identity])
+                left_behind.append(self._points[identity])
+        for point in left_behind:
+            self.board.elsewhere.discard(point.identity)
+            self._to_do.append(point)
+        for name in {point.cell.study_name for point in left_behind}:
+            self._studies[name].read()  # to go on with the trial that a dead coordinator left
 
     def _look(self, identities: Iterable[str]) -> int:
         """Read from disk where points stand; return how many are settled."""
@@ -265,6 +293,9 @@ class Coordinator:
                 self.board.failed[identity] = found
             else:
                 self.board.done[identity] = found
+
+    def _is_told(self, point: Point) -> bool:
+        return point.identity in self._study(point).told and looks_whole(self._folder(point.identity))
 
     def _is_settled(self, identity: str) -> bool:
         return identity in self.board.done or identity in self.board.failed or identity in self.board.pruned

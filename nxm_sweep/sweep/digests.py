@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -26,7 +24,7 @@ _LIMIT = 4096
 class DigestMemo:
     """Digests by where data and model come from, valid while the files there are as they were (size and time).
 
-    What lies on the hub is remembered only at a pinned commit: a branch may move.
+    What lies on the hub is remembered beyond this object only at a pinned commit: a branch may move.
 
     Args:
         file: Where the memo is kept; a damaged one is made anew.
@@ -34,8 +32,8 @@ class DigestMemo:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        found = read_json(file)
-        self._known: dict[str, Any] = found if isinstance(found, dict) else {}
+        self._known = _read(file)
+        self._seen: dict[str, Digests] = {}
 
     def of(self, settings: TrialSettings) -> Digests:
         """Return the digests of a trial's data and model, reading them if they are not known.
@@ -43,19 +41,34 @@ class DigestMemo:
         Raises:
             DataError: The data set is missing or not what the task expects.
             ModelError: The model is missing.
-            ConfigError: The machine lacks the device or the precision asked for.
         """
+        source = _hash(_source(settings))
+        if source not in self._seen:
+            self._seen[source] = self._find(settings)
+        return self._seen[source]
+
+    def _find(self, settings: TrialSettings) -> Digests:
         key = _key(settings)
         if key is not None and key in self._known:
-            return Digests(**self._known[key])
+            return self._known[key]
         from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports, needed only here
 
         prepared = prepare(settings)
         digests = Digests(prepared.rows.digest, prepared.model_digest, len(prepared.rows.train))
         if key is not None:
-            self._known[key] = asdict(digests)
-            write_json(self._file, self._known)
+            self._known = {**_read(self._file), **self._known, key: digests}  # others may have written since
+            write_json(self._file, {key: asdict(digests) for key, digests in self._known.items()})
         return digests
+
+
+def _read(file: Path) -> dict[str, Digests]:
+    found = read_json(file)
+    known = {}
+    for key, entry in found.items() if isinstance(found, dict) else ():
+        match entry:
+            case {"data": str(data), "model": str(model), "train_rows": int(rows)}:
+                known[key] = Digests(data, model, rows)
+    return known
 
 
 def _key(settings: TrialSettings) -> str | None:
@@ -63,14 +76,21 @@ def _key(settings: TrialSettings) -> str | None:
     data, model = _data_files(settings), _model_files(settings)
     if data is None or model is None:
         return None
-    values = [asdict(settings.task), asdict(settings.data), asdict(settings.model), data, model]
-    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+    return _hash([*_source(settings), data, model])
+
+
+def _source(settings: TrialSettings) -> list[Any]:
+    return [asdict(settings.task), asdict(settings.data), asdict(settings.model)]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def _data_files(settings: TrialSettings) -> list[Any] | None:
     match settings.task.kind:
         case "demo":
-            return [_stamp(Path(module.__file__)) for module in (demo, demo_words)]
+            return [_stamp(Path(str(module.__file__))) for module in (demo, demo_words)]
         case "files":
             return _stamps(map(Path, settings.task.files.values()))
     folder = Path(settings.data.path).expanduser()
@@ -95,14 +115,13 @@ def _pinned(revision: str | None) -> list[Any] | None:
     return [revision] if revision and _COMMIT.fullmatch(revision) else None
 
 
-@functools.cache
 def _folder_stamps(folder: str) -> list[Any] | None:
     paths = (path for path in Path(folder).rglob("*") if "__pycache__" not in path.parts and path.is_file())
     return _stamps(paths)
 
 
 def _stamps(paths: Iterator[Path]) -> list[Any] | None:
-    stamps = []
+    stamps: list[Any] = []
     for path in paths:
         if not path.is_file() or len(stamps) == _LIMIT:
             return None
@@ -112,4 +131,4 @@ def _stamps(paths: Iterator[Path]) -> list[Any] | None:
 
 def _stamp(path: Path) -> list[Any]:
     status = path.stat()
-    return [str(path), status.st_size, str(status.st_mtime_ns)]
+    return [str(path.absolute()), status.st_size, str(status.st_mtime_ns)]

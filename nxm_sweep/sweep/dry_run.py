@@ -5,42 +5,52 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 
 from nxm_sweep.settings import SweepSettings
+from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
-from nxm_sweep.sweep.survey import DONE, FAILED, RUNNING, TO_DO, point_state
+from nxm_sweep.sweep.survey import DONE, FAILED, PRUNED, RUNNING, TO_DO, point_state
 from nxm_sweep.sweep.words import clock, number_words, plain_table
+
+_SAID = (DONE, FAILED, TO_DO)
+"""States that are counted also where there is none."""
 
 
 def show_dry_run(
-    plan: Plan, output_dir: Path, sweep: SweepSettings, estimate: Estimate, workers: int, console: Console
+    plan: Plan, output_dir: Path, sweep: SweepSettings, estimate: Estimate, console: Console, *, workers: int
 ) -> None:
     """Print what a sweep would do; train nothing."""
     states = {point.identity: _state(output_dir, point.identity, sweep) for point in plan}
     table = plain_table("cell", "points", DONE, FAILED, RUNNING, TO_DO, "one trial")
+    left: Counter[str] = Counter()
     total, unknown = 0.0, 0
     for cell, points in zip(plan.cells, plan.points, strict=True):
         count = Counter(states[point.identity] for point in points)
         to_do = [point for point in points if states[point.identity] == TO_DO]
-        known = [seconds for point in to_do or points if (seconds := estimate.seconds(point)) is not None]
-        total += sum(known) if to_do else 0.0
-        unknown += 0 if known else len(to_do)
+        count[TO_DO] += max(0, plan.wanted(cell) - len(points))  # what a search has not asked for yet
+        examples = to_do or points or [Point(cell, {}, "")]
+        known = [seconds for point in examples if (seconds := estimate.seconds(point)) is not None]
+        total += fmean(known) * count[TO_DO] if known else 0.0
+        unknown += 0 if known else count[TO_DO]
+        left += count
         states_of_cell = (str(count[state]) for state in (DONE, FAILED, RUNNING, TO_DO))
         one = f"about {clock(sum(known) / len(known))}" if known else "not known"
-        table.add_row(cell.name, str(plan.n_trials or len(points)), *states_of_cell, one)
+        table.add_row(cell.name, str(plan.wanted(cell)), *states_of_cell, one)
     console.print(table)
     for cell in plan.cells:
         console.print(f"{cell.name}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
     if plan.n_trials is not None:
         console.print(f"a search by {sweep.sampler}: {plan.n_trials} trials of each cell")
-    else:
-        count = Counter(states.values())
-        left = f"{count[DONE]} done, {count[FAILED]} failed, {count[TO_DO]} to do"
-        console.print(f"{len(plan)} points in {len(plan.cells)} cells: {left}", soft_wrap=True)
+    wanted = sum(map(plan.wanted, plan.cells))
+    words = ", ".join(
+        f"{left[state]} {state}" for state in (DONE, FAILED, RUNNING, PRUNED, TO_DO) if left[state] or state in _SAID
+    )
+    console.print(f"{wanted} points in {len(plan.cells)} cells: {words}", soft_wrap=True)
     if total:
         console.print(f"about {clock(total / workers)} on {workers} workers, {estimate.source}", soft_wrap=True)
     if unknown:

@@ -1,4 +1,4 @@
-"""How long a sweep may take: from the seconds of finished trials, never from guesses."""
+"""How long a sweep may take: from the seconds of finished trials or of timed steps, never from guesses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from nxm_sweep.sweep.records import read_record, trial_folder
 
 _SAMPLE = 20
 """Records that are read per cell."""
+_FINISHED = "finished trials"
+_PROBED = "a few timed steps (evaluation, loading and saving come on top)"
 
 
 class Estimate:
@@ -27,7 +29,7 @@ class Estimate:
 
     def __init__(self, plan: Plan, output_dir: Path) -> None:
         self._seconds_per_row: defaultdict[str, list[float]] = defaultdict(list)
-        self._probed = False
+        self._sources: set[str] = set()
         for points in plan.points:
             read = 0
             for point in points:
@@ -38,12 +40,13 @@ class Estimate:
 
     def learn(self, point: Point, seconds: float) -> None:
         """Learn how long a trial took."""
+        self._sources.add(_FINISHED)
         self._seconds_per_row[point.cell.study_name].append(seconds / rows_trained(point))
 
     @property
     def source(self) -> str:
         """Where the seconds come from, in words."""
-        return "going by finished trials" + (" and by timed steps, which leave evaluation out" if self._probed else "")
+        return "going by " + " and ".join(words for words in (_FINISHED, _PROBED) if words in self._sources)
 
     def knows(self, cell: Cell) -> bool:
         """Whether a trial of a cell has been timed."""
@@ -63,9 +66,10 @@ class Estimate:
     def probe(self, plan: Plan, time_steps: Callable[[TrialSettings], float]) -> None:
         """Time a few steps of one point of every cell that has no finished trial; ``time_steps`` returns seconds a row."""
         for cell, points in zip(plan.cells, plan.points, strict=True):
-            if points and not self.knows(cell):
-                self._probed = True
-                self._seconds_per_row[cell.study_name].append(time_steps(points[0].settings))
+            if not self.knows(cell):
+                self._sources.add(_PROBED)
+                settings = points[0].settings if points else cell.settings
+                self._seconds_per_row[cell.study_name].append(time_steps(settings))
 
 
 def rows_trained(point: Point) -> int:

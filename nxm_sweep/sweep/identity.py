@@ -36,8 +36,12 @@ def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str)
         values["method"].pop("admm")
     _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
-    canonical = canonical_json(values)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16], json.loads(canonical)
+    return hash_of(values), json.loads(canonical_json(values))
+
+
+def hash_of(values: dict[str, Any]) -> str:
+    """Return the identity that values have which :func:`identity_of` returned, numbers in them changed or not."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:16]
 
 
 def _drop_idle(values: dict[str, Any]) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from nxm_sweep.errors import DataError, RecordError, TrialStopped
+from nxm_sweep.errors import DataError, RecordError, TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.attempts import forget_failures
 from nxm_sweep.sweep.identity import identity_of
 from nxm_sweep.sweep.progress import PRUNED, Progress
 from nxm_sweep.sweep.records import SCHEMA, read_record, trial_folder, write_record
 from nxm_sweep.sweep.signs import Heartbeat
+from nxm_sweep.training.device import check_device
 
 _BEAT_SECONDS = 2.0
 
@@ -33,12 +34,14 @@ def run_point(settings: TrialSettings, console: Console, *, planned: str | None 
         planned: The identity that a sweep has planned, or None.
 
     Raises:
+        ConfigError: The machine lacks the device or the precision asked for.
         DataError: Data or model are not what the sweep was planned with.
-        TrialStopped: It was told to stop.
+        TrialStoppedError: It was told to stop.
         NxmSweepError: Bad input, a diverged training, or a damaged record.
     """
     from nxm_sweep.training.trial import prepare, run_trial  # noqa: PLC0415 - seconds of imports
 
+    check_device(settings)
     prepared = prepare(settings)
     identity, hashed = identity_of(settings, data_digest=prepared.rows.digest, model_digest=prepared.model_digest)
     if planned is not None and identity != planned:
@@ -59,7 +62,7 @@ def run_point(settings: TrialSettings, console: Console, *, planned: str | None 
         with Progress(folder) as progress, Heartbeat(progress.file, _BEAT_SECONDS):
             try:
                 body = run_trial(settings, prepared, folder, console, progress)
-            except TrialStopped as stopped:
+            except TrialStoppedError as stopped:
                 if stopped.message == PRUNED:
                     progress.keep_as_pruned()
                 raise

@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from nxm_sweep.sweep.outcome import Outcome, outcome_of
 from nxm_sweep.sweep.worker import warm_up, work
 
 _GIB_PER_WORKER = 4
+_TERMINATED = 15
+"""What a worker of Pebble answers to SIGTERM with."""
 _SIGNAL_NAMES = {-9: "SIGKILL", -11: "SIGSEGV", -15: "SIGTERM", -6: "SIGABRT", -7: "SIGBUS"}
 
 
@@ -33,17 +36,8 @@ class Pool:
     """
 
     def __init__(self, workers: int, threads: int, devices: list[str], time_limit: float | None) -> None:
-        self._time_limit = time_limit
-        context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA in an unknown state
-        self._slots = [
-            ProcessPool(
-                max_workers=1,
-                context=context,
-                initializer=warm_up,
-                initargs=(os.getpid(), threads, devices[number % len(devices)] if devices else None),
-            )
-            for number in range(workers)
-        ]
+        self._threads, self._devices, self._time_limit = threads, devices, time_limit
+        self._slots = [self._slot(number) for number in range(workers)]
         self._free = list(range(workers))
         self._running: dict[concurrent.futures.Future[Any], tuple[int, str]] = {}
         self._kills_before = _kernel_kills()
@@ -53,7 +47,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         for slot in self._slots:
-            slot.stop()
+            slot.stop()  # type: ignore[no-untyped-call]
         for slot in self._slots:
             slot.join()
 
@@ -65,6 +59,8 @@ class Pool:
     def submit(self, point: Point) -> None:
         """Give a free worker a point."""
         slot = self._free.pop(0)
+        if self._is_broken(slot):  # its worker died while it had nothing to do
+            self._replace(slot)
         future = self._slots[slot].schedule(work, args=[point.settings, point.identity], timeout=self._time_limit)
         self._running[future] = (slot, point.identity)
 
@@ -75,19 +71,45 @@ class Pool:
         done, _ = concurrent.futures.wait(
             self._running, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
         )
+        broken = {future for future, (slot, _) in self._running.items() if self._is_broken(slot)}
         ended = []
-        for future in done:
+        for future in done | broken:
             slot, identity = self._running.pop(future)
-            self._free.append(slot)
             ended.append((identity, self._outcome(future)))
+            if future in broken:
+                self._replace(slot)
+            self._free.append(slot)
         return ended
 
+    def _slot(self, number: int) -> ProcessPool:
+        """A pool of one worker, which starts with its first trial."""
+        device = self._devices[number % len(self._devices)] if self._devices else None
+        return ProcessPool(
+            max_workers=1,
+            context=multiprocessing.get_context("spawn"),  # a fork would copy threads and CUDA in an unknown state
+            initializer=warm_up,
+            initargs=(os.getpid(), self._threads, device),
+        )
+
+    def _is_broken(self, slot: int) -> bool:
+        """Whether a worker died outside of a trial, which Pebble's pool of one does not survive."""
+        return not self._slots[slot].active
+
+    def _replace(self, slot: int) -> None:
+        self._slots[slot].stop()  # type: ignore[no-untyped-call]
+        self._slots[slot].join()
+        self._slots[slot] = self._slot(slot)
+
     def _outcome(self, future: concurrent.futures.Future[Any]) -> Outcome:
+        if not future.done():
+            return Outcome(failure=failure("killed", "the worker died before it had begun"))
         error = future.exception()
         if error is None:
             return outcome_of(future.result())
         if isinstance(error, TimeoutError):
             return Outcome(failure=failure("timeout", f"not finished within {self._time_limit:g} s"))
+        if isinstance(error, BrokenProcessPool):
+            return Outcome(failure=failure("killed", "the worker died before it had begun"))
         if isinstance(error, ProcessExpired):
             return Outcome(failure=self._death(int(error.exitcode)))
         return Outcome(failure=classify(error))
@@ -96,6 +118,8 @@ class Pool:
         kills, self._kills_before = self._kills_before, _kernel_kills()
         if code == -9 and self._kills_before > kills:
             return failure("out of memory", "the system killed the worker for lack of memory")
+        if code == _TERMINATED:
+            code = -15
         if code < 0:
             return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
         return failure("exit", f"the worker ended with exit code {code}")

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from nxm_sweep.sweep.claims import PROGRESS
 from nxm_sweep.sweep.files import read_json, write_json
 from nxm_sweep.sweep.signs import this_process
+from nxm_sweep.training.watch import Watch
 
 INTERRUPTED, PRUNED = "interrupted", "pruned"
 STOP, PRUNED_FILE = "stop.json", "pruned.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
-class Progress:
+class Progress(Watch):
     """Writes ``progress.json`` while a trial trains, and looks for ``stop.json``. A context: both are gone at its end.
-
-    It is a :class:`nxm_sweep.training.watch.Watch`, without importing what trains.
 
     Args:
         folder: The trial's folder.
@@ -59,7 +58,7 @@ class Progress:
         if self._clock() - self._written >= _SECONDS_BETWEEN_LOOKS:
             self._write()
 
-    def on_epoch(self, epochs: list[Mapping[str, Any]]) -> None:
+    def on_epoch(self, epochs: Sequence[Mapping[str, Any]]) -> None:
         """Hear of the epochs so far."""
         self._state["epochs"] = [dict(entry) for entry in epochs]
         self._write()

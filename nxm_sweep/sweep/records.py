@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,16 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if record["schema"] > SCHEMA:
         raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
     return record
+
+
+def looks_whole(folder: Path) -> bool:
+    """Return whether a trial's record ends as one does: a quick look at what has been read before."""
+    try:
+        with (folder / RESULT).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+            return file.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
 
 
 def read_records(output_dir: Path) -> Iterator[dict[str, Any]]:

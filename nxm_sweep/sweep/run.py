@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from nxm_sweep.errors import RecordError, SweepIncomplete
+from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.sweep.cell import Cell
 from nxm_sweep.sweep.claims import Claims
@@ -22,11 +22,12 @@ from nxm_sweep.sweep.dry_run import show_dry_run
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan, make_plan
 from nxm_sweep.sweep.pool import Pool, shape
-from nxm_sweep.sweep.records import RESULT, read_record, trial_folder
+from nxm_sweep.sweep.records import read_record, trial_folder
 from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.search import Search
-from nxm_sweep.sweep.storage import dashboard_address, open_storage, storage_lock
+from nxm_sweep.sweep.storage import dashboard_address, in_use, open_storage, storage_lock
 from nxm_sweep.sweep.study import CellStudy
+from nxm_sweep.sweep.survey import FAILED, RUNNING, TO_DO, point_state
 from nxm_sweep.sweep.view import LiveView, final_report
 
 
@@ -47,48 +48,56 @@ def run_sweep(
         console: Where the live view goes.
 
     Raises:
-        SweepIncomplete: Points have no record.
+        SweepIncompleteError: Points have no record.
         StorageError: The studies' storage cannot be used.
     """
     console = console or Console(highlight=False)
     output_dir, sweep = Path(settings.output_dir), settings.sweep
     plan = _plan(cells, sweep, arguments)
+    if sweep.dry_run:
+        plan.recall(output_dir)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
-        show_dry_run(plan, output_dir, sweep, estimate, shape(sweep)[0], console)
+        workers, threads, _ = shape(sweep)
+        if sweep.probe:
+            from nxm_sweep.training.probe import seconds_per_row  # noqa: PLC0415 - seconds of imports
+
+            estimate.probe(plan, lambda point: seconds_per_row(point, threads))
+        show_dry_run(plan, output_dir, sweep, estimate, console, workers=workers)
         return Board()
     plan.write(output_dir)
     storage = open_storage(sweep.storage, output_dir)
-    with Claims(output_dir, sweep.lease) as claims:
+    with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
         with storage_lock(output_dir):
             studies = {cell.study_name: CellStudy(storage, cell) for cell in plan.cells}
             for study, points in zip(studies.values(), plan.points, strict=True):
                 _tidy(study, claims, output_dir)
-                study.queue(point for point in points if not _has_record(output_dir, point.identity))
+                study.queue(point for point in points if _is_to_train(output_dir, point.identity, sweep))
         with _runner(output_dir, sweep, launch) as runner:
-            searches = [Search(study, sweep) for study in studies.values()] if _is_search(sweep) else []
+            lock = storage_lock(output_dir)
+            searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
+            for point in itertools.chain.from_iterable(search.adopt() for search in searches):
+                plan.add(point)
             coordinator = Coordinator(
-                plan, output_dir, sweep, studies, claims, runner, seconds_of=estimate.cost, searches=searches
+                plan, output_dir, sweep, studies, claims, runner=runner, seconds_of=estimate.cost, searches=searches
             )
             with (
                 LiveView(plan, output_dir, estimate, coordinator, console) as view,
                 _two_interrupts(coordinator, console),
             ):
                 board = coordinator.run(view.show)
-    complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
+    complete = final_report(plan, board, console, stopped=coordinator.stopping)
     console.print(
         f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True
     )
     if not complete:
-        raise SweepIncomplete("stopped" if coordinator.stopping else "points have no record")
+        raise SweepIncompleteError("stopped" if coordinator.stopping else "points have no record")
     return board
 
 
 def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:
     rules = {"lease": sweep.lease, "max_attempts": sweep.max_attempts, "pruning": sweep.pruner != "none"}
-    if sweep.sampler == "grid":
-        return replace(make_plan(cells, arguments), rules=rules)
-    return Plan(tuple(cells), tuple([] for _ in cells), tuple(arguments), sweep.n_trials, rules)
+    return make_plan(cells, arguments, n_trials=None if sweep.sampler == "grid" else sweep.n_trials, rules=rules)
 
 
 def _is_search(sweep: SweepSettings) -> bool:
@@ -98,7 +107,9 @@ def _is_search(sweep: SweepSettings) -> bool:
 def _tidy(study: CellStudy, claims: Claims, output_dir: Path) -> None:
     """Settle trials that the study holds for running although nobody runs them: their coordinator died."""
     for trial, identity in study.read().items():
-        if not claims.is_taken(identity):
+        if not identity or identity in study.told:  # its coordinator died while it asked for it, or it is a second one
+            study.drop(trial)
+        elif not claims.is_taken(identity):
             record = _record(output_dir, identity)
             if record is None:
                 study.requeue(trial, identity)
@@ -113,13 +124,16 @@ def _record(output_dir: Path, identity: str) -> dict[str, Any] | None:
         return None
 
 
-def _has_record(output_dir: Path, identity: str) -> bool:
-    return (trial_folder(output_dir, identity) / RESULT).exists()
+def _is_to_train(output_dir: Path, identity: str, sweep: SweepSettings) -> bool:
+    state = point_state(
+        output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=sweep.pruner != "none"
+    )
+    return state in {TO_DO, RUNNING} or (state == FAILED and sweep.retry_failed)
 
 
 def _runner(output_dir: Path, sweep: SweepSettings, launch: Launch | None) -> AbstractContextManager[Runner]:
     if launch is not None:
-        return nullcontext(BatchRunner(launch, output_dir))
+        return nullcontext(BatchRunner(launch, output_dir, sweep.lease))
     return Pool(*shape(sweep), time_limit=sweep.time_limit)
 
 

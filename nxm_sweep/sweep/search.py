@@ -2,83 +2,175 @@
 
 from __future__ import annotations
 
+import random
+import warnings
 from typing import Any
 
 import optuna
+from filelock import FileLock
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings
-from nxm_sweep.sweep.cell import Point, Range, canonical
-from nxm_sweep.sweep.study import CellStudy, distribution
+from nxm_sweep.sweep.axes import Axes, Range, canonical
+from nxm_sweep.sweep.cell import Point
+from nxm_sweep.sweep.study import CellStudy, distribution, identity_in
 
-_COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+_DRAWS = 20
+"""A sampler draws so often before a point that is new is taken from the list of all, if there is one."""
 
 
 class Search:
     """One cell's search, and its pruner; of a grid, the pruner alone.
 
+    A trial's draw is seeded by its number: a search that is resumed, or shared, goes on instead of starting over.
+
     Args:
         study: The cell's study.
         settings: Sampler, pruner and number of trials.
+        lock: Held around asking and claiming, so that several coordinators share one search.
     """
 
-    def __init__(self, study: CellStudy, settings: SweepSettings) -> None:
-        self.study = study
-        self._wanted = None if settings.sampler == "grid" else settings.n_trials
-        epochs = study.cell.settings.training.epochs
-        seed = study.storage.get_n_trials(study.study_id)  # a resumed search goes on, not over
-        self._optuna = optuna.load_study(
-            study_name=study.cell.study_name,
-            storage=study.storage,
-            sampler=_sampler(settings.sampler, seed),
-            pruner=_pruner(settings.pruner, epochs),
-        )
+    def __init__(self, study: CellStudy, settings: SweepSettings, lock: FileLock) -> None:
+        self.study, self.lock = study, lock
+        self._settings = settings
+        self._pruner = _pruner(settings.pruner, study.cell.settings.training.epochs)
+        self._known: set[str] = set()
+        self._is_exhausted = False
 
     @property
     def wants_more(self) -> bool:
         """Whether the search asks for another point."""
-        if self._wanted is None:
-            return False
-        return self.study.storage.get_n_trials(self.study.study_id, _COUNTED) < self._wanted
+        return self._wanted > 0 and not self._is_exhausted and len(self._asked()) < self._wanted
 
-    def ask(self) -> tuple[int, Point]:
-        """Return the number of a new running trial in the storage, and its point."""
+    def ask(self) -> tuple[int, Point] | None:
+        """Return the number of a new running trial in the storage, and its point; None if no more is wanted.
+
+        The caller holds the lock until it has claimed the point.
+        """
+        asked = self._asked()
+        if len(asked) >= self._wanted:
+            return None
+        storage, cell = self.study.storage, self.study.cell
+        trial = storage.create_new_trial(self.study.study_id)
+        point = self._draw(storage.get_trial(trial), set(asked))
+        if point is None:
+            self._is_exhausted = True
+            self.study.drop(trial)
+            return None
+        for key, value in point.values.items():
+            axis = distribution(cell, key)
+            storage.set_trial_param(trial, key, axis.to_internal_repr(value), axis)
+        storage.set_trial_user_attr(trial, "identity", point.identity)  # the last: who has one is complete
+        self._known.add(point.identity)
+        return trial, point
+
+    def adopt(self) -> list[Point]:
+        """Return the points that this search has asked for before or elsewhere; each once."""
+        if self._wanted == 0:
+            return []
         cell = self.study.cell
-        trial = self._optuna.ask({key: distribution(cell, key) for key in cell.axes})
-        point = cell.point({key: canonical(trial.params[key]) for key in cell.axes})
-        trial.set_user_attr("identity", point.identity)
-        return trial._trial_id, point  # noqa: SLF001 - what every method of a storage takes
+        found = []
+        for identity, values in self._asked().items():
+            if identity not in self._known and set(values) == set(cell.axes):
+                self._known.add(identity)
+                found.append(cell.point({key: canonical(values[key]) for key in cell.axes}))
+        return found
 
     def should_prune(self, trial: int) -> bool:
         """Return whether a running trial is not worth its time."""
-        return Trial(self._optuna, trial).should_prune()
+        return self._pruner.prune(self._load("random"), self.study.storage.get_trial(trial))
+
+    @property
+    def _wanted(self) -> int:
+        wanted = 0 if self._settings.sampler == "grid" else self._settings.n_trials or 0
+        return wanted if wanted == 0 or self.study.cell.space is None else min(wanted, len(self.study.cell.space))
+
+    def _asked(self) -> dict[str, dict[str, Any]]:
+        """Every point of the study by its identity; one whose trial failed counts, or a search of failures had no end."""
+        trials = self.study.storage.get_all_trials(self.study.study_id, deepcopy=False)
+        return {identity_in(trial): trial.params for trial in trials if identity_in(trial)}
+
+    def _draw(self, trial: FrozenTrial, asked: set[str]) -> Point | None:
+        """Draw a point that has not been asked for; None if none is found."""
+        cell = self.study.cell
+        study = self._load(self._settings.sampler, trial.number)
+        axes = {key: distribution(cell, key) for key in cell.axes}
+        for _ in range(_DRAWS):
+            values = _sample(study, trial, axes)
+            point = cell.point({key: canonical(values[key]) for key in cell.axes})
+            if point.identity not in asked and not cell.excludes(point.values):
+                return point
+        left = [point for identity, point in (cell.space or {}).items() if identity not in asked]
+        return random.Random(trial.number).choice(left) if left else None  # noqa: S311 - no secret
+
+    def _load(self, sampler: str, seed: int = 0) -> Study:
+        """Return the study anew: Optuna remembers its trials from one draw to the next."""
+        return optuna.load_study(
+            study_name=self.study.cell.study_name,
+            storage=self.study.storage,
+            sampler=_sampler(sampler, seed),
+            pruner=self._pruner,
+        )
 
 
-def check_search(settings: SweepSettings, axes: dict[str, Any]) -> None:
-    """Check that a search has what it needs.
+def check_search(settings: SweepSettings, axes: Axes) -> None:
+    """Check that a search has what it needs, and a grid nothing else.
 
     Raises:
-        ConfigError: No number of trials, or a sampler that takes ranges got lists alone.
+        ConfigError: A number of trials without a search or the other way round, or axes that the sampler cannot take.
     """
+    ranges = [key for key, values in axes.items() if isinstance(values, Range)]
     if settings.sampler == "grid":
-        if settings.n_trials is not None:
-            raise ConfigError(
-                f"sweep.n_trials is {settings.n_trials}, but a grid trains all its points",
-                hint="sweep.sampler=random (tpe, qmc, cmaes) searches with so many trials",
-            )
+        _check_grid(settings, ranges)
         return
     if settings.n_trials is None:
         raise ConfigError(
             f"sweep.sampler={settings.sampler} needs sweep.n_trials", hint="for instance sweep.n_trials=20"
         )
-    if settings.sampler in {"cmaes", "qmc"} and not any(isinstance(values, Range) for values in axes.values()):
+    if settings.tie:
+        raise ConfigError(f"sweep.tie couples the axes of a grid but sweep.sampler is {settings.sampler}")
+    if settings.sampler == "cmaes" and not ranges:
         raise ConfigError(
-            f"sweep.sampler={settings.sampler} searches ranges but every axis is a list",
+            "sweep.sampler=cmaes searches ranges but every axis is a list",
             hint="for instance learning_rate.value='tag(log, interval(1e-5, 1e-4))'",
         )
+
+
+def _check_grid(settings: SweepSettings, ranges: list[str]) -> None:
+    if settings.n_trials is not None:
+        raise ConfigError(
+            f"sweep.n_trials is {settings.n_trials}, but a grid trains all its points",
+            hint="sweep.sampler=random (tpe, qmc, cmaes) searches with so many trials",
+        )
+    if ranges:
+        raise ConfigError(
+            f"{ranges[0]} is a range, which a grid cannot list",
+            hint="sweep.sampler=random (tpe, qmc, cmaes) with sweep.n_trials searches ranges",
+        )
+
+
+def _sample(study: Study, trial: FrozenTrial, axes: dict[str, BaseDistribution]) -> dict[str, Any]:
+    """Draw a value for every axis: those that the sampler draws together, then the others one by one."""
+    sampler = study.sampler
+    sampler.before_trial(study, trial)
+    together = {key: axis for key, axis in axes.items() if not axis.single() and _draws_together(sampler, axis)}
+    values = sampler.sample_relative(study, trial, together)
+    return {
+        key: values[key] if key in values else sampler.sample_independent(study, trial, key, axis)
+        for key, axis in axes.items()
+    }
+
+
+def _draws_together(sampler: BaseSampler, axis: BaseDistribution) -> bool:
+    if isinstance(sampler, QMCSampler):
+        return True
+    return isinstance(sampler, CmaEsSampler) and not isinstance(axis, CategoricalDistribution)
 
 
 def _sampler(name: str, seed: int) -> BaseSampler:
@@ -86,7 +178,9 @@ def _sampler(name: str, seed: int) -> BaseSampler:
         case "tpe":
             return TPESampler(seed=seed, constant_liar=True)  # running trials count as poor, so that workers spread
         case "qmc":
-            return QMCSampler(seed=0, warn_independent_sampling=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return QMCSampler(seed=0, warn_independent_sampling=False)
         case "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case _:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import optuna
 import sqlalchemy
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
@@ -75,8 +76,14 @@ def postgresql_url() -> str:
     if not separator or scheme.split("+")[0] not in {"postgresql", "postgres"}:
         raise StorageError(
             f"sweep.storage=postgresql needs the server's address in the environment variable {URL_VARIABLE}"
-            + (f" but got {mask(url)}" if url else ""),
+            + (f" but it holds one of {scheme}" if separator else ""),
             hint=f"export {URL_VARIABLE}=postgresql://user:password@host:5432/database",
+        )
+    place = rest.partition("@")[2]
+    if "@" in place.partition("/")[0] or "@" in place.partition("?")[0]:  # else part of it would pass for the host
+        raise StorageError(
+            f"the user or the password in the environment variable {URL_VARIABLE} holds a bare @",
+            hint="write %40 for @, %2F for / and %3A for :",
         )
     return f"postgresql+psycopg://{rest}"
 
@@ -113,8 +120,9 @@ def _journal(path: Path) -> BaseStorage:
 
 
 class _JournalLock(JournalFileOpenLock):
-    """A lock that the system releases when its holder dies. Whoever gets it cuts a last line that a killed writer left
-    unfinished, which every later load would fail on.
+    """A lock that the system releases when its holder dies.
+
+    Whoever gets it cuts a last line that a killed writer left unfinished, which every later load would fail on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,7 +156,26 @@ def _explained(kind: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError, ModuleNotFoundError, RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines()
-        reason = mask(lines[0]) if lines else type(error).__name__
         hint = "pip install 'nxm_sweep[postgresql]'" if isinstance(error, ImportError) else ""
-        raise StorageError(f"the {kind} storage of the studies cannot be opened: {reason}", hint=hint) from None
+        raise StorageError(f"the {kind} storage of the studies cannot be opened: {_reason(error)}", hint=hint) from None
+
+
+@contextmanager
+def in_use(kind: str) -> Iterator[None]:
+    """Say in one line that a storage is lost while the block uses it.
+
+    Raises:
+        StorageError: It is; no message holds a password.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StorageError(
+            f"the {kind} storage of the studies is lost: {_reason(error.__cause__ or error)}",
+            hint="no record is; the same command continues",
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return mask(lines[0]) if lines else type(error).__name__

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nxm_sweep.sweep.attempts import Failure
-from nxm_sweep.sweep.cell import Cell, Point, Range, is_wordy
+from nxm_sweep.sweep.axes import Range, is_wordy
+from nxm_sweep.sweep.cell import Cell, Point
 
 _LOGARITHMIC = ("learning_rate.value", "rho.value")
 _QUEUED = 500
@@ -22,7 +24,7 @@ _QUEUED = 500
 
 
 class CellStudy:
-    """One cell's study.
+    """One cell's study. Other coordinators change it too: a trial that one of them has ended stays as it is.
 
     Args:
         storage: Where it is kept; the study is created there if it is new.
@@ -33,6 +35,7 @@ class CellStudy:
         self.storage, self.cell = storage, cell
         self.study_id = _find_or_create(storage, cell)
         self._waiting: dict[str, int] = {}
+        self._running: dict[str, int] = {}
         self.told: dict[str, float] = {}
         self.seconds: list[float] = []
         self._reported: dict[int, int] = {}
@@ -46,6 +49,7 @@ class CellStudy:
         self.seconds = [
             trial.user_attrs["seconds"] for trial in of[TrialState.COMPLETE] if "seconds" in trial.user_attrs
         ]
+        self._running = {identity_in(trial): _id(trial) for trial in of[TrialState.RUNNING]}
         return {_id(trial): identity_in(trial) for trial in of[TrialState.RUNNING]}
 
     def queue(self, points: Iterable[Point]) -> None:
@@ -53,38 +57,46 @@ class CellStudy:
         for point in points:
             if len(self._waiting) >= _QUEUED:
                 return
-            if point.identity not in self._waiting:
+            if point.identity not in self._waiting and point.identity not in self._running:
                 self._waiting[point.identity] = self._create(point, TrialState.WAITING)
 
     def begin(self, point: Point) -> int:
-        """Note that a point is being trained; return its trial's number in the storage."""
-        trial = self._waiting.pop(point.identity, None)
-        if trial is not None and self.storage.set_trial_state_values(trial, TrialState.RUNNING):
-            return trial
+        """Note that a point is being trained; return its trial's number in the storage.
+
+        The caller holds the point: one that the study holds for running was left behind by a dead coordinator.
+        """
+        trial = self._unfinished(point.identity)
+        if trial is not None:
+            with suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial, TrialState.RUNNING)
+                return trial
         return self._create(point, TrialState.RUNNING)
 
     def report(self, trial: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
         """Report the epochs that are new; return whether there were any."""
         known = self._reported.get(trial, 0)
-        for entry in epochs[known:]:
-            self.storage.set_trial_intermediate_value(trial, entry["epoch"], entry["selection"])
+        with suppress(UpdateFinishedTrialError):
+            for entry in epochs[known:]:
+                self.storage.set_trial_intermediate_value(trial, entry["epoch"], entry["selection"])
         self._reported[trial] = max(known, len(epochs))
         return len(epochs) > known
 
     def complete(self, trial: int, record: Mapping[str, Any]) -> None:
         """Tell what a record says."""
         self.report(trial, record["epochs"])
-        for key, value in main_figures(record).items():
-            self.storage.set_trial_user_attr(trial, key, value)
-        self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [record["best"]["value"]])
-        self.told[record["identity"]] = record["best"]["value"]
+        with suppress(UpdateFinishedTrialError):
+            for key, value in main_figures(record).items():
+                self.storage.set_trial_user_attr(trial, key, value)
+            self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [record["best"]["value"]])
+            self.told[record["identity"]] = record["best"]["value"]
 
     def tell(self, point: Point, record: Mapping[str, Any]) -> None:
         """Tell a record that was not made through this study."""
-        waiting = self._waiting.pop(point.identity, None)
-        if waiting is not None:
-            if self.storage.set_trial_state_values(waiting, TrialState.RUNNING):
-                self.complete(waiting, record)
+        trial = self._unfinished(point.identity)
+        if trial is not None:
+            with suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial, TrialState.RUNNING)
+                self.complete(trial, record)
             return
         now = datetime.now(UTC).replace(tzinfo=None)
         self.storage.create_new_trial(
@@ -103,25 +115,39 @@ class CellStudy:
 
     def requeue(self, trial: int, identity: str) -> None:
         """Put a trial that was cut off back into the queue: it continues from its checkpoint."""
-        self.storage.set_trial_state_values(trial, TrialState.WAITING)
-        self._waiting[identity] = trial
+        with suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, TrialState.WAITING)
+            self._waiting[identity] = trial
 
     def fail(self, trial: int, failure: Failure) -> None:
         """Tell why an attempt has failed."""
-        for key, value in asdict(failure).items():
-            if value:
-                self.storage.set_trial_user_attr(trial, f"failure {key}", value)
-        self.storage.set_trial_state_values(trial, TrialState.FAIL)
+        with suppress(UpdateFinishedTrialError):
+            for key, value in asdict(failure).items():
+                if value:
+                    self.storage.set_trial_user_attr(trial, f"failure {key}", value)
+            self.storage.set_trial_state_values(trial, TrialState.FAIL)
 
     def drop(self, trial: int) -> None:
         """End a trial that a search asked for in vain: its point is being trained, or has failed for good."""
-        self.storage.set_trial_state_values(trial, TrialState.FAIL)
+        with suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def drop_second(self, identity: str) -> None:
+        """End what is unfinished of a point that has been told: two coordinators had queued it."""
+        trial = self._unfinished(identity)
+        if trial is not None:
+            self.drop(trial)
 
     def prune(self, trial: int) -> None:
         """Tell that a trial was stopped early; its last score stands as its value."""
         frozen = self.storage.get_trial(trial)
         last = frozen.intermediate_values.get(frozen.last_step) if frozen.last_step is not None else None
-        self.storage.set_trial_state_values(trial, TrialState.PRUNED, None if last is None else [last])
+        with suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, TrialState.PRUNED, None if last is None else [last])
+
+    def _unfinished(self, identity: str) -> int | None:
+        running = self._running.pop(identity, None)
+        return self._waiting.pop(identity, running)
 
     def _create(self, point: Point, state: TrialState) -> int:
         return self.storage.create_new_trial(self.study_id, template_trial=_template(point, state))

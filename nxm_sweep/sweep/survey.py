@@ -133,7 +133,7 @@ def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
                 PlannedPoint(identity, dict(zip(cell["axes"], values, strict=True)))
                 for identity, values in cell["points"]
             ],
-            plan["n_trials"] or len(cell["points"]),
+            cell.get("wanted", len(cell["points"])),
         )
         for cell in plan["cells"]
     ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import fnmatch
 import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -19,22 +21,30 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from nxm_sweep.config import load_settings
+from nxm_sweep.config import choices, load_settings, unknown_setting
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings, TrialSettings
-from nxm_sweep.sweep.cell import Axes, Cell, Range, canonical, count, live_axes
+from nxm_sweep.sweep.attempts import classify
+from nxm_sweep.sweep.axes import Range, canonical, count, listed
+from nxm_sweep.sweep.cell import Cell, can_be_axis, exists, live_axes, word
 from nxm_sweep.sweep.digests import DigestMemo
+from nxm_sweep.training.device import check_device
 
 _MANY_POINTS = 10_000
 _SPAN_CELLS = ("task", "model", "data", "sparsity")
 """A sweep over a key of these spans cells, as one over a config group does."""
+_NAMES = ("task", "method", "sparsity", "model")
+"""What a rule can name beside settings."""
+_AXES_HINT = (
+    "axes are numbers and words of learning_rate, rho, training and method, and seed; sweep.cells takes choices"
+)
 
 
 class CellSweeper(Sweeper):
     """Plans the points of ``-m`` and runs them."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        self._loader, self._config, self._context = hydra_context.config_loader, config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=train_job, config=config
         )
@@ -44,22 +54,31 @@ class CellSweeper(Sweeper):
 
         Raises:
             ConfigError: Bad input; nothing has been trained.
-            SweepIncomplete: Points have no record.
+            SweepIncompleteError: Points have no record.
         """
         from nxm_sweep.sweep.run import run_sweep  # noqa: PLC0415 - Optuna and the pool, for sweeps alone
 
-        cells, settings = plan_cells(arguments, self._compose, self.hydra_context)
+        cells, settings = plan_cells(arguments, self._compose, self._context)
         launch = None if isinstance(self.launcher, LocalPool) else self._launch
+        if launch is None:  # the jobs of other launchers run elsewhere, with other devices
+            for cell in cells:
+                check_device(cell.settings)
+        if launch is not None and settings.sweep.time_limit is not None:
+            raise ConfigError(
+                "sweep.time_limit holds for hydra/launcher=pool alone",
+                hint="a cluster has its own: hydra.launcher.timeout_min for submitit_slurm",
+            )
         run_sweep(cells, settings, arguments, launch)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        return self._loader.load_sweep_config(self._config, list(overrides))
 
-    def _launch(self, batch: Sequence[Sequence[str]]) -> list[Any]:
+    def _launch(self, batch: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
         if self.launcher is None:
             raise ConfigError("the sweep has no launcher")
-        returns = self.launcher.launch([list(overrides) for overrides in batch], initial_job_idx=0)
-        return [job.return_value for job in returns]
+        folder = f"hydra.sweep.dir={word(str(Path(self._config.hydra.sweep.dir).resolve()))}"  # made where a job starts
+        returns = self.launcher.launch([[*overrides, folder] for overrides in batch], initial_job_idx=0)
+        return list(map(_answer, returns))
 
 
 class LocalPool(Launcher):
@@ -80,13 +99,22 @@ def train_job(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         ConfigError: The job does not come from our sweeper.
     """
-    from nxm_sweep.sweep.worker import train  # noqa: PLC0415
+    from nxm_sweep.sweep.job import run_job  # noqa: PLC0415
 
     settings = load_settings(_without_hydra(config))
     if settings.sweep.point is None or settings.sweep.cwd is None:
         raise ConfigError("sweep.point and sweep.cwd must be given", hint="hydra/sweeper=nxm_sweep gives them")
     os.chdir(settings.sweep.cwd)
-    return train(settings, settings.sweep.point)
+    return run_job(settings, settings.sweep.point)
+
+
+def _answer(job: JobReturn) -> dict[str, Any] | None:
+    """What a job returned; a failure's fields if it raised, which it does where it cannot even begin."""
+    try:
+        answer: dict[str, Any] | None = job.return_value
+    except Exception as error:  # noqa: BLE001 - whatever one job raises ends that job alone
+        return asdict(classify(error))
+    return answer
 
 
 @dataclass
@@ -110,26 +138,32 @@ def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraConte
 
     Raises:
         ConfigError: Bad input.
+        DataError: A data set is missing or not what its task expects.
+        ModelError: A model is missing.
     """
     line = read_command_line(arguments, hydra_context)
-    shared = load_settings(_without_hydra(compose(line.fixed)))
-    spans = {**{key: [str(word) for word in words] for key, words in shared.sweep.cells.items()}, **line.spans}
+    spans = {**_configured_spans(compose(line.fixed).sweep.cells, hydra_context), **line.spans}
     for key in [key for key in spans if key in line.single]:
         del spans[key]
+    cells = [
+        _cell([*line.fixed, *chosen], line, compose)
+        for chosen in itertools.product(*([f"{key}={word}" for word in words] for key, words in spans.items()))
+    ]
+    shared = cells[0].settings
+    if shared.sweep.probe and not shared.sweep.dry_run:
+        raise ConfigError("sweep.probe=true belongs to a dry run", hint="add sweep.dry_run=true")
+    if shared.sweep.sampler == "grid":
+        _ask_before_many(sum(count(cell.axes, cell.tie) for cell in cells), shared.sweep)
     memo = DigestMemo(Path(shared.output_dir) / "sweeps" / ".digests" / "memo.json")
-    cells = []
-    for chosen in itertools.product(*([f"{key}={word}" for word in words] for key, words in spans.items())):
-        cells.append(_cell([*line.fixed, *chosen], line, compose, memo, shared.sweep))
-    total = sum(count(cell.axes) for cell in cells)
-    if total > _MANY_POINTS and shared.sweep.sampler == "grid" and not (shared.sweep.yes or shared.sweep.dry_run):
-        raise ConfigError(
-            f"the grid has {total:,} combinations", hint="sweep.yes=true trains them; sweep.dry_run=true counts them"
-        )
-    return cells, shared
+    return [replace(cell, digests=memo.of(cell.settings)) for cell in cells], shared
 
 
 def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> CommandLine:
-    """Take a command line apart; ``choice``, ``range`` and the like mean what they mean to Hydra."""
+    """Take a command line apart; ``choice``, ``range`` and the like mean what they mean to Hydra.
+
+    Raises:
+        ConfigError: A range that is empty, or a pattern that matches no choice.
+    """
     loader = hydra_context.config_loader
     line = CommandLine()
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
@@ -137,66 +171,151 @@ def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> 
         if not override.is_sweep_override():
             line.fixed.append(override.input_line or "")
             line.single.add(key)
-        elif loader.get_group_options(key) or key.split(".")[0] in _SPAN_CELLS:
+        elif isinstance(override.value(), Glob):
+            line.spans[key] = _matching(override, sorted({*loader.get_group_options(key), *choices(key)}))
+        elif _spans_cells(key, hydra_context):
             line.spans[key] = list(override.sweep_string_iterator())
         else:
-            line.axes[key] = _values(override)
+            line.axes[key] = _values(key, override)
     return line
 
 
-def _values(override: Override) -> list[Any] | Range:
+def _spans_cells(key: str, hydra_context: HydraContext) -> bool:
+    return bool(hydra_context.config_loader.get_group_options(key)) or key.split(".", maxsplit=1)[0] in _SPAN_CELLS
+
+
+def _configured_spans(configured: Mapping[str, Any], hydra_context: HydraContext) -> dict[str, list[str]]:
+    """The cells that ``sweep.cells`` spans, as the command line would."""
+    for key, words in configured.items():
+        if not _spans_cells(key, hydra_context):
+            raise ConfigError(
+                f"sweep.cells holds {key}, which is neither a config group nor a key of {', '.join(_SPAN_CELLS)}",
+                hint=f"sweep.axes={{{key}: [...]}} combines its values",
+            )
+        if not words:
+            raise ConfigError(f"sweep.cells holds no choice for {key}")
+    is_group = hydra_context.config_loader.get_group_options
+    return {key: [name if is_group(key) else word(name) for name in names] for key, names in configured.items()}
+
+
+def _ask_before_many(total: int, sweep: SweepSettings) -> None:
+    if total > _MANY_POINTS and not (sweep.yes or sweep.dry_run):
+        raise ConfigError(
+            f"the grid has {total:,} combinations", hint="sweep.yes=true trains them; sweep.dry_run=true counts them"
+        )
+
+
+def _matching(override: Override, names: Sequence[str]) -> list[str]:
+    """Those of a group's choices that a ``glob`` matches; as in Hydra, ``*`` stays in its folder."""
+    glob: Any = override.value()
+    found = [
+        name
+        for name in names
+        if any(pattern.count("/") == name.count("/") and fnmatch.fnmatch(name, pattern) for pattern in glob.include)
+        and not any(fnmatch.fnmatch(name, pattern) for pattern in glob.exclude)
+    ]
+    if not found:
+        hint = f"its choices: {', '.join(names)}" if names else "a pattern is for the choices of a config group"
+        raise ConfigError(f"{override.input_line} matches no choice", hint=hint)
+    return found
+
+
+def _values(key: str, override: Override) -> list[Any] | Range:
     value = override.value()
     if isinstance(value, IntervalSweep):
-        return Range(value.start or 0.0, value.end or 0.0, log="log" in value.tags)
-    values = [override._convert_value(item) for item in override.sweep_iterator()]  # noqa: SLF001 - unquotes
-    if isinstance(value, RangeSweep) and not value.shuffle:  # adding steps up in floats can reach the excluded end
-        values = [item for item in values if canonical(float(item)) != canonical(float(value.stop or 0.0))]
-    return [canonical(item) for item in values]
+        return Range(float(value.start or 0.0), float(value.end or 0.0), log="log" in value.tags)
+    values = [canonical(override._convert_value(item)) for item in override.sweep_iterator()]  # noqa: SLF001 - unquotes
+    if isinstance(value, RangeSweep):  # adding steps up in floats can reach the excluded end
+        values = [item for item in values if abs(item - (value.stop or 0)) > abs(value.step) * 1e-6]
+    if not values:
+        raise ConfigError(f"{override.input_line} holds no value", hint=f"{key}=1,2 gives it some")
+    return values
 
 
-def _cell(overrides: list[str], line: CommandLine, compose: Any, memo: DigestMemo, sweep: SweepSettings) -> Cell:
+def _cell(overrides: list[str], line: CommandLine, compose: Any) -> Cell:
     from nxm_sweep.sweep.search import check_search  # noqa: PLC0415 - Optuna, for sweeps alone
 
     config = _without_hydra(compose(overrides))
     settings = load_settings(config)
+    sweep = settings.sweep
     given: dict[str, Any] = {"learning_rate.value": settings.learning_rate.grid, "rho.value": settings.rho.grid}
-    given |= settings.sweep.axes
+    given |= sweep.axes
     for key in ("learning_rate.value", "rho.value", "training.batch_size", "seed"):  # every study has these parameters
-        if key in line.single or not given.get(key):
-            given[key] = [OmegaConf.select(config, key)]
-    given = {key: [OmegaConf.select(config, key)] if key in line.single else values for key, values in given.items()}
+        given[key] = given.get(key) or [OmegaConf.select(config, key)]
+    given |= {key: [OmegaConf.select(config, key)] for key in given if key in line.single}
     given |= line.axes
+    for key in given:
+        _check_axis(settings, key)
     _refuse_interpolated(config, given)
     axes = live_axes(settings, {key: _typed(config, key, values) for key, values in given.items()})
     check_search(sweep, axes)
+    _check_ties(settings)
     return Cell(
         settings=settings,
         axes=axes,
-        digests=memo.of(settings),
         overrides=tuple(overrides),
-        exclude=tuple(settings.sweep.exclude),
-        tie=tuple(map(tuple, settings.sweep.tie)),
+        exclude=tuple(_rule(config, settings, rule) for rule in sweep.exclude),
+        tie=tuple(map(tuple, sweep.tie)),
         search="" if sweep.sampler == "grid" else sweep.sampler,
     )
+
+
+def _check_axis(settings: TrialSettings, key: str) -> None:
+    if not can_be_axis(settings, key):
+        if not exists(settings, key):
+            raise unknown_setting(key)
+        raise ConfigError(f"{key} cannot be an axis: it is no number or word that changes a trial", hint=_AXES_HINT)
+
+
+def _check_ties(settings: TrialSettings) -> None:
+    keys = list(itertools.chain.from_iterable(settings.sweep.tie))
+    for key in keys:
+        _check_axis(settings, key)
+        if keys.count(key) > 1:
+            raise ConfigError(
+                f"sweep.tie names {key} {keys.count(key)} times", hint="one list holds all that it is tied to"
+            )
+
+
+def _rule(config: DictConfig, settings: TrialSettings, rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a rule of ``sweep.exclude`` with its values as their keys' types have them.
+
+    Raises:
+        ConfigError: It is empty, or names what no point has.
+    """
+    if not rule:
+        raise ConfigError("a rule of sweep.exclude is empty", hint="[{method: asp, learning_rate.value: [7e-5, 9e-5]}]")
+    for key in rule:
+        if key not in _NAMES:
+            _check_axis(settings, key)
+    return {key: listed(wanted) if key in _NAMES else _typed(config, key, wanted) for key, wanted in rule.items()}
 
 
 def _typed(config: DictConfig, key: str, values: Any) -> tuple[Any, ...] | Range:
     """Return an axis' values as its key's type has them, each once.
 
     Raises:
-        ConfigError: An axis without values.
+        ConfigError: An axis without values, or a range of what is no number.
     """
+    *path, leaf = key.split(".")
+    scratch = copy.deepcopy(OmegaConf.select(config, ".".join(path)) if path else config)
+
+    def typed(value: Any) -> Any:
+        scratch[leaf] = int(value) if isinstance(value, float) and value.is_integer() else value
+        return canonical(scratch[leaf])
+
     if isinstance(values, Range):
-        return values
-    listed = list(values) if isinstance(values, list | tuple | ListConfig) else [values]
-    if not listed:
+        low, high = typed(values.low), typed(values.high)
+        if isinstance(low, str | bool) or not low < high or (values.log and low <= 0):
+            raise ConfigError(
+                f"{key} cannot be searched between {values.low:g} and {values.high:g}",
+                hint="interval(a, b) needs numbers with a below b, and tag(log, ...) an a above 0",
+            )
+        return Range(low, high, values.log)
+    found = tuple(dict.fromkeys(map(typed, list(values) if isinstance(values, ListConfig) else listed(values))))
+    if not found:
         raise ConfigError(f"{key} has no values", hint=f"{key}=1,2 gives it some")
-    scratch = OmegaConf.create(config)
-    typed: list[Any] = []
-    for value in listed:
-        OmegaConf.update(scratch, key, value)
-        typed.append(canonical(OmegaConf.select(scratch, key)))
-    return tuple(dict.fromkeys(typed))
+    return found
 
 
 def _refuse_interpolated(config: DictConfig, keys: Iterable[str]) -> None:

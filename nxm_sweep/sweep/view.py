@@ -32,7 +32,7 @@ class LiveView:
         estimate: Learns from what finishes, and says how long the rest takes.
         coordinator: Whose board is shown.
         console: Where to; without a terminal, a line per event.
-        clock: Seconds that only grow; for tests.
+        now: Seconds that only grow; for tests.
     """
 
     def __init__(
@@ -42,11 +42,13 @@ class LiveView:
         estimate: Estimate,
         coordinator: Coordinator,
         console: Console,
-        clock: Callable[[], float] = time.monotonic,
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._output_dir, self._estimate = plan, output_dir, estimate
-        self._coordinator, self._console, self._clock = coordinator, console, clock
-        self._names = {point.identity: describe(point.cell.name, point.values) for point in plan}
+        self._coordinator, self._console, self._now = coordinator, console, now
+        self._points: dict[str, Point] = {}
+        self._names: dict[str, str] = {}
         self._seen: set[str] = set()
         self._begun: dict[str, float] = {}
         self._live: Live | None = None
@@ -70,10 +72,10 @@ class LiveView:
 
     def show(self, board: Board) -> None:
         """Show the board."""
-        for point in self._plan:  # a search adds points as it goes
-            if point.identity not in self._names:
-                self._names[point.identity] = describe(point.cell.name, point.values)
-        now = self._clock()
+        if len(self._points) < len(self._plan):  # a search adds points as it goes
+            self._points = {point.identity: point for point in self._plan}
+            self._names = {point.identity: describe(point.cell.name, point.values) for point in self._plan}
+        now = self._now()
         for identity in board.running:
             if identity not in self._begun:
                 self._begun[identity] = now
@@ -99,6 +101,8 @@ class LiveView:
             self._seen.add(identity)
             begun = self._begun.pop(identity, None)
             took = f"  {clock(now - begun)}" if begun is not None else ""
+            if begun is not None and identity in board.done:
+                self._estimate.learn(self._points[identity], now - begun)
             self._line(f"{len(self._seen)}/{len(self._plan)}  {self._names[identity]}  {words}{took}")
 
     def _line(self, text: str) -> None:
@@ -119,40 +123,43 @@ class LiveView:
 
     def _time_left(self, board: Board) -> str:
         """The seconds of what is left, by finished trials, over the workers that run."""
-        left = [*self._coordinator.left, *(point for point in self._plan if point.identity in board.running)]
+        left = [*self._coordinator.left, *(self._points[identity] for identity in board.running)]
         seconds = [self._estimate.seconds(point) for point in left]
         known = sum(value for value in seconds if value is not None)
+        if not known:
+            return "time left: not known before the first trial has finished"
         unknown = sum(value is None for value in seconds)
-        words = f"about {clock(known / max(1, len(board.running)))} left" if known else "time left: not known yet"
-        return words + (f", and {unknown} points of cells without a finished trial" if unknown and known else "")
+        words = f"about {clock(known / max(1, len(board.running)))} left"
+        return words + (f", besides {unknown} points of cells without a finished trial" if unknown else "")
 
 
-def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *, stopped: bool) -> bool:
+def final_report(plan: Plan, board: Board, console: Console, *, stopped: bool) -> bool:
     """Print the best point of each cell and every hole; return whether every point is settled well."""
     console.print(best_table(plan, board))
     console.print(
         "The best epoch and the best point are selected on the set that they are reported on: optimistic, as in the paper.",
         style="dim",
     )
-    wanted = len(plan) if plan.n_trials is None else plan.n_trials * len(plan.cells)
-    holes = [point for point in plan if point.identity not in board.done and point.identity not in board.pruned]
-    for point in holes[:_HOLES_SHOWN]:
-        found = board.failed.get(point.identity)
-        why = f"{found.kind}: {found.message}" if found else "not trained yet"
-        console.print(
-            f"hole: {describe(point.cell.name, point.values)}  {why}  ({point.identity})", markup=False, soft_wrap=True
-        )
-    if len(holes) > _HOLES_SHOWN:
-        console.print(f"... and {len(holes) - _HOLES_SHOWN} more holes")
+    failed = [(point, board.failed[point.identity]) for point in plan if point.identity in board.failed]
+    for point, why in failed[:_HOLES_SHOWN]:
+        hole = f"hole: {describe(point.cell.name, point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        console.print(hole, markup=False, soft_wrap=True)
+    if len(failed) > _HOLES_SHOWN:
+        console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
+    wanted = sum(map(plan.wanted, plan.cells))
+    missing = wanted - len(board.done) - len(board.pruned) - len(failed)
     parts = [f"{len(board.done)} of {wanted} points have a record", f"{board.trained} trained now"]
     parts += [f"{len(board.pruned)} pruned"] if board.pruned else []
-    parts += [f"{len(board.failed)} failed"] if board.failed else []
-    console.print(", ".join(parts))
+    parts += [f"{len(failed)} failed"] if failed else []
+    parts += [f"{missing} not trained yet"] if missing > 0 else []
+    console.print(", ".join(parts), soft_wrap=True)
     if stopped:
         console.print("stopped; the same command continues")
-    elif board.failed:
-        console.print("sweep.retry_failed=true tries the failed points again; what each printed is in its log.txt")
-    return not holes and len(board.done) + len(board.pruned) >= wanted
+    elif failed:
+        console.print(
+            "sweep.retry_failed=true tries the failed points again; what each printed is in its log.txt", soft_wrap=True
+        )
+    return not failed and missing <= 0
 
 
 def best_table(plan: Plan, board: Board) -> Table:
@@ -162,7 +169,7 @@ def best_table(plan: Plan, board: Board) -> Table:
         best = _best(points, board)
         table.add_row(
             cell.name,
-            f"{_count(points, board.done)}/{plan.n_trials or len(points)}",
+            f"{_count(points, board.done)}/{plan.wanted(cell)}",
             score_words(best[0] if best else None),
             values_words(best[1].values) if best else "",
         )
@@ -175,7 +182,7 @@ def _cells_table(plan: Plan, board: Board) -> Table:
         best = _best(points, board)
         table.add_row(
             cell.name,
-            f"{_count(points, board.done)}/{plan.n_trials or len(points)}",
+            f"{_count(points, board.done)}/{plan.wanted(cell)}",
             str(_count(points, board.running)),
             str(_count(points, board.failed)),
             score_words(best[0] if best else None),

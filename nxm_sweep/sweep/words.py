@@ -16,12 +16,12 @@ _LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
 
 def describe(cell: str, values: Mapping[str, Any]) -> str:
     """Return a point in words."""
-    return f"{cell}  {values_words(values)}"
+    return f"{cell} {values_words(values)}"
 
 
 def values_words(values: Mapping[str, Any]) -> str:
-    """Return a point's values: ``lr 2e-4  batch 32``."""
-    return "  ".join(f"{_SHORT.get(key, key)} {number_words(value)}" for key, value in values.items())
+    """Return a point's values: ``lr 2e-4 batch 32``."""
+    return " ".join(f"{_SHORT.get(key, key)} {number_words(value)}" for key, value in values.items())
 
 
 def number_words(value: Any) -> str:
@@ -58,7 +58,7 @@ def progress_words(folder: Path) -> str:
 
 def plain_table(*headers: str) -> Table:
     """Return a table without lines; a narrow terminal wraps its texts and never cuts a number."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for header in headers:
         left = header in _LEFT
         table.add_column(header, justify="left" if left else "right", no_wrap=not left, overflow="fold")

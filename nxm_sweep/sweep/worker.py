@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from nxm_sweep.errors import TrialStopped
+from nxm_sweep.errors import TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.attempts import add_failure, classify
 from nxm_sweep.sweep.outcome import STOPPED
@@ -77,9 +77,11 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
     silence_known_noise()
     try:
         run_point(settings, console, planned=folder.name)
-    except TrialStopped as stopped:
+    except TrialStoppedError as stopped:
         return {STOPPED: stopped.message}
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a trial raises ends that trial alone
+    except (Exception, SystemExit) as error:  # whatever a trial raises ends that trial alone
+        if isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ:
+            raise  # it has put the job back into the queue
         text = traceback.format_exc()
         console.print(text, markup=False)
         failed = classify(error, text)

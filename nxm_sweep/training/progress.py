@@ -11,8 +11,20 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nxm_sweep.training.trainer import SparseTrainer
+from nxm_sweep.training.watch import Watch, obey
 
 _SECONDS_BETWEEN_LINES = 20.0
+
+
+class Watched(TrainerCallback):
+    """Tells a watch of each step, and stops the training when it says so."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._watch.on_step(state.global_step, state.max_steps)
+        obey(self._watch.stop_now())
 
 
 class ShowProgress(TrainerCallback):

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 from transformers import set_seed
 
-from nxm_sweep.errors import ConfigError, SparsityError
+from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets
 from nxm_sweep.training.build import build_method
@@ -52,10 +51,8 @@ def prepare(settings: TrialSettings) -> Prepared:
     Raises:
         DataError: The data set is missing or not what the task expects.
         ModelError: The model is missing.
-        ConfigError: The machine lacks the device or the precision asked for.
     """
     started = time.perf_counter()
-    _check_device(settings)
     folder = locate_model(settings.model)
     rows = load_rows(settings.task, settings.data)
     return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started)
@@ -79,7 +76,7 @@ def run_trial(
 
     Raises:
         NonFiniteError: A loss or metric became NaN or infinite.
-        TrialStopped: The watch said so.
+        TrialStoppedError: The watch said so.
         SparsityError: A rule does not fit the model, or the saved weights do not hold their pattern.
     """
     seconds = {"prepare": prepared.seconds}
@@ -87,24 +84,10 @@ def run_trial(
     if settings.training.threads is not None:
         torch.set_num_threads(settings.training.threads)
     with _timed(seconds, "tokenise"):
-        tokenizer = load_tokenizer(prepared.model_folder)
-        data = _tokenise(settings, prepared, tokenizer)
+        data, tokenizer = tokenise_rows(settings, prepared)
     with _timed(seconds, "load_model"):
-        set_seed(settings.seed)
-        model = load_model(prepared.model_folder, prepared.rows.labels)
-        method = build_method(settings, model)
-        trainer = TrialTrainer(
-            settings=settings,
-            work=work,
-            console=console,
-            watch=watch,
-            model=model,
-            train_dataset=data.train,
-            eval_dataset=data.validation,
-            data_collator=PadToLongest(tokenizer),
-            processing_class=tokenizer,
-            sparse_method=method,
-        )
+        trainer = build_trainer(settings, prepared, data, tokenizer, work=work, console=console, watch=watch)
+    method = trainer.sparse_method
     budget = learning_rate_sum(settings, trainer.optimizer_steps())
     start = distance_to_go(method.targets, budget)
     checkpoints = complete_checkpoints(work)
@@ -124,7 +107,7 @@ def run_trial(
             "checked": [asdict(check) for check in checks],
             "exact": all(check.exact for check in checks),
         },
-        **_inputs(prepared, data, model, method.targets),
+        **_inputs(prepared, data, trainer.model, method.targets),
         "steps": trainer.state.global_step,
         "tokens": int(trainer.state.num_input_tokens_seen),
         "resumed_from_step": int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else None,
@@ -148,7 +131,7 @@ def _scores(settings: TrialSettings, trainer: TrialTrainer) -> dict[str, Any]:
     }
 
 
-def _inputs(prepared: Prepared, data: Tokenised, model: nn.Module, targets: list[Target]) -> dict[str, Any]:
+def _inputs(prepared: Prepared, data: Tokenised, model: Any, targets: list[Target]) -> dict[str, Any]:
     """What a record says of the data and the model."""
     return {
         "data": {
@@ -167,23 +150,48 @@ def _inputs(prepared: Prepared, data: Tokenised, model: nn.Module, targets: list
     }
 
 
-def _check_device(settings: TrialSettings) -> None:
-    """Refuse what the hardware cannot do before the Trainer does so in its own words."""
-    training, has_gpu = settings.training, torch.cuda.is_available()
-    if training.device == "cuda" and not has_gpu:
-        raise ConfigError("training.device is cuda but PyTorch sees no CUDA device", hint="training.device=auto")
-    if training.precision == "fp16" and (training.device == "cpu" or not has_gpu):
-        raise ConfigError("training.precision is fp16, which needs a CUDA device", hint="training.precision=fp32")
-
-
-def _tokenise(settings: TrialSettings, prepared: Prepared, tokenizer: Any) -> Tokenised:
-    return tokenise(
+def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenised, Any]:
+    """Return a trial's rows as tokens, and the tokenizer."""
+    tokenizer = load_tokenizer(prepared.model_folder)
+    data = tokenise(
         prepared.rows,
         tokenizer,
         tokenizer_digest=prepared.model_digest,
         max_length=settings.training.max_length,
         max_train_samples=settings.training.max_train_samples,
         max_eval_samples=settings.training.max_eval_samples,
+    )
+    return data, tokenizer
+
+
+def build_trainer(
+    settings: TrialSettings,
+    prepared: Prepared,
+    data: Tokenised,
+    tokenizer: Any,
+    *,
+    work: Path,
+    console: Console,
+    watch: Watch,
+) -> TrialTrainer:
+    """Return a trial's trainer over the pretrained model and a new head.
+
+    Raises:
+        SparsityError: A rule does not fit the model.
+    """
+    set_seed(settings.seed)
+    model = load_model(prepared.model_folder, prepared.rows.labels)
+    return TrialTrainer(
+        settings=settings,
+        work=work,
+        console=console,
+        watch=watch,
+        model=model,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=PadToLongest(tokenizer),
+        processing_class=tokenizer,
+        sparse_method=build_method(settings, model),
     )
 
 

@@ -18,9 +18,9 @@ from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance
 from nxm_sweep.training.metrics import score
-from nxm_sweep.training.progress import ShowProgress
+from nxm_sweep.training.progress import ShowProgress, Watched
 from nxm_sweep.training.trainer import SparseTrainer
-from nxm_sweep.training.watch import Watch, Watched, obey
+from nxm_sweep.training.watch import Watch, obey
 
 _EVAL_BATCH = 64  # rows; it changes speed alone
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from nxm_sweep.errors import TrialStopped
+from nxm_sweep.errors import TrialStoppedError
 
 
 class Watch:
@@ -16,7 +14,7 @@ class Watch:
     def on_step(self, step: int, steps: int) -> None:
         """Hear of a finished optimizer step, of so many."""
 
-    def on_epoch(self, epochs: list[Mapping[str, Any]]) -> None:
+    def on_epoch(self, epochs: Sequence[Mapping[str, Any]]) -> None:
         """Hear of the epochs so far; the last one's checkpoint is complete."""
 
     def stop_now(self) -> str | None:
@@ -28,22 +26,11 @@ class Watch:
         return self.stop_now()
 
 
-class Watched(TrainerCallback):
-    """Tells a watch of each step, and stops the training when it says so."""
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._watch.on_step(state.global_step, state.max_steps)
-        obey(self._watch.stop_now())
-
-
 def obey(reason: str | None) -> None:
     """Stop the training for a reason.
 
     Raises:
-        TrialStopped: There is one.
+        TrialStoppedError: There is one.
     """
     if reason is not None:
-        raise TrialStopped(reason)
+        raise TrialStoppedError(reason)

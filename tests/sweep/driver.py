@@ -5,7 +5,8 @@ The environment variable ``FAKE_TRIALS`` holds JSON:
 - ``ledger``: file that gets a line ``start IDENTITY PID`` and ``end IDENTITY PID`` per training;
 - ``epochs`` (2) and ``seconds`` (0.02) of an epoch; every finished epoch is kept in ``work/epochs.json`` as a checkpoint;
 - ``faults``: ``[{"when": {"learning_rate": 1e-4}, "do": "nan", "times": 1}]``, with ``do`` one of ``nan``, ``exit``,
-  ``raise``, ``kill``, ``hang``; ``when`` compares learning_rate, rho, batch_size, seed, method and task; ``times`` counts attempts.
+  ``raise``, ``kill``, ``hang``; ``when`` compares learning_rate, rho, batch_size, seed, method and task; ``times``
+  counts attempts.
 
 The score of an epoch is a function of the settings alone.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from nxm_sweep.errors import NonFiniteError, TrialStopped
+from nxm_sweep.errors import NonFiniteError, TrialStoppedError
 
 
 def _facts(settings: Any) -> dict[str, Any]:
@@ -91,9 +92,15 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, watch: 
         time.sleep(options.get("seconds", 0.02))
         watch.on_step(epoch, total)
         if reason := watch.stop_now():
-            raise TrialStopped(reason)
+            raise TrialStoppedError(reason)
         value = score_of(settings, epoch)
-        entry = {"epoch": epoch, "selection": value, "unpruned_selection": value, "relative_distance": 0.1, "pruned": {}}
+        entry = {
+            "epoch": epoch,
+            "selection": value,
+            "unpruned_selection": value,
+            "relative_distance": 0.1,
+            "pruned": {},
+        }
         epochs.append({**entry, "training_loss": 1.0})
         fresh = checkpoint.with_suffix(".tmp")
         fresh.write_text(json.dumps(epochs))
@@ -102,7 +109,7 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, watch: 
         if fault is not None:
             _do(fault)
         if epoch < total and (reason := watch.stop_after_epoch()):
-            raise TrialStopped(reason)
+            raise TrialStoppedError(reason)
     best = max(epochs, key=lambda entry: entry["selection"])
     checkpoint.unlink()
     checkpoint.parent.rmdir()

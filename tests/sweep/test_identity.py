@@ -112,7 +112,10 @@ NOT_HASHED = {
     *("task.validation_splits", "task.learning_rates", "task.config", "task.rows", "task.files"),
     *("model.name", "model.source", "model.path", "model.revision"),
     *("method.learning_rates", "sparsity.name", "rho.grid", "learning_rate.grid"),
-    *("training.device", "training.threads", "data.path", "data.revision", "sweep.axes"),
+    *("training.device", "training.threads", "data.path", "data.revision"),
+    *(f"sweep.{name}" for name in ("cells", "axes", "exclude", "tie", "workers", "threads", "dry_run", "probe", "yes")),
+    *(f"sweep.{name}" for name in ("retry_failed", "max_attempts", "time_limit", "lease", "storage", "point", "cwd")),
+    *(f"sweep.{name}" for name in ("sampler", "n_trials", "pruner")),
     *("output_dir", "force", "save_model"),
 }
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import NonFiniteError, RecordError
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.sweep import point
 from nxm_sweep.sweep.identity import identity_of
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.sweep.records import read_record, trial_folder
+from nxm_sweep.training import trial
+from nxm_sweep.training.watch import Watch
 
 SECONDS = 20  # no wait of these tests is longer
 
@@ -35,7 +36,9 @@ class Trials:
         self.may_finish.set()
         self.started = threading.Event()
 
-    def run(self, settings: TrialSettings, prepared: Any, folder: Path, console: Console) -> dict[str, Any]:
+    def run(
+        self, settings: TrialSettings, prepared: Any, folder: Path, console: Console, watch: Watch
+    ) -> dict[str, Any]:
         self.folders.append(folder)
         self.started.set()
         assert self.may_finish.wait(SECONDS)
@@ -50,8 +53,8 @@ class Trials:
 def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
     fake = Trials()
     prepared = SimpleNamespace(rows=SimpleNamespace(digest="rows"), model_digest="files")
-    monkeypatch.setattr(point, "prepare", lambda _: prepared)
-    monkeypatch.setattr(point, "run_trial", fake.run)
+    monkeypatch.setattr(trial, "prepare", lambda _: prepared)
+    monkeypatch.setattr(trial, "run_trial", fake.run)
     return fake
 
 

@@ -25,6 +25,7 @@ from transformers import (
 from nxm_sweep.config import compose_settings
 from nxm_sweep.training.progress import ShowProgress, clock_time
 from nxm_sweep.training.trial_trainer import TrialTrainer
+from nxm_sweep.training.watch import Watch
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 CONTROL = TrainerControl()
@@ -165,6 +166,7 @@ def test_an_error_in_training_takes_the_bar_off_the_terminal(tmp_path: Path) -> 
         ),
         work=tmp_path,
         console=where,
+        watch=Watch(),
         model=BertForSequenceClassification(BertConfig(vocab_size=20, **shape)),
         train_dataset=rows,
         eval_dataset={"validation": rows},

@@ -1,0 +1,120 @@
+"""Several coordinators on one sweep, on every storage; a server's password is written nowhere."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Folder
+    from tests.faults.postgresql import Server
+
+GRID = ("learning_rate.value=range(1e-5,16e-5,step=1e-5)", "sweep.workers=1")  # times batch 16 and 32: 30 points
+Until = Callable[[Callable[[], Any], str], None]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    from tests.faults.postgresql import Server
+
+    server = Server()
+    yield server
+    server.end()
+
+
+def _files_with(secret: str, folder: Path) -> list[Path]:
+    """Files that hold a password, as it is or as an address has it."""
+    forms = {secret.encode(), quote(secret, safe="").encode()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [path for path in files if any(form in path.read_bytes() for form in forms)]
+
+
+def _engine(url: str) -> str:
+    return url.replace("postgresql:", "postgresql+psycopg:")
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "journal", "postgresql"])
+def test_four_coordinators_share_thirty_points(
+    storage: str, folder: Folder, request: pytest.FixtureRequest, states: Callable[[Any], dict[str, int]]
+) -> None:
+    environment = {}
+    if storage == "postgresql":
+        environment["NXM_STORAGE"] = request.getfixturevalue("server").database("four")
+    command = (*GRID, f"sweep.storage={storage}")
+    started = [folder.start(*command, environment=environment, seconds=0.1) for _ in range(4)]
+    ended = [sweeping.wait() for sweeping in started]
+    assert [one.code for one in ended] == [0] * 4, [one.err for one in ended]
+    assert [one.err for one in ended] == [""] * 4
+    assert len(folder.records) == 30
+    assert folder.trainings("start") == folder.trainings("end") == dict.fromkeys(folder.records, 1)
+    trained = [int(re.findall(r"30 of 30 points have a record, (\d+) trained now", one.out)[0]) for one in ended]
+    assert sum(trained) == 30
+    assert max(trained) < 30  # they did share
+    assert len({tuple(one.table) for one in ended}) == 1
+    if storage == "journal":
+        trials = folder.trials(str(folder.output / "studies" / "optuna.journal"))
+    elif storage == "postgresql":
+        trials = folder.trials(_engine(environment["NXM_STORAGE"]))
+        password = request.getfixturevalue("server").password
+        assert _files_with(password, folder.output) == []
+        assert not [one for one in ended if password in one.out or quote(password, safe="") in one.out]
+    else:
+        trials = folder.trials()
+    assert states(trials) == {"COMPLETE": 30}
+    assert {trial.user_attrs["identity"]: trial.value for trial in trials} == {
+        identity: record["best"]["value"] for identity, record in folder.records.items()
+    }
+    assert not list(folder.output.glob("trials/*/claim.json"))
+    assert not list(folder.output.glob("sweeps/coordinators/*.json"))
+
+
+def test_refused_password_is_one_line_without_it(folder: Folder, server: Server) -> None:
+    wrong = "an0ther@secret/word"
+    url = server.url("postgres", password=wrong)
+    ended = folder.run(*GRID, "sweep.storage=postgresql", environment={"NXM_STORAGE": url})
+    assert ended.code == 2
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: the postgresql storage of the studies cannot be opened: ")
+    assert 'password authentication failed for user "sweeper"' in line
+    assert _files_with(wrong, folder.output) == []
+    assert not [form for form in (wrong, quote(wrong, safe="")) if form in ended.out + ended.err]
+    assert not folder.ledger.exists()
+
+
+@pytest.mark.slow
+def test_lost_server_costs_no_record(folder: Folder, server: Server, until: Until) -> None:
+    url = server.database("lost")
+    command = (*GRID, "sweep.storage=postgresql")
+    sweeping = folder.start(*command, environment={"NXM_STORAGE": url}, seconds=0.1)
+    until(lambda: len(folder.records) >= 2, "two records")
+    server.execute("DROP DATABASE lost WITH (FORCE)")
+    ended = sweeping.wait()
+    assert "Traceback" not in ended.err
+    assert server.password not in ended.out + ended.err
+    kept = len(folder.records)
+    again = folder.run(*command, environment={"NXM_STORAGE": server.database("lost")})
+    assert again.code == 0, again.err
+    assert f"30 of 30 points have a record, {30 - kept} trained now" in again.out
+    trials = folder.trials(_engine(url))
+    assert sorted(trial.user_attrs["identity"] for trial in trials) == sorted(folder.records)
+
+
+def test_points_of_a_killed_coordinator_are_taken_over_by_a_living_one(
+    folder: Folder, until: Until, states: Callable[[Any], dict[str, int]]
+) -> None:
+    command = ("learning_rate.value=1e-5,2e-5,3e-5,4e-5", "sweep.workers=1")
+    doomed, heir = (folder.start(*command, seconds=0.3, epochs=3) for _ in range(2))
+    until(lambda: len({claim["pid"] for claim in folder.claims}) == 2, "both are at work")
+    doomed.send(signal.SIGKILL)
+    ended = heir.wait()
+    assert ended.code == 0, ended.err
+    assert len(folder.records) == 8
+    assert folder.trainings("end") == dict.fromkeys(folder.records, 1)
+    assert states(folder.trials()) == {"COMPLETE": 8}  # the trial that it left running was gone on with

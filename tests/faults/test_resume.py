@@ -1,0 +1,119 @@
+"""A sweep's command again: after a kill, after its end, with more points, with fewer files."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Ended, Folder
+
+GRID = ("learning_rate.value=1e-5,2e-5,3e-5,4e-5,5e-5,6e-5",)  # times batch 16 and 32: 12 points
+Until = Callable[[Callable[[], Any], str], None]
+States = Callable[[Any], dict[str, int]]
+
+
+@pytest.fixture(scope="module")
+def finished(module_folder: Folder) -> tuple[Folder, Ended]:
+    """A sweep that nothing disturbed."""
+    return module_folder, module_folder.run(*GRID, "sweep.workers=2")
+
+
+@pytest.fixture
+def copy(finished: tuple[Folder, Ended], folder: Folder) -> Folder:
+    """A finished sweep's folder, to do things to."""
+    shutil.copytree(finished[0].output, folder.output)
+    return folder
+
+
+def test_killed_coordinator_leaves_exactly_the_rest(
+    finished: tuple[Folder, Ended], folder: Folder, until: Until, states: States
+) -> None:
+    sweeping = folder.start(*GRID, "sweep.workers=1", seconds=0.5)
+    until(lambda: len(folder.records) == 3, "three records")
+    workers = sweeping.family()
+    assert workers.living
+    sweeping.send(signal.SIGKILL)
+    until(lambda: not workers.living, "the workers die with their coordinator")
+    assert sum(folder.trainings("end").values()) == 3
+    again = folder.run(*GRID, "sweep.workers=2")
+    assert again.code == 0, again.err
+    assert "12 points: 3 have a record, 9 to do" in again.out
+    assert "12 of 12 points have a record, 9 trained now" in again.out
+    ends = folder.trainings("end")
+    assert sum(ends.values()) == 3 + 9
+    assert set(ends.values()) == {1}
+    assert set(ends) == set(finished[0].records)
+    assert again.table == finished[1].table
+    assert states(folder.trials()) == {"COMPLETE": 12}
+
+
+def test_undisturbed_sweep_trains_each_point_once(finished: tuple[Folder, Ended], states: States) -> None:
+    folder, ended = finished
+    assert ended.code == 0, ended.err
+    assert len(folder.records) == 12
+    assert folder.trainings("start") == folder.trainings("end") == dict.fromkeys(folder.records, 1)
+    assert states(folder.trials()) == {"COMPLETE": 12}
+
+
+def test_finished_sweep_trains_nothing(copy: Folder, finished: tuple[Folder, Ended], states: States) -> None:
+    again = copy.run(*GRID, "sweep.workers=2")
+    assert again.code == 0, again.err
+    assert "12 of 12 points have a record, 0 trained now" in again.out
+    assert not copy.ledger.exists()
+    assert again.table == finished[1].table
+    assert states(copy.trials()) == {"COMPLETE": 12}
+
+
+def test_added_value_and_lost_record_are_trained_alone_in_the_same_study(copy: Folder, states: States) -> None:
+    lost = sorted(copy.records)[5]
+    learning_rate = copy.records[lost]["config"]["learning_rate"]["value"]
+    shutil.rmtree(copy.output / "trials" / lost)
+    again = copy.run(f"{GRID[0]},7e-5", "sweep.workers=1")
+    assert again.code == 0, again.err
+    assert "14 points: 11 have a record, 3 to do" in again.out
+    trained = {identity: copy.records[identity]["config"] for identity in copy.trainings("end")}
+    assert trained.keys() >= {lost}
+    rest = [config for identity, config in trained.items() if identity != lost]
+    assert sorted((config["learning_rate"]["value"], config["training"]["batch_size"]) for config in rest) == [
+        (7e-5, 16),
+        (7e-5, 32),
+    ]
+    assert trained[lost]["learning_rate"]["value"] == learning_rate
+    trials = copy.trials()  # of the only study
+    assert states(trials) == {"COMPLETE": 12 + 3}
+    assert {trial.user_attrs["identity"] for trial in trials} == set(copy.records)
+
+
+def test_lost_studies_are_made_anew_from_the_records(copy: Folder, states: States) -> None:
+    shutil.rmtree(copy.output / "studies")
+    again = copy.run(*GRID, "sweep.workers=1")
+    assert again.code == 0, again.err
+    assert not copy.ledger.exists()
+    trials = copy.trials()
+    assert states(trials) == {"COMPLETE": 12}
+    records = copy.records
+    assert {trial.user_attrs["identity"]: trial.value for trial in trials} == {
+        identity: record["best"]["value"] for identity, record in records.items()
+    }
+    for trial in trials:
+        epochs = records[trial.user_attrs["identity"]]["epochs"]
+        assert trial.intermediate_values == {entry["epoch"]: entry["selection"] for entry in epochs}
+
+
+def test_damaged_record_is_a_hole_and_harms_no_other(copy: Folder) -> None:
+    victim = min(copy.records)
+    file = copy.output / "trials" / victim / "result.json"
+    file.write_text(file.read_text()[:100])
+    again = copy.run(*GRID, "sweep.workers=1")
+    assert again.code == 1
+    assert len(again.holes) == 1
+    assert "cannot be read" in again.holes[0]
+    assert "move it away to train the trial again" in again.holes[0]
+    assert victim in again.holes[0]
+    assert "11 of 12 points have a record, 0 trained now, 1 failed" in again.out
+    assert not copy.ledger.exists()
