@@ -349,6 +349,13 @@ def test_one_bad_point_of_several_is_found_before_any_is_trained(demo: list[str]
     assert not list(tmp_path.glob("trials/*"))
 
 
+def test_a_sweep_is_not_forced(demo: list[str], tmp_path: Path) -> None:
+    answer = _command("-m", *demo, "method=dense", "force=true", f"output_dir={tmp_path}")
+    assert answer.code == 2
+    assert answer.err.startswith("error: force=true is for single trials")
+    assert not list(tmp_path.glob("trials/*"))
+
+
 def test_an_interruption_says_how_to_go_on(demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt

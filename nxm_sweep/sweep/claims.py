@@ -39,6 +39,9 @@ class Claims:
         self._held: set[str] = set()
 
     def __enter__(self) -> Self:
+        for sign in self._sign.parent.glob("*.json"):  # of coordinators that were killed
+            if not is_alive(read_json(sign) or {}, sign, self._lease):
+                sign.unlink(missing_ok=True)
         write_json(self._sign, {**this_process(), "since": time.time()})
         self._heartbeat.__enter__()
         return self

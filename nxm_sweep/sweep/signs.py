@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from functools import cache
@@ -46,16 +47,21 @@ def is_alive(owner: Mapping[str, Any], sign: Path, lease: float) -> bool:
 
 
 def age_of(sign: Path) -> float | None:
-    """Return the seconds since a file was touched, by the file system's clock; None if there is no file."""
+    """Return the seconds since a file was touched, by the file system's clock; None if there is no file.
+
+    Where nothing can be written, this machine's clock has to do.
+    """
     probe = sign.parent / f".clock.{uuid.uuid4().hex}"
     try:
         touched = sign.stat().st_mtime
-        probe.touch()
-        now = probe.stat().st_mtime
     except OSError:
         return None
-    finally:
-        probe.unlink(missing_ok=True)
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        now = time.time()
     return now - touched
 
 

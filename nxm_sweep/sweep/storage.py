@@ -62,7 +62,7 @@ def dashboard_address(kind: str, output_dir: Path) -> str:
         case "journal":
             return str(output_dir / "studies" / "optuna.journal")
         case _:
-            return f'"${URL_VARIABLE}"'
+            return f'"postgresql+psycopg://${{{URL_VARIABLE}#*://}}"'
 
 
 def postgresql_url() -> str:

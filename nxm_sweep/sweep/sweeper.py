@@ -59,6 +59,11 @@ class CellSweeper(Sweeper):
         from nxm_sweep.sweep.run import run_sweep  # noqa: PLC0415 - Optuna and the pool, for sweeps alone
 
         cells, settings = plan_cells(arguments, self._compose, self._context)
+        if settings.force:
+            raise ConfigError(
+                "force=true is for single trials: a sweep trains what has no record",
+                hint="to train points again, remove their folders under trials/",
+            )
         launch = None if isinstance(self.launcher, LocalPool) else self._launch
         if launch is None:  # the jobs of other launchers run elsewhere, with other devices
             for cell in cells:

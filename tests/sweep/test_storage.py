@@ -173,6 +173,6 @@ def test_dashboard_is_told_where_the_studies_are_and_no_password(
         == {
             "sqlite": f"sqlite:///{tmp_path}/studies/optuna.db",
             "journal": f"{tmp_path}/studies/optuna.journal",
-            "postgresql": '"$NXM_STORAGE"',
+            "postgresql": '"postgresql+psycopg://${NXM_STORAGE#*://}"',
         }[kind]
     )
