@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "nxm_sweep"
 MODULES = sorted(path.relative_to(PACKAGE.parent).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 
 HYDRA = ("hydra", "omegaconf")
-MAY_IMPORT_HYDRA = ("nxm_sweep.config", "nxm_sweep.__main__", "nxm_sweep.sweep.sweeper")
+MAY_IMPORT_HYDRA = ("nxm_sweep.config", "nxm_sweep.__main__", "nxm_sweep.sweep.sweeper", "nxm_sweep.sweep.drafting")
 UNPICKLERS = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 
 # For each layer, what its modules may not import. A name stands for itself and for all below it.

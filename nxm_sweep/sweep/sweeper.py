@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import itertools
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,21 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from nxm_sweep.config import choices, load_settings, unknown_setting
+from nxm_sweep.config import choices, load_settings
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.sweep.attempts import classify
-from nxm_sweep.sweep.axes import Range, canonical, count, listed
-from nxm_sweep.sweep.cell import Cell, can_be_axis, exists, live_axes, word
+from nxm_sweep.sweep.axes import Range, canonical, count
+from nxm_sweep.sweep.cell import Cell, word
 from nxm_sweep.sweep.digests import DigestMemo
+from nxm_sweep.sweep.drafting import CommandLine, make_cell
 from nxm_sweep.training.device import check_device
 
 _MANY_POINTS = 10_000
 _SPAN_CELLS = ("task", "model", "data", "sparsity")
 """A sweep over a key of these spans cells, as one over a config group does."""
-_NAMES = ("task", "method", "sparsity", "model")
-"""What a rule can name beside settings."""
-_AXES_HINT = (
-    "axes are numbers and words of learning_rate, rho, training and method, and seed; sweep.cells takes choices"
-)
 
 
 class CellSweeper(Sweeper):
@@ -122,22 +116,6 @@ def _answer(job: JobReturn) -> dict[str, Any] | None:
     return answer
 
 
-@dataclass
-class CommandLine:
-    """A sweep's command line, taken apart.
-
-    Attributes:
-        fixed: What all points share.
-        spans: Per config group or key, its alternatives; they span cells.
-        axes: Per key, the values to combine within each cell.
-    """
-
-    fixed: list[str] = field(default_factory=list)
-    spans: dict[str, list[str]] = field(default_factory=dict)
-    axes: dict[str, list[Any] | Range] = field(default_factory=dict)
-    single: set[str] = field(default_factory=set)
-
-
 def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraContext) -> tuple[list[Cell], TrialSettings]:
     """Return a command line's cells, each composed on its own, and the settings that the whole sweep shares.
 
@@ -151,7 +129,7 @@ def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraConte
     for key in [key for key in spans if key in line.single]:
         del spans[key]
     cells = [
-        _cell([*line.fixed, *chosen], line, compose)
+        _compose_cell([*line.fixed, *chosen], line, compose)
         for chosen in itertools.product(*([f"{key}={word}" for word in words] for key, words in spans.items()))
     ]
     shared = cells[0].settings
@@ -161,6 +139,10 @@ def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraConte
         _ask_before_many(sum(count(cell.axes, cell.tie) for cell in cells), shared.sweep)
     memo = DigestMemo(Path(shared.output_dir) / "sweeps" / ".digests" / "memo.json")
     return [replace(cell, digests=memo.of(cell.settings)) for cell in cells], shared
+
+
+def _compose_cell(overrides: list[str], line: CommandLine, compose: Any) -> Cell:
+    return make_cell(overrides, line, _without_hydra(compose(overrides)))
 
 
 def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> CommandLine:
@@ -235,103 +217,6 @@ def _values(key: str, override: Override) -> list[Any] | Range:
     if not values:
         raise ConfigError(f"{override.input_line} holds no value", hint=f"{key}=1,2 gives it some")
     return values
-
-
-def _cell(overrides: list[str], line: CommandLine, compose: Any) -> Cell:
-    from nxm_sweep.sweep.search import check_search  # noqa: PLC0415 - Optuna, for sweeps alone
-
-    config = _without_hydra(compose(overrides))
-    settings = load_settings(config)
-    sweep = settings.sweep
-    given: dict[str, Any] = {"learning_rate.value": settings.learning_rate.grid, "rho.value": settings.rho.grid}
-    given |= sweep.axes
-    for key in ("learning_rate.value", "rho.value", "training.batch_size", "seed"):  # every study has these parameters
-        given[key] = given.get(key) or [OmegaConf.select(config, key)]
-    given |= {key: [OmegaConf.select(config, key)] for key in given if key in line.single}
-    given |= line.axes
-    for key in given:
-        _check_axis(settings, key)
-    _refuse_interpolated(config, given)
-    axes = live_axes(settings, {key: _typed(config, key, values) for key, values in given.items()})
-    check_search(sweep, axes)
-    _check_ties(settings)
-    return Cell(
-        settings=settings,
-        axes=axes,
-        overrides=tuple(overrides),
-        exclude=tuple(_rule(config, settings, rule) for rule in sweep.exclude),
-        tie=tuple(map(tuple, sweep.tie)),
-        search="" if sweep.sampler == "grid" else sweep.sampler,
-    )
-
-
-def _check_axis(settings: TrialSettings, key: str) -> None:
-    if not can_be_axis(settings, key):
-        if not exists(settings, key):
-            raise unknown_setting(key)
-        raise ConfigError(f"{key} cannot be an axis: it is no number or word that changes a trial", hint=_AXES_HINT)
-
-
-def _check_ties(settings: TrialSettings) -> None:
-    keys = list(itertools.chain.from_iterable(settings.sweep.tie))
-    for key in keys:
-        _check_axis(settings, key)
-        if keys.count(key) > 1:
-            raise ConfigError(
-                f"sweep.tie names {key} {keys.count(key)} times", hint="one list holds all that it is tied to"
-            )
-
-
-def _rule(config: DictConfig, settings: TrialSettings, rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a rule of ``sweep.exclude`` with its values as their keys' types have them.
-
-    Raises:
-        ConfigError: It is empty, or names what no point has.
-    """
-    if not rule:
-        raise ConfigError("a rule of sweep.exclude is empty", hint="[{method: asp, learning_rate.value: [7e-5, 9e-5]}]")
-    for key in rule:
-        if key not in _NAMES:
-            _check_axis(settings, key)
-    return {key: listed(wanted) if key in _NAMES else _typed(config, key, wanted) for key, wanted in rule.items()}
-
-
-def _typed(config: DictConfig, key: str, values: Any) -> tuple[Any, ...] | Range:
-    """Return an axis' values as its key's type has them, each once.
-
-    Raises:
-        ConfigError: An axis without values, or a range of what is no number.
-    """
-    *path, leaf = key.split(".")
-    scratch = copy.deepcopy(OmegaConf.select(config, ".".join(path)) if path else config)
-
-    def typed(value: Any) -> Any:
-        scratch[leaf] = int(value) if isinstance(value, float) and value.is_integer() else value
-        return canonical(scratch[leaf])
-
-    if isinstance(values, Range):
-        low, high = typed(values.low), typed(values.high)
-        if isinstance(low, str | bool) or not low < high or (values.log and low <= 0):
-            raise ConfigError(
-                f"{key} cannot be searched between {values.low:g} and {values.high:g}",
-                hint="interval(a, b) needs numbers with a below b, and tag(log, ...) an a above 0",
-            )
-        return Range(low, high, values.log)
-    found = tuple(dict.fromkeys(map(typed, list(values) if isinstance(values, ListConfig) else listed(values))))
-    if not found:
-        raise ConfigError(f"{key} has no values", hint=f"{key}=1,2 gives it some")
-    return found
-
-
-def _refuse_interpolated(config: DictConfig, keys: Iterable[str]) -> None:
-    """Refuse an axis that another setting is computed from: its points are laid out without composing each anew."""
-    text = OmegaConf.to_yaml(config, resolve=False)
-    for key in keys:
-        if re.search(r"\$\{" + re.escape(key) + r"\}", text):
-            raise ConfigError(
-                f"{key} is an axis, but another setting is interpolated from it",
-                hint="give that setting values too and couple them with sweep.tie",
-            )
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
