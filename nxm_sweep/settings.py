@@ -69,16 +69,42 @@ class AdmmSettings:
     strength: StrengthSettings = field(default_factory=lambda: StrengthSettings(0.02, "linear"))
     finish: str = "prune"
     admm_fraction: float = 0.5
+    frozen_support: str = "weights"
+
+
+@dataclass
+class ImportanceSettings:
+    """What ranks the weights of a matrix."""
+
+    metric: str = "magnitude"
+    rows: int = 128
+
+
+@dataclass
+class SrSteSettings:
+    """The sparse-refined term of SR-STE."""
+
+    decay: float = 2e-4
+
+
+@dataclass
+class GradualSettings:
+    """When gradual pruning reaches the pattern."""
+
+    end_fraction: float = 0.5
 
 
 @dataclass
 class MethodSettings:
-    """How the pattern is reached. What a method reads of ``sparsity``, ``rho`` and ``admm`` stands at its class."""
+    """How the pattern is reached. Which of these a method reads stands at its class."""
 
     name: str
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
     trained: str = "all"
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
     admm: AdmmSettings = field(default_factory=AdmmSettings)
+    sr_ste: SrSteSettings = field(default_factory=SrSteSettings)
+    gradual: GradualSettings = field(default_factory=GradualSettings)
 
 
 @dataclass
@@ -136,6 +162,14 @@ class DataSettings:
 
 
 @dataclass
+class SelectionSettings:
+    """Which rows choose the best epoch and, in a report, the best hyperparameters."""
+
+    name: str = "dev"
+    fraction: float = 0.1
+
+
+@dataclass
 class SweepSettings:
     """Which points a sweep has and how they are run; nothing of it changes a trial."""
 
@@ -171,6 +205,7 @@ class TrialSettings:
     rho: RhoSettings
     learning_rate: LearningRateSettings
     training: TrainingSettings
+    selection: SelectionSettings
     seed: int
     data: DataSettings = field(metadata=OUTSIDE_IDENTITY)
     sweep: SweepSettings = field(metadata=OUTSIDE_IDENTITY)

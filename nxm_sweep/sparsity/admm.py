@@ -9,18 +9,19 @@ Source: NxMTransformer (Holmes et al., 2021), section on ADMM; scaled form of Bo
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity.masking import prune_, pruned
-from nxm_sweep.sparsity.projection import project, support
 from nxm_sweep.sparsity.targets import Target
 
 FIRST_ITERATIONS = ("project", "zero_dual")
@@ -36,6 +37,7 @@ class Residuals:
         distance: ``||W - P(W)|| / ||W||``: what a hard prune would cut now.
         support_flips: Share of Z's kept entries that the step before had not kept.
         rho: The penalty's strength during the W-step before.
+        groups: The same for each group of matrices (:attr:`Target.group`); empty inside a group.
     """
 
     primal: float
@@ -43,6 +45,13 @@ class Residuals:
     distance: float
     support_flips: float
     rho: float
+    groups: Mapping[str, Residuals] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the residuals of ``dataclasses.asdict``; the groups may be missing."""
+        groups = {name: cls.from_dict(group) for name, group in values.get("groups", {}).items()}
+        return cls(**{**values, "groups": groups})
 
 
 class Admm:
@@ -82,7 +91,7 @@ class Admm:
         self.u: dict[str, Tensor] = {}
         for target in self.targets:
             weight = _full_precision(target.weight)
-            self.z[target.name] = project(weight, target.constraint)
+            self.z[target.name] = weight.masked_fill(~target.support(weight), 0.0)
             self.u[target.name] = torch.zeros_like(weight)
             if first_iteration == "project":
                 self.u[target.name] += weight - self.z[target.name]
@@ -130,6 +139,11 @@ class Admm:
                 weight.grad.add_(gap.to(weight.grad.dtype), alpha=factor)
 
     @torch.no_grad()
+    def penalty_gradient_norm(self) -> float:
+        """Return ``rho * ||W - Z + U||_F`` over all targets."""
+        return self._rho * math.sqrt(sum(_energy(gap) for gap in self._gaps()))
+
+    @torch.no_grad()
     def decay_(self, strength: float) -> None:
         """Decoupled penalty: ``W <- W - strength * (W - Z + U)``, after ``optimizer.step()``, as AdamW decays weights.
 
@@ -142,29 +156,28 @@ class Admm:
     @torch.no_grad()
     def update_(self) -> Residuals:
         """Do the Z-step and the dual step; return the residuals they found."""
-        cut = weight_norm = z_norm = primal = moved = dual_norm = 0.0
-        flipped = kept = 0
+        sums: dict[str, _Energies] = {}
         for target in self.targets:
             weight, z_before, dual = _full_precision(target.weight), self.z[target.name], self.u[target.name]
-            mask = support(weight + dual, target.constraint)
+            mask = target.support(weight + dual)
             z = (weight + dual).masked_fill(~mask, 0.0)
             dual += weight - z
             self.z[target.name] = z
-            weight_norm += _energy(weight)
-            cut += _energy(weight - project(weight, target.constraint))
-            z_norm += _energy(z)
-            primal += _energy(weight - z)
-            moved += _energy(z - z_before)
-            dual_norm += _energy(dual)
-            flipped += int((mask & (z_before == 0)).sum())
-            kept += int(mask.sum())
-        return Residuals(
-            primal=_ratio(primal, max(weight_norm, z_norm)),
-            dual=_ratio(moved, dual_norm),
-            distance=_ratio(cut, weight_norm),
-            support_flips=flipped / kept if kept else 0.0,
-            rho=self._rho,
-        )
+            sums.setdefault(target.group, _Energies()).add_(
+                weight=_energy(weight),
+                cut=_energy(weight[~target.support(weight)]),
+                z=_energy(z),
+                primal=_energy(weight - z),
+                moved=_energy(z - z_before),
+                dual=_energy(dual),
+                flipped=int((mask & (z_before == 0)).sum()),
+                kept=int(mask.sum()),
+            )
+        total = _Energies()
+        for energies in sums.values():
+            total.add_(**dataclasses.asdict(energies))
+        groups = {group: energies.residuals(self._rho) for group, energies in sums.items()}
+        return dataclasses.replace(total.residuals(self._rho), groups=groups)
 
     def balance_(self, residuals: Residuals, *, ratio: float = 10.0, factor: float = 2.0) -> None:
         """Raise rho by ``factor`` where the relative primal residual exceeds ``ratio`` times the dual one; lower it vice versa.
@@ -222,6 +235,33 @@ class Admm:
     def _gaps(self) -> list[Tensor]:
         """``W - Z + U`` per target."""
         return [_upcast(target.weight.detach()) - self.z[target.name] + self.u[target.name] for target in self.targets]
+
+
+@dataclass(slots=True)
+class _Energies:
+    """Squared norms and counts over a set of matrices, from which residuals are made."""
+
+    weight: float = 0.0
+    cut: float = 0.0
+    z: float = 0.0
+    primal: float = 0.0
+    moved: float = 0.0
+    dual: float = 0.0
+    flipped: int = 0
+    kept: int = 0
+
+    def add_(self, **more: float) -> None:
+        for name, value in more.items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def residuals(self, rho: float) -> Residuals:
+        return Residuals(
+            primal=_ratio(self.primal, max(self.weight, self.z)),
+            dual=_ratio(self.moved, self.dual),
+            distance=_ratio(self.cut, self.weight),
+            support_flips=self.flipped / self.kept if self.kept else 0.0,
+            rho=rho,
+        )
 
 
 def _checked_rho(rho: float) -> float:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
-from nxm_sweep.sparsity.projection import support
 from nxm_sweep.sparsity.targets import Target
 
 
@@ -17,7 +16,7 @@ from nxm_sweep.sparsity.targets import Target
 def prune_(targets: Sequence[Target]) -> None:
     """Replace every target weight by its projection, in place."""
     for target in targets:
-        target.weight.masked_fill_(~support(target.weight, target.constraint), 0.0)
+        target.weight.masked_fill_(~target.support(), 0.0)
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def distance(targets: Sequence[Target]) -> float:
     for target in targets:
         weight = target.weight.double()
         total += float(weight.square().sum(dtype=torch.float64))
-        cut += float(weight[~support(weight, target.constraint)].square().sum(dtype=torch.float64))
+        cut += float(weight[~target.support(weight)].square().sum(dtype=torch.float64))
     return (cut / total) ** 0.5 if total else 0.0
 
 
@@ -51,12 +50,16 @@ class Masking:
     :meth:`apply_` after every ``optimizer.step()``.
 
     Args:
-        targets: What is masked. Each support is the magnitude support of the weight as it is now, and is applied at once.
+        targets: What is masked.
+        masks: The supports, by parameter name: boolean, True is kept. Default: what a projection of each weight keeps as
+            it is now. They are applied at once.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[Target], masks: Mapping[str, Tensor] | None = None) -> None:
         self.targets = list(targets)
-        self._pruned = {target.name: ~support(target.weight, target.constraint) for target in self.targets}
+        self._pruned = {
+            target.name: ~(target.support() if masks is None else masks[target.name]) for target in self.targets
+        }
         self.apply_()
 
     @property

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity.pattern import Constraint, Unstructured
-from nxm_sweep.sparsity.projection import check_projectable
+from nxm_sweep.sparsity.projection import check_projectable, support
 
 ENCODER_LAYERS = "layer*.[0-9]*.*"
 """Glob for the linear modules of every encoder layer of the common Transformers: query, key, value, attention output
@@ -35,13 +36,46 @@ class Rule:
         return any(fnmatchcase(name, glob) or fnmatchcase(name, f"*.{glob}") for glob in self.match.split("|"))
 
 
+@dataclass(slots=True, eq=False)
+class Factors:
+    """What a matrix's magnitudes are multiplied by before they are ranked: positive, of its shape or of one row of it.
+
+    None ranks by magnitude alone.
+    """
+
+    values: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """A weight matrix with its constraint. ``name`` is the parameter's name in ``model.state_dict()``."""
+    """A weight matrix with its constraint.
+
+    Args:
+        name: The parameter's name in ``model.state_dict()``.
+        weight: Shape ``(out_features, in_features)``.
+        constraint: What may stay of it.
+        factors: What its magnitudes are multiplied by before they are ranked; an importance metric sets them.
+    """
 
     name: str
     weight: nn.Parameter
     constraint: Constraint
+    factors: Factors = field(default_factory=Factors)
+
+    @property
+    def group(self) -> str:
+        """Its role in every layer: the module's name with ``*`` for numbers, ``encoder.layer.*.output.dense``."""
+        return re.sub(r"(?<=\.)\d+(?=\.)", "*", self.name.removesuffix(".weight"))
+
+    def support(self, matrix: Tensor | None = None) -> Tensor:
+        """Return which entries of ``matrix`` (default: the weight) a projection on the constraint keeps.
+
+        With factors ``f`` it is the projection in the norm ``||f * .||_F``: the largest ``f * |matrix|`` stay.
+        """
+        matrix = self.weight if matrix is None else matrix
+        if self.factors.values is not None:
+            matrix = matrix.detach() * self.factors.values.to(matrix.dtype)
+        return support(matrix, self.constraint)
 
 
 def encoder_rules(constraint: Constraint) -> list[Rule]:

@@ -13,7 +13,7 @@ from nxm_sweep.errors import RecordError
 from nxm_sweep.sweep.attempts import Failure, classify
 from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.claims import Claims
-from nxm_sweep.sweep.records import read_record, trial_folder
+from nxm_sweep.sweep.records import read_record, selected_value, trial_folder
 from nxm_sweep.sweep.study import CellStudy
 
 Read = dict[str, "float | Failure"]
@@ -90,7 +90,7 @@ class CatchUp:
             return
         if record is None:
             return
-        read[point.identity] = record["best"]["value"]
+        read[point.identity] = selected_value(record)
         if point.identity in self._held:  # its holder tells it
             return
         if point.identity in study.told:

@@ -21,7 +21,7 @@ from nxm_sweep.sweep.claims import Claims, read_progress
 from nxm_sweep.sweep.outcome import Outcome
 from nxm_sweep.sweep.plan import Plan
 from nxm_sweep.sweep.progress import INTERRUPTED, PRUNED, STOP, read_pruned, tell_to_stop
-from nxm_sweep.sweep.records import RESULT, looks_whole, read_record, trial_folder
+from nxm_sweep.sweep.records import RESULT, looks_whole, read_record, selected_value, trial_folder
 from nxm_sweep.sweep.runner import Runner
 from nxm_sweep.sweep.search import Search
 from nxm_sweep.sweep.study import CellStudy
@@ -179,7 +179,7 @@ class Coordinator:
             record = None
         if record is not None:
             search.study.complete(trial, record)
-            self.board.done[identity] = record["best"]["value"]
+            self.board.done[identity] = selected_value(record)
         else:
             search.study.drop(trial)
 
@@ -213,7 +213,7 @@ class Coordinator:
             record = None
         if record is not None:
             study.complete(trial, record)
-            self.board.done[identity] = record["best"]["value"]
+            self.board.done[identity] = selected_value(record)
             self.board.trained += 1
         elif outcome.stopped == PRUNED:
             study.prune(trial)

@@ -32,8 +32,12 @@ def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str)
         values["method"].pop("trained")
     if "rho" not in reads:
         values.pop("rho")
-    if "admm" not in reads:
-        values["method"].pop("admm")
+    for name in {"admm", "sr_ste", "gradual"} - reads:
+        values["method"].pop(name)
+    if "sparsity" not in reads or values["method"]["importance"]["metric"] == "magnitude":
+        values["method"].pop("importance")
+    if values["selection"]["name"] == "dev":
+        values.pop("selection")
     _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     return hash_of(values), json.loads(canonical_json(values))
@@ -53,6 +57,8 @@ def _drop_idle(values: dict[str, Any]) -> None:
             admm.pop("strength")
         if admm["finish"] == "prune":
             admm.pop("admm_fraction")
+        if admm["finish"] == "prune" or admm["frozen_support"] == "weights":
+            admm.pop("frozen_support")
     for strength in (values.get("rho"), (admm or {}).get("strength")):
         if strength is not None and strength["schedule"] in {"constant", "balanced"}:
             strength.pop("start")

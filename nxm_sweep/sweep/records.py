@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if record["schema"] > SCHEMA:
         raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
     return record
+
+
+def selected_value(record: Mapping[str, Any]) -> float:
+    """Return the score that a trial is selected by: the reported one unless other rows select."""
+    best = record["best"]
+    return float(best.get("selection_value", best["value"]))
 
 
 def looks_whole(folder: Path) -> bool:

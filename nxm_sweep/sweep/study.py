@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nxm_sweep.sweep.attempts import Failure
 from nxm_sweep.sweep.axes import Range, is_wordy
 from nxm_sweep.sweep.cell import Cell, Point
+from nxm_sweep.sweep.records import selected_value
 
 _LOGARITHMIC = ("learning_rate.value", "rho.value")
 _QUEUED = 500
@@ -87,8 +88,8 @@ class CellStudy:
         with suppress(UpdateFinishedTrialError):
             for key, value in main_figures(record).items():
                 self.storage.set_trial_user_attr(trial, key, value)
-            self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [record["best"]["value"]])
-            self.told[record["identity"]] = record["best"]["value"]
+            self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [selected_value(record)])
+            self.told[record["identity"]] = selected_value(record)
 
     def tell(self, point: Point, record: Mapping[str, Any]) -> None:
         """Tell a record that was not made through this study."""
@@ -104,14 +105,14 @@ class CellStudy:
             template_trial=_template(
                 point,
                 TrialState.COMPLETE,
-                value=record["best"]["value"],
+                value=selected_value(record),
                 intermediate_values={entry["epoch"]: entry["selection"] for entry in record["epochs"]},
                 attributes=main_figures(record),
                 started=_local(record.get("started")) or now,
                 finished=_local(record.get("finished")) or now,
             ),
         )
-        self.told[point.identity] = record["best"]["value"]
+        self.told[point.identity] = selected_value(record)
 
     def requeue(self, trial: int, identity: str) -> None:
         """Put a trial that was cut off back into the queue: it continues from its checkpoint."""

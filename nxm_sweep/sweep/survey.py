@@ -13,7 +13,7 @@ from nxm_sweep.sweep.attempts import Failure, classify, is_worth_a_try, read_fai
 from nxm_sweep.sweep.claims import is_training
 from nxm_sweep.sweep.files import read_json
 from nxm_sweep.sweep.progress import read_pruned
-from nxm_sweep.sweep.records import RESULT, read_record, trial_folder
+from nxm_sweep.sweep.records import RESULT, read_record, selected_value, trial_folder
 
 PLANS = "sweeps"
 DONE, RUNNING, FAILED, PRUNED, TO_DO = "done", "running", "failed", "pruned", "to do"
@@ -102,7 +102,7 @@ def survey(
                 found.states[identity], found.failures[identity] = FAILED, classify(error)
                 continue
             if record is not None:
-                found.scores[identity] = record["best"]["value"]
+                found.scores[identity] = selected_value(record)
                 found.seconds[identity] = record["seconds"]["total"]
         elif state != TO_DO and (failures := read_failures(folder)):
             found.failures[identity] = failures[-1]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from nxm_sweep.settings import RuleSettings, StrengthSettings, TrialSettings
 from nxm_sweep.sparsity import Rule, Schedule, Target, select_targets
 from nxm_sweep.sparsity.pattern import constraint
-from nxm_sweep.training.methods import METHODS, AdmmSwitches, Nxm, SparseMethod
+from nxm_sweep.training.methods import METHODS, AdmmSwitches, Gradual, Nxm, SparseMethod, SrSte
 
 
 def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
@@ -23,21 +23,29 @@ def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
     targets = select_targets(model, [_rule(rule) for rule in settings.sparsity.rules])
     if settings.method.trained == "targets":
         _freeze_the_rest(model, targets)
-    if not issubclass(kind, Nxm):
-        return kind(targets)
-    admm, rho = settings.method.admm, settings.rho
-    switches = AdmmSwitches(
+    if issubclass(kind, Nxm):
+        return kind(targets, _schedule(settings.rho), _switches(settings))
+    if issubclass(kind, SrSte):
+        return kind(targets, settings.method.sr_ste.decay)
+    if issubclass(kind, Gradual):
+        return kind(targets, settings.method.gradual.end_fraction)
+    return kind(targets)
+
+
+def _switches(settings: TrialSettings) -> AdmmSwitches:
+    admm = settings.method.admm
+    return AdmmSwitches(
         first_iteration=admm.first_iteration,
         clip=admm.clip,
         interval=admm.interval,
         interval_unit=admm.interval_unit,
         penalty=admm.penalty,
         strength=_schedule(admm.strength),
-        balanced=rho.schedule == "balanced",
+        balanced=settings.rho.schedule == "balanced",
         finish=admm.finish,
         admm_fraction=admm.admm_fraction,
+        frozen_support=admm.frozen_support,
     )
-    return kind(targets, _schedule(rho), switches)
 
 
 def _rule(rule: RuleSettings) -> Rule:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from nxm_sweep.errors import DataError
+from nxm_sweep.training.heldout import heldout_rows
 from nxm_sweep.training.rows import Rows
 
 
@@ -28,10 +29,12 @@ class Tokenised:
         train: Columns ``input_ids``, ``labels``, ``length`` and what else the tokenizer gives; in the rows' order.
         validation: One data set per validation set, shortest rows first so that batches pad little; ``row`` is the row's
             number in the source.
+        heldout: A slice of the training set that is not in ``train``, in the form of a validation set; None unless asked for.
     """
 
     train: Dataset
     validation: dict[str, Dataset]
+    heldout: Dataset | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def tokenise(
     max_length: int,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
+    heldout_fraction: float | None = None,
     cache: Path | None = None,
 ) -> Tokenised:
     """Tokenise a task's rows, or take them from the cache.
@@ -69,6 +73,7 @@ def tokenise(
         max_length: Tokens; longer inputs are cut, the longer of two texts first.
         max_train_samples: Use the first so many training rows.
         max_eval_samples: Use the first so many rows of each validation set.
+        heldout_fraction: Hold this share of all training rows out; None holds none.
         cache: Folder of the cache; default: a folder of ours in the Datasets library's cache.
 
     Raises:
@@ -88,9 +93,14 @@ def tokenise(
         return _encode(part, tokenizer, max_length, folder, cache_key(*settings, name))
 
     validation = {name: _head(encoded(part, name), max_eval_samples) for name, part in rows.validation.items()}
+    train, heldout = encoded(rows.train, "train"), None
+    if heldout_fraction is not None:
+        trained, held = heldout_rows(len(train), heldout_fraction)
+        train, heldout = train.select(trained), _shortest_first(_head(train.select(held), max_eval_samples))
     return Tokenised(
-        train=_head(encoded(rows.train, "train"), max_train_samples),
+        train=_head(train, max_train_samples),
         validation={name: _shortest_first(part) for name, part in validation.items()},
+        heldout=heldout,
     )
 
 

@@ -23,6 +23,15 @@ _METRICS: dict[str, Callable[[Array, Array], float]] = {
 }
 
 
+def answers(outputs: Array) -> Array:
+    """Return what a head's outputs say: the number of a regression, else the likeliest class.
+
+    Args:
+        outputs: Shape ``(rows,)`` or ``(rows, 1)`` for a regression, else logits of shape ``(rows, classes)``.
+    """
+    return outputs.reshape(len(outputs)) if outputs.ndim == 1 or outputs.shape[1] == 1 else outputs.argmax(axis=-1)
+
+
 def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, float]:
     """Return each metric, and ``mean`` over them where there are several.
 
@@ -44,7 +53,7 @@ def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, fl
         raise NonFiniteError(
             "the model's outputs on the validation set are not finite", hint="lower learning_rate.value"
         )
-    predictions = outputs.reshape(len(labels)) if correlates else outputs.argmax(axis=-1)
+    predictions = answers(outputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)  # the NaN it announces is refused below
         scores = {name: _METRICS[name](labels, predictions) for name in metrics}

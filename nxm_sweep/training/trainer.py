@@ -18,7 +18,6 @@ from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import has_length
 
 from nxm_sweep.errors import ModelError, NonFiniteError
-from nxm_sweep.sparsity import Residuals
 from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.methods import Budget, Dense, Iteration, SparseMethod
 
@@ -62,6 +61,7 @@ class SparseTrainer(Trainer):
         Raises:
             NonFiniteError: The loss is NaN or infinite.
         """
+        self.sparse_method.before_forward_()
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not bool(loss.isfinite()):
             raise NonFiniteError(
@@ -106,7 +106,8 @@ class SparseTrainer(Trainer):
             return
         folder = Path(output_dir)
         save_file(
-            {name: value.contiguous() for name, value in self.sparse_method.state_dict().items()}, folder / files.METHOD
+            {name: value.contiguous() for name, value in self.sparse_method.whole_state().items()},
+            folder / files.METHOD,
         )
         optimizer, scheduler = self._stepping()
         state = {
@@ -128,8 +129,8 @@ class SparseTrainer(Trainer):
         files.load_optimizer(folder, optimizer, state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         method = self.sparse_method
-        method.load_state_dict(load_file(folder / files.METHOD), self.budget(), step=self.state.global_step)
-        method.iterations = [Iteration(entry["step"], Residuals(**entry["residuals"])) for entry in state["iterations"]]
+        method.load_whole_state(load_file(folder / files.METHOD), self.budget(), step=self.state.global_step)
+        method.iterations = [Iteration.from_dict(entry) for entry in state["iterations"]]
         self.carried = state["carried"]
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -9,7 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.sparsity import Target, distance, support
+from nxm_sweep.sparsity import Target, distance
 
 
 def learning_rate_sum(settings: TrialSettings, steps: int) -> float:
@@ -38,11 +38,6 @@ def distance_to_go(targets: Sequence[Target], budget: float | None = None) -> di
     """
     if not targets:
         return None
-    cut = torch.cat(
-        [
-            target.weight.detach()[~support(target.weight, target.constraint)].abs().float().flatten()
-            for target in targets
-        ]
-    )
+    cut = torch.cat([target.weight.detach()[~target.support()].abs().float().flatten() for target in targets])
     go = {"relative_distance": distance(targets), "mean_magnitude_to_cut": float(cut.mean())}
     return go if budget is None else {**go, "share_out_of_reach": float((cut > budget).float().mean())}

@@ -18,14 +18,22 @@ from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets
 from nxm_sweep.training.build import build_method
+from nxm_sweep.training.calibration import build_importance
 from nxm_sweep.training.checkpoint import complete_checkpoints
 from nxm_sweep.training.data import PadToLongest, Tokenised, tokenise
+from nxm_sweep.training.last_prune import last_prune_of
+from nxm_sweep.training.methods import Iteration
 from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
 from nxm_sweep.training.provenance import hardware, versions
 from nxm_sweep.training.rows import Rows, load_rows
 from nxm_sweep.training.travel import distance_to_go, learning_rate_sum
 from nxm_sweep.training.trial_trainer import TrialTrainer, replace_folder
 from nxm_sweep.training.watch import Watch
+
+HELDOUT = "heldout"
+"""Name of the slice of the training set that selects, where the validation set does not."""
+PREDICTIONS = "predictions.json"
+"""The selected model's answers on the validation sets, beside the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +100,23 @@ def run_trial(
     start = distance_to_go(method.targets, budget)
     checkpoints = complete_checkpoints(work)
     trainer.run(checkpoints[-1] if checkpoints else None)
+    end, last_prune = distance_to_go(method.targets), last_prune_of(trainer)
+    if last_prune is not None and last_prune["advice"]:
+        console.print(f"note: {last_prune['advice']}", highlight=False)
+    with _timed(seconds, "report"):
+        outcome = _outcome(settings, trainer, data)
     seconds |= trainer.seconds
     with _timed(seconds, "verify"):
         checks = _verify(trainer.best_folder, method.targets)
     if settings.save_model:
         tokenizer.save_pretrained(trainer.best_folder)
         replace_folder(trainer.best_folder, folder / "model")
+    trainer.predictions_file.replace(folder / PREDICTIONS)
     shutil.rmtree(work)
     return {
-        **_scores(settings, trainer),
-        "travel": {"learning_rate_sum": budget, "start": start, "end": distance_to_go(method.targets)},
+        **outcome,
+        "last_prune": last_prune,
+        "travel": {"learning_rate_sum": budget, "start": start, "end": end},
         "sparsity": {
             "targets": describe_targets(method.targets),
             "checked": [asdict(check) for check in checks],
@@ -117,18 +132,44 @@ def run_trial(
     }
 
 
-def _scores(settings: TrialSettings, trainer: TrialTrainer) -> dict[str, Any]:
-    """What a record says of the outcome."""
+def _outcome(settings: TrialSettings, trainer: TrialTrainer, data: Tokenised) -> dict[str, Any]:
+    """What a record says of the outcome; scores the validation sets now if another slice has selected."""
+    best, metric = trainer.best_epoch(), settings.task.selection_metric
+    if data.heldout is None:
+        scores, value, unpruned = best["pruned"] or best["unpruned"], best["selection"], best["unpruned_selection"]
+        protocol = "best epoch on the reported validation set (the paper's; optimistic)"
+    else:
+        scores, unpruned = trainer.report(data.validation), None
+        value = next(iter(scores.values()))[metric]
+        protocol = "best epoch on a held-out slice of the training set; the validation set is scored once"
+    first = next(iter(data.validation))
     return {
-        "best": trainer.best_epoch(),
-        "selection": {
-            "metric": settings.task.selection_metric,
-            "set": next(iter(settings.task.validation_splits)),
-            "protocol": "best epoch on the reported validation set (the paper's; optimistic)",
+        "best": {
+            "epoch": best["epoch"],
+            "value": value,
+            "unpruned_value": unpruned,
+            "selection_value": best["selection"],
         },
+        "selection": {
+            "metric": metric,
+            "name": settings.selection.name,
+            "set": first if data.heldout is None else HELDOUT,
+            "reported_set": first,
+            "protocol": protocol,
+        },
+        "reported": scores,
         "epochs": trainer.epochs,
-        "iterations": [{"step": entry.step, **asdict(entry.residuals)} for entry in trainer.sparse_method.iterations],
+        "iterations": [_iteration(entry) for entry in trainer.sparse_method.iterations],
     }
+
+
+def _iteration(entry: Iteration) -> dict[str, Any]:
+    residuals = asdict(entry.residuals)
+    groups = [
+        {"group": name, **{key: value for key, value in group.items() if key not in {"groups", "rho"}}}
+        for name, group in residuals.pop("groups").items()
+    ]
+    return {"step": entry.step, **residuals, "penalty_share": entry.penalty_share, "groups": groups}
 
 
 def _inputs(prepared: Prepared, data: Tokenised, model: Any, targets: list[Target]) -> dict[str, Any]:
@@ -139,6 +180,7 @@ def _inputs(prepared: Prepared, data: Tokenised, model: Any, targets: list[Targe
             "digest": prepared.rows.digest,
             "labels": list(prepared.rows.labels),
             "train_rows": len(data.train),
+            "heldout_rows": 0 if data.heldout is None else len(data.heldout),
             "validation_rows": {name: len(part) for name, part in data.validation.items()},
         },
         "model": {
@@ -160,6 +202,7 @@ def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenise
         max_length=settings.training.max_length,
         max_train_samples=settings.training.max_train_samples,
         max_eval_samples=settings.training.max_eval_samples,
+        heldout_fraction=settings.selection.fraction if settings.selection.name == "heldout" else None,
     )
     return data, tokenizer
 
@@ -181,18 +224,20 @@ def build_trainer(
     """
     set_seed(settings.seed)
     model = load_model(prepared.model_folder, prepared.rows.labels)
-    return TrialTrainer(
+    trainer = TrialTrainer(
         settings=settings,
         work=work,
         console=console,
         watch=watch,
         model=model,
         train_dataset=data.train,
-        eval_dataset=data.validation,
+        eval_dataset=data.validation if data.heldout is None else {HELDOUT: data.heldout},
         data_collator=PadToLongest(tokenizer),
         processing_class=tokenizer,
         sparse_method=build_method(settings, model),
     )
+    trainer.sparse_method.importance = build_importance(settings.method.importance, trainer)
+    return trainer
 
 
 def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:

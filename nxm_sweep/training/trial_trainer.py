@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from rich.console import Console
+from safetensors.torch import load_model as load_weights
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance
-from nxm_sweep.training.metrics import score
+from nxm_sweep.training.methods import Dense
+from nxm_sweep.training.metrics import answers, score
 from nxm_sweep.training.progress import ShowProgress, Watched
 from nxm_sweep.training.trainer import SparseTrainer
 from nxm_sweep.training.watch import Watch, obey
@@ -44,6 +50,9 @@ class TrialTrainer(SparseTrainer):
         )
         self._task, self._console, self._watch = settings.task, console, watch
         self.best_folder = work / "best"
+        self.predictions_file = work / "predictions.json"
+        self._sets: dict[str, Dataset] = kwargs["eval_dataset"]
+        self._predictions: dict[str, dict[str, list[float]]] = {}  # of the latest evaluation, by validation set
         self._progress = ShowProgress(self, console)
         self.remove_callback(PrinterCallback)
         self.add_callback(self._progress)
@@ -77,9 +86,38 @@ class TrialTrainer(SparseTrainer):
             self._progress.close()
 
     def best_epoch(self) -> dict[str, Any]:
-        """Epoch and value of the best selection score; the earlier wins a tie."""
-        best = max(self.epochs, key=lambda entry: entry["selection"])
-        return {"epoch": best["epoch"], "value": best["selection"], "unpruned_value": best["unpruned_selection"]}
+        """The entry of the epoch with the best selection score; the earlier wins a tie."""
+        return max(self.epochs, key=lambda entry: float(entry["selection"]))
+
+    def report(self, validation: dict[str, Dataset]) -> dict[str, dict[str, float]]:
+        """Score the selected model on validation sets that had no part in the selection; keep its predictions."""
+        load_weights(self._whole_model(), self.best_folder / "model.safetensors")
+        method, self.sparse_method = self.sparse_method, Dense()  # the weights are the pruned ones
+        try:
+            self._predictions = {}
+            metrics = self.evaluate(validation)
+        finally:
+            self.sparse_method = method
+        self._keep_predictions(self.best_epoch()["epoch"], validation)
+        return _scores(metrics, self._task, list(validation))
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Score as the Trainer does, and keep what was predicted."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        labels, predictions = np.asarray(output.label_ids), answers(_outputs(output.predictions))
+        digits = 6 if predictions.dtype.kind == "f" else None
+        self._predictions[metric_key_prefix.removeprefix("eval_")] = {
+            "labels": [round(value, digits) for value in labels.tolist()],
+            "predictions": [round(value, digits) for value in predictions.tolist()],
+        }
+        return output
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         self._lap("train")
@@ -109,7 +147,8 @@ class TrialTrainer(SparseTrainer):
 
     def _entry(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         targets = self.sparse_method.targets
-        pruned, unpruned = _scores(metrics, self._task), _scores(metrics, self._task, "unpruned_")
+        sets = list(self._sets)
+        pruned, unpruned = _scores(metrics, self._task, sets), _scores(metrics, self._task, sets, "unpruned_")
         shipped = next(iter(pruned.values()))  # the first validation set decides
         if not targets:
             pruned, unpruned = {}, pruned
@@ -128,12 +167,26 @@ class TrialTrainer(SparseTrainer):
 
     def _save_best(self) -> None:
         """Write the pruned model beside its place and move it there whole."""
-        if not isinstance(self.model, PreTrainedModel):
-            raise ModelError(f"expected a Transformers model but got a {type(self.model).__name__}")
         fresh = self.best_folder.with_name("best.tmp")
         with self.sparse_method.pruned():
-            self.model.save_pretrained(fresh)
+            self._whole_model().save_pretrained(fresh)
         replace_folder(fresh, self.best_folder)
+        self._keep_predictions(round(self.state.epoch or 0), self._sets)
+
+    def _whole_model(self) -> PreTrainedModel:
+        if not isinstance(self.model, PreTrainedModel):
+            raise ModelError(f"expected a Transformers model but got a {type(self.model).__name__}")
+        return self.model
+
+    def _keep_predictions(self, epoch: int, sets: Mapping[str, Dataset]) -> None:
+        """Write the pruned model's answers in the order of the source's rows."""
+        kept = {}
+        for name, rows in sets.items():
+            order = np.argsort(rows["row"][:])
+            kept[name] = {key: [values[place] for place in order] for key, values in self._predictions[name].items()}
+        fresh = self.predictions_file.with_suffix(".tmp")
+        fresh.write_text(json.dumps({"epoch": epoch, "sets": kept}))
+        fresh.replace(self.predictions_file)
 
     def _announce(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
         parts = [f"epoch {entry['epoch']}: {self._task.selection_metric} {entry['selection']:.4f}"]
@@ -181,16 +234,22 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
 
 
 def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
-    outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return score(task.metrics, np.asarray(outputs), np.asarray(prediction.label_ids))
+    return score(task.metrics, _outputs(prediction.predictions), np.asarray(prediction.label_ids))
 
 
-def _scores(metrics: Mapping[str, float], task: TaskSettings, infix: str = "") -> dict[str, dict[str, float]]:
-    """Scores per validation set; empty where that kind of model was not scored."""
+def _outputs(predictions: Any) -> np.ndarray[Any, Any]:
+    """The head's outputs, without what a model returns beside them."""
+    return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
+
+
+def _scores(
+    metrics: Mapping[str, float], task: TaskSettings, sets: Sequence[str], infix: str = ""
+) -> dict[str, dict[str, float]]:
+    """Scores per set of rows; empty where that kind of model was not scored."""
     names = [*task.metrics, *(["mean"] if len(task.metrics) > 1 else []), "loss"]
     return {
         part: {name: float(metrics[f"eval_{part}_{infix}{name}"]) for name in names}
-        for part in task.validation_splits
+        for part in sets
         if f"eval_{part}_{infix}loss" in metrics
     }
 

@@ -342,7 +342,7 @@ def test_admm_unstructured_keeps_the_patterns_density_of_each_whole_matrix() -> 
     ("change", "message"),
     [
         ({"clip": "penalty"}, "clip must be one of total, task but got 'penalty'"),
-        ({"interval_unit": "row"}, "interval_unit must be one of epoch, step but got 'row'"),
+        ({"interval_unit": "row"}, "interval_unit must be one of epoch, step, per_epoch but got 'row'"),
         ({"penalty": "loss"}, "penalty must be one of gradient, decoupled but got 'loss'"),
         ({"finish": "early"}, "finish must be one of prune, refit but got 'early'"),
         ({"interval": 0}, "interval must be at least 1 but got 0"),

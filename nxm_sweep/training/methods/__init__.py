@@ -4,13 +4,32 @@ from nxm_sweep.training.methods.admm_unstructured import AdmmUnstructured
 from nxm_sweep.training.methods.asp import Asp
 from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
 from nxm_sweep.training.methods.dense import Dense
+from nxm_sweep.training.methods.gradual import Gradual
 from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
+from nxm_sweep.training.methods.nxm_refit import NxmRefit
+from nxm_sweep.training.methods.sr_ste import SrSte
 
 METHODS: dict[str, type[SparseMethod]] = {
     "dense": Dense,
     "asp": Asp,
     "nxm": Nxm,
     "admm_unstructured": AdmmUnstructured,
+    "nxm_refit": NxmRefit,
+    "sr_ste": SrSte,
+    "gradual": Gradual,
 }
 
-__all__ = ["METHODS", "AdmmSwitches", "AdmmUnstructured", "Asp", "Budget", "Dense", "Iteration", "Nxm", "SparseMethod"]
+__all__ = [
+    "METHODS",
+    "AdmmSwitches",
+    "AdmmUnstructured",
+    "Asp",
+    "Budget",
+    "Dense",
+    "Gradual",
+    "Iteration",
+    "Nxm",
+    "NxmRefit",
+    "SparseMethod",
+    "SrSte",
+]

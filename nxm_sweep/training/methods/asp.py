@@ -39,6 +39,8 @@ class Asp(SparseMethod):
         return 0.0
 
     def start_(self, budget: Budget) -> None:
+        if self.importance is not None:
+            self.importance.refresh_()
         self._masking = Masking(self.targets)
 
     def before_clip_(self, *, scale: float = 1.0) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from nxm_sweep.sparsity import Residuals, Target, pruned
+from nxm_sweep.sparsity import Importance, Residuals, Target, pruned
+
+_IMPORTANCE = "importance."  # prefix of the metric's tensors in a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +29,39 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """One ADMM iteration: when it was, and the residuals it found."""
+    """One ADMM iteration.
+
+    Attributes:
+        step: Optimizer steps done when it was.
+        residuals: What it found.
+        penalty_share: ``||penalty gradient|| / (||penalty gradient|| + ||task gradient||)`` over the targets in the step
+            before it, in [0, 1]; None where no penalty entered the gradient.
+    """
 
     step: int
     residuals: Residuals
+    penalty_share: float | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the iteration of ``dataclasses.asdict``."""
+        return cls(values["step"], Residuals.from_dict(values["residuals"]), values.get("penalty_share"))
 
 
 class SparseMethod:
     """How a model reaches its pattern. This base trains densely and prunes nothing.
 
-    A loop calls, in this order: :meth:`start_` once; in every optimizer step :meth:`before_clip_` (gradients complete, not
-    clipped), :meth:`after_clip_`, then the optimizer's step, then :meth:`after_step_`; :meth:`after_epoch_` at every
-    epoch's end. Inside :meth:`pruned` the model is what would be shipped.
+    A loop calls, in this order: :meth:`start_` once; in every optimizer step :meth:`before_forward_` (before each
+    micro-batch), :meth:`before_clip_` (gradients complete, not clipped), :meth:`after_clip_`, then the optimizer's step, then
+    :meth:`after_step_`; :meth:`after_epoch_` at every epoch's end. Inside :meth:`pruned` the model is what would be shipped.
 
     Args:
         targets: The matrices that the pattern applies to; none for dense training.
 
     Attributes:
-        reads: What of the settings ``sparsity``, ``rho`` and ``admm`` can change its outcome: only that enters an identity.
+        importance: What ranks the weights beside their magnitude; None is magnitude alone.
+        reads: Which of the settings ``sparsity``, ``rho``, ``admm``, ``sr_ste`` and ``gradual`` can change its outcome: only
+            those enter an identity.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -52,6 +69,7 @@ class SparseMethod:
     def __init__(self, targets: Sequence[Target] = ()) -> None:
         self.targets = list(targets)
         self.iterations: list[Iteration] = []
+        self.importance: Importance | None = None
 
     @property
     def prunes(self) -> bool:
@@ -65,6 +83,9 @@ class SparseMethod:
 
     def start_(self, budget: Budget) -> None:
         """Prepare the weights and the state, once the model is on its device."""
+
+    def before_forward_(self) -> None:
+        """Change the weights that a micro-batch is computed with; not called by evaluation."""
 
     def before_clip_(self, *, scale: float = 1.0) -> None:
         """Change the gradients before they are clipped; ``scale`` is a gradient scaler's factor."""
@@ -88,3 +109,17 @@ class SparseMethod:
 
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
         """Continue from :meth:`state_dict` at optimizer step ``step``; the weights are loaded already."""
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return :meth:`state_dict` and the importance metric's state."""
+        metric = {} if self.importance is None else self.importance.state_dict()
+        return {**self.state_dict(), **{f"{_IMPORTANCE}{name}": factors for name, factors in metric.items()}}
+
+    def load_whole_state(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
+        """Continue from :meth:`whole_state`."""
+        if self.importance is not None:
+            self.importance.load_state_dict(
+                {name.removeprefix(_IMPORTANCE): value for name, value in state.items() if name.startswith(_IMPORTANCE)}
+            )
+        own = {name: value for name, value in state.items() if not name.startswith(_IMPORTANCE)}
+        self.load_state_dict(own, budget, step=step)

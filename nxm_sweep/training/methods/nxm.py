@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
@@ -19,13 +20,14 @@ class AdmmSwitches:
     Attributes:
         first_iteration: ``project`` (a Z and a dual step at the start) or ``zero_dual`` (U0 = 0).
         clip: ``total`` adds the penalty gradient before clipping, ``task`` clips the task's gradient alone.
-        interval: Epochs or steps between Z and dual steps.
-        interval_unit: ``epoch`` or ``step``.
+        interval: Epochs or steps between Z and dual steps, or how many of them an epoch has.
+        interval_unit: ``epoch``, ``step`` or ``per_epoch``.
         penalty: ``gradient`` (through the optimizer) or ``decoupled`` (``W <- W - s (W - Z + U)`` after its step).
         strength: ``s`` of the decoupled penalty, in [0, 1].
         balanced: Adapt rho by residual balancing after every iteration.
         finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
         admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
+        frozen_support: The support that is frozen: that of P(W) (``weights``) or of the last Z = P(W + U) (``z``).
     """
 
     first_iteration: str = "project"
@@ -37,13 +39,15 @@ class AdmmSwitches:
     balanced: bool = False
     finish: str = "prune"
     admm_fraction: float = 0.5
+    frozen_support: str = "weights"
 
     def __post_init__(self) -> None:
         for name, allowed in {
             "clip": ("total", "task"),
-            "interval_unit": ("epoch", "step"),
+            "interval_unit": ("epoch", "step", "per_epoch"),
             "penalty": ("gradient", "decoupled"),
             "finish": ("prune", "refit"),
+            "frozen_support": ("weights", "z"),
         }.items():
             if getattr(self, name) not in allowed:
                 raise SparsityError(f"{name} must be one of {', '.join(allowed)} but got {getattr(self, name)!r}")
@@ -74,6 +78,7 @@ class Nxm(SparseMethod):
         self._masking: Masking | None = None  # set once a refit has frozen the support
         self._budget = Budget(1, 1)
         self._step = 0
+        self._penalty_share: float | None = None  # in the latest step before an iteration
 
     @property
     def admm(self) -> Admm:
@@ -99,6 +104,8 @@ class Nxm(SparseMethod):
     def start_(self, budget: Budget) -> None:
         self._budget, self._step, self._masking = budget, 0, None
         self.iterations.clear()
+        if self.importance is not None:
+            self.importance.refresh_()
         self._admm = Admm(self.targets, self._rho_now(), first_iteration=self.switches.first_iteration)
         self._freeze_when_due_()
 
@@ -106,11 +113,11 @@ class Nxm(SparseMethod):
         if self._masking is not None:
             self._masking.mask_gradients_()
         elif self.switches.penalty == "gradient" and self.switches.clip == "total":
-            self.admm.add_penalty_gradient_(scale)
+            self._add_penalty_(scale)
 
     def after_clip_(self) -> None:
         if self._masking is None and self.switches.penalty == "gradient" and self.switches.clip == "task":
-            self.admm.add_penalty_gradient_()
+            self._add_penalty_()
 
     def after_step_(self) -> None:
         self._step += 1
@@ -119,15 +126,14 @@ class Nxm(SparseMethod):
             return
         if self.switches.penalty == "decoupled":
             self.admm.decay_(self.switches.strength.at(self._progress()))
-        if self.switches.interval_unit == "step" and self._step % self.switches.interval == 0:
+        if self.switches.interval_unit != "epoch" and self._is_due(self._step):
             self._iterate_()
         if not self.switches.balanced:
             self.admm.set_rho_(self._rho_now())
         self._freeze_when_due_()
 
     def after_epoch_(self) -> None:
-        epoch = round(self._step / self._budget.steps_per_epoch)
-        if self._masking is None and self.switches.interval_unit == "epoch" and epoch % self.switches.interval == 0:
+        if self._masking is None and self.switches.interval_unit == "epoch" and self._is_due(self._step):
             self._iterate_()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -151,14 +157,47 @@ class Nxm(SparseMethod):
     def _rho_now(self) -> float:
         return self.rho.at(self._progress())
 
+    def _is_due(self, step: int) -> bool:
+        """Whether a Z and a dual step follow optimizer step ``step``; by epochs: once that epoch has ended."""
+        epoch, interval = self._budget.steps_per_epoch, self.switches.interval
+        match self.switches.interval_unit:
+            case "step":
+                return step % interval == 0
+            case "per_epoch":
+                return step * interval // epoch > (step - 1) * interval // epoch
+            case _:
+                return round(step / epoch) % interval == 0
+
+    def _add_penalty_(self, scale: float = 1.0) -> None:
+        last = self._step + 1
+        ends_epoch = last % self._budget.steps_per_epoch == 0
+        measured = self._is_due(last) and (self.switches.interval_unit != "epoch" or ends_epoch)
+        task = _gradient_norm(self.targets) if measured else 0.0
+        self.admm.add_penalty_gradient_(scale)
+        if measured:
+            penalty = scale * self.admm.penalty_gradient_norm()
+            self._penalty_share = penalty / (penalty + task) if penalty + task else 0.0
+
     def _iterate_(self) -> None:
+        if self.importance is not None:
+            self.importance.refresh_()
         residuals = self.admm.update_()
-        self.iterations.append(Iteration(self._step, residuals))
+        self.iterations.append(Iteration(self._step, residuals, self._penalty_share))
         if self.switches.balanced:
             self.admm.balance_(residuals)
 
     def _freeze_when_due_(self) -> None:
-        """For a refit: freeze the magnitude support once its share of the budget is spent; Z and U are let go."""
+        """For a refit: freeze the support once its share of the budget is spent; Z and U are let go."""
         due = self.switches.admm_fraction * self._budget.steps
         if self.switches.finish == "refit" and self._step >= due and self._step < self._budget.steps:
-            self._masking, self._admm = Masking(self.targets), None
+            masks = None
+            if self.switches.frozen_support == "z":
+                masks = {
+                    target.name: target.support(target.weight + self.admm.u[target.name]) for target in self.targets
+                }
+            self._masking, self._admm = Masking(self.targets, masks), None
+
+
+def _gradient_norm(targets: Sequence[Target]) -> float:
+    gradients = [target.weight.grad for target in targets if target.weight.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
