@@ -205,10 +205,10 @@ class TrialSettings:
     rho: RhoSettings
     learning_rate: LearningRateSettings
     training: TrainingSettings
-    selection: SelectionSettings
     seed: int
     data: DataSettings = field(metadata=OUTSIDE_IDENTITY)
     sweep: SweepSettings = field(metadata=OUTSIDE_IDENTITY)
     output_dir: str = field(metadata=OUTSIDE_IDENTITY)
     force: bool = field(metadata=OUTSIDE_IDENTITY)
     save_model: bool = field(metadata=OUTSIDE_IDENTITY)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)

@@ -29,7 +29,7 @@ from nxm_sweep.__main__ import main
 from nxm_sweep.training.demo import generate
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = ("dense", "asp", "nxm", "admm_unstructured")
+METHODS = ("dense", "asp", "nxm", "admm_unstructured", "nxm_refit", "sr_ste", "gradual")
 ROWS = {"train": 64, "validation": 32}
 EPOCHS = 2
 MATRICES = {
@@ -126,6 +126,7 @@ def test_a_trial_ends_with_a_record_and_says_where(method: str, trained: dict[st
     record = _record(outputs)
     assert {path.name for path in (outputs / "trials" / record["identity"]).iterdir()} - {".lock"} == {
         "result.json",
+        "predictions.json",
         "model",
     }
     assert f"record: {outputs}/trials/{record['identity']}/result.json" in answer.out
@@ -166,7 +167,7 @@ def test_a_record_counts_what_was_there(method: str, trained: dict[str, tuple[Pa
     pruned = [weight.size for name, weight in weights.items() if name in MATRICES]
     assert record["model"]["target_parameters"] == (0 if method == "dense" else sum(pruned))
     iterations = [entry["step"] for entry in record["iterations"]]
-    assert iterations == ([4, 8] if method in {"nxm", "admm_unstructured"} else [])
+    assert iterations == {"nxm": [4, 8], "admm_unstructured": [4, 8], "nxm_refit": [1, 2, 3, 4]}.get(method, [])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -175,7 +176,7 @@ def test_the_saved_model_holds_its_pattern_exactly(method: str, trained: dict[st
     weights = load_file(_model_folder(outputs) / "model.safetensors")
     for name in MATRICES:
         nonzero = weights[name] != 0
-        if method in {"asp", "nxm"}:
+        if method not in {"dense", "admm_unstructured"}:
             assert (nonzero.reshape(-1, 4).sum(axis=1) == 2).all(), name
         elif method == "admm_unstructured":
             assert nonzero.sum() == nonzero.size // 2, name
@@ -209,12 +210,69 @@ def test_anyone_can_load_the_saved_model_and_finds_the_recorded_score(
         logits = model(**batch).logits
     best = record["epochs"][record["best"]["epoch"] - 1]
     recorded = best["unpruned" if method == "dense" else "pruned"]["validation"]
+    assert record["reported"] == {"validation": recorded}
+    kept = json.loads((folder.parent / "predictions.json").read_text())
+    assert kept["epoch"] == record["best"]["epoch"]
+    assert kept["sets"]["validation"] == {"labels": labels.tolist(), "predictions": logits.argmax(dim=1).tolist()}
     assert recorded["accuracy"] == pytest.approx(float((logits.argmax(dim=1) == labels).double().mean()))
     assert recorded["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
     assert record["best"]["value"] == recorded["accuracy"]
     if best["unpruned"] and best["pruned"]:  # so that the score could not be the unpruned model's
         assert best["unpruned"]["validation"]["loss"] != pytest.approx(recorded["loss"], rel=1e-3)
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
+
+
+def test_what_the_last_prune_cost_is_said_in_one_line(trained: dict[str, tuple[Path, Answer]]) -> None:
+    for method, (outputs, answer) in trained.items():
+        record = _record(outputs)
+        if method not in {"nxm", "admm_unstructured"}:
+            assert record["last_prune"] is None
+            assert "note:" not in answer.out
+            continue
+        last = record["epochs"][-1]
+        assert record["last_prune"]["relative_residual"] == last["relative_distance"] > 0.05
+        assert record["last_prune"]["cost"] == pytest.approx(
+            last["unpruned"]["validation"]["accuracy"] - last["pruned"]["validation"]["accuracy"]
+        )
+        (note,) = (line for line in answer.out.splitlines() if line.startswith("note: "))
+        assert note == f"note: {record['last_prune']['advice']}"
+        assert f"cost {record['last_prune']['cost']:.4f}" in note
+
+
+def test_held_out_rows_select_and_the_validation_set_is_scored_once(
+    demo: list[str], lively_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    evaluation_loop = Trainer.evaluation_loop
+
+    def counting(self: Trainer, *arguments: Any, **named: Any) -> Any:
+        scored.append(arguments[4] if len(arguments) > 4 else named["metric_key_prefix"])
+        return evaluation_loop(self, *arguments, **named)
+
+    monkeypatch.setattr(Trainer, "evaluation_loop", counting)
+    common = [*demo, "method=asp", "selection=heldout", "selection.fraction=0.25", "save_model=true"]
+    answer = _command(*common, f"output_dir={tmp_path}")
+    assert (answer.code, answer.err) == (0, "")
+    assert scored == ["eval_heldout"] * EPOCHS + ["eval_validation"]
+    record = _record(tmp_path)
+    assert (record["data"]["train_rows"], record["data"]["heldout_rows"]) == (48, 16)
+    assert record["steps"] == EPOCHS * 48 // 16
+    assert (record["selection"]["name"], record["selection"]["set"]) == ("heldout", "heldout")
+    best = max(record["epochs"], key=lambda entry: entry["selection"])
+    assert record["best"]["selection_value"] == best["selection"] == best["pruned"]["heldout"]["accuracy"]
+    assert record["best"]["epoch"] == best["epoch"]
+    model = AutoModelForSequenceClassification.from_pretrained(_model_folder(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(_model_folder(tmp_path))
+    rows = generate("paraphrase", "validation", ROWS["validation"])
+    texts = [[str(row[name]) for row in rows] for name in ("sentence1", "sentence2")]
+    with torch.no_grad():
+        logits = model(**tokenizer(*texts, truncation=True, max_length=32, padding=True, return_tensors="pt")).logits
+    right = logits.argmax(dim=1) == torch.tensor([int(row["label"]) for row in rows])
+    assert record["best"]["value"] == record["reported"]["validation"]["accuracy"]
+    assert record["best"]["value"] == pytest.approx(float(right.double().mean()))
+    assert f"{record['best']['selection_value']:.4f} on held-out training rows" in answer.out
+    kept = json.loads(next(tmp_path.glob("trials/*/predictions.json")).read_text())
+    assert kept["sets"]["validation"]["predictions"] == logits.argmax(dim=1).tolist()
 
 
 def test_methods_differ_in_what_they_train(trained: dict[str, tuple[Path, Answer]]) -> None:
@@ -383,7 +441,8 @@ def _shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_groups_and_keys(tmp_path: Path) -> None:
     done = _shell(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for line in ("method: admm_unstructured, asp, dense, nxm", "sparsity: 1of4, 2of4, 4of8", "save_model: false"):
+    methods = "method: admm_unstructured, asp, dense, gradual, nxm, nxm_refit, sr_ste"
+    for line in (methods, "sparsity: 1of4, 2of4, 4of8", "save_model: false"):
         assert line in done.stdout
 
 

@@ -290,7 +290,7 @@ BAD: list[tuple[str, str, str]] = [
     ("training.schedule=liner", "training.schedule must be one of linear, cosine, constant but got liner", ""),
     ("training.precision=fp8", "training.precision must be one of fp32, bf16, fp16 but got fp8", ""),
     ("training.device=gpu", "training.device must be one of auto, cpu, cuda but got gpu", ""),
-    ("method.name=dens", "method.name must be one of dense, asp, nxm, admm_unstructured but got dens", ""),
+    ("method.name=dens", "method.name must be one of dense, asp, nxm, admm_unstructured, nxm_refit, sr_ste, gradual but got dens", ""),
     (
         "task=glue/stsb task.metrics=[accuracy] task.selection_metric=accuracy",
         "task.metrics of a regression must be among pearson, spearman but got accuracy",

@@ -30,9 +30,7 @@ def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) 
             cells.append(_number(entry["relative_distance"], 3))
         table.add_row(*cells, style="bold" if entry["epoch"] == record["best"]["epoch"] else None)
     console.print(table)
-    console.print(
-        f"best {metric} {_number(record['best']['value'])} at epoch {record['best']['epoch']}", soft_wrap=True
-    )
+    console.print(_best(record), soft_wrap=True)
     console.print(_verified(record), soft_wrap=True)
     path = Path(output_dir) / "trials" / record["identity"] / "result.json"
     console.print(f"{record['seconds']['total']:.0f} s, {record['tokens']:,} tokens; record: {path}", soft_wrap=True)
@@ -87,6 +85,16 @@ def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
     method = record["method"]
     place = _METHODS.index(method) if method in _METHODS else len(_METHODS)
     return record["task"], record["model_name"], place, method, record["identity"]
+
+
+def _best(record: Mapping[str, Any]) -> str:
+    best, selection = record["best"], record["selection"]
+    if selection.get("name", "dev") == "dev":
+        return f"best {selection['metric']} {_number(best['value'])} at epoch {best['epoch']}"
+    return (
+        f"selected epoch {best['epoch']}: {selection['metric']} {_number(best['selection_value'])} on held-out training rows; "
+        f"{_number(best['value'])} on {selection['reported_set']}"
+    )
 
 
 def _verified(record: Mapping[str, Any]) -> str:

@@ -102,7 +102,7 @@ def run_trial(
     trainer.run(checkpoints[-1] if checkpoints else None)
     end, last_prune = distance_to_go(method.targets), last_prune_of(trainer)
     if last_prune is not None and last_prune["advice"]:
-        console.print(f"note: {last_prune['advice']}", highlight=False)
+        console.print(f"note: {last_prune['advice']}", highlight=False, soft_wrap=True)
     with _timed(seconds, "report"):
         outcome = _outcome(settings, trainer, data)
     seconds |= trainer.seconds

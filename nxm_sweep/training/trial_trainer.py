@@ -15,31 +15,31 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from safetensors.torch import load_model as load_weights
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import TaskSettings, TrialSettings
-from nxm_sweep.sparsity import distance
+from nxm_sweep.sparsity import distance, ranks
 from nxm_sweep.training.methods import Dense
 from nxm_sweep.training.metrics import answers, score
 from nxm_sweep.training.progress import ShowProgress, Watched
-from nxm_sweep.training.trainer import SparseTrainer
+from nxm_sweep.training.rank_trainer import RankTrainer
 from nxm_sweep.training.watch import Watch, obey
 
 _EVAL_BATCH = 64  # rows; it changes speed alone
 
 
-class TrialTrainer(SparseTrainer):
-    """Keeps each epoch's scores and the best pruned model.
+class TrialTrainer(RankTrainer):
+    """Keeps each epoch's scores and the best pruned model; of several ranks, rank 0 writes.
 
     Args:
         settings: The trial's settings.
         work: Folder for checkpoints and the best model so far.
         console: Where progress goes.
         watch: Who hears of steps and epochs and may stop the trial.
-        **kwargs: As for :class:`SparseTrainer`.
+        **kwargs: As for :class:`RankTrainer`.
     """
 
     def __init__(self, *, settings: TrialSettings, work: Path, console: Console, watch: Watch, **kwargs: Any) -> None:
@@ -100,6 +100,10 @@ class TrialTrainer(SparseTrainer):
             self.sparse_method = method
         self._keep_predictions(self.best_epoch()["epoch"], validation)
         return _scores(metrics, self._task, list(validation))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        """In the rows' order, which is by length already; the Trainer would shuffle them."""
+        return SequentialSampler(eval_dataset)
 
     def evaluation_loop(
         self,
@@ -167,6 +171,8 @@ class TrialTrainer(SparseTrainer):
 
     def _save_best(self) -> None:
         """Write the pruned model beside its place and move it there whole."""
+        if ranks.rank() > 0:
+            return
         fresh = self.best_folder.with_name("best.tmp")
         with self.sparse_method.pruned():
             self._whole_model().save_pretrained(fresh)
@@ -180,6 +186,8 @@ class TrialTrainer(SparseTrainer):
 
     def _keep_predictions(self, epoch: int, sets: Mapping[str, Dataset]) -> None:
         """Write the pruned model's answers in the order of the source's rows."""
+        if ranks.rank() > 0:
+            return
         kept = {}
         for name, rows in sets.items():
             order = np.argsort(rows["row"][:])
@@ -203,8 +211,8 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=_EVAL_BATCH,
+        per_device_train_batch_size=training.batch_size,  # of all devices: see RankTrainer
+        per_device_eval_batch_size=ranks.count() * math.ceil(_EVAL_BATCH / ranks.count()),
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=settings.learning_rate.value,
         lr_scheduler_type=training.schedule,

@@ -86,7 +86,16 @@ RHO = {"rho.value", "rho.schedule", "rho.start"}
 ADMM = {
     f"method.admm.{name}"
     for name in (
-        *("first_iteration", "clip", "interval", "interval_unit", "penalty", "finish", "admm_fraction"),
+        *(
+            "first_iteration",
+            "clip",
+            "interval",
+            "interval_unit",
+            "penalty",
+            "finish",
+            "admm_fraction",
+            "frozen_support",
+        ),
         *("strength.value", "strength.schedule", "strength.start"),
     )
 }
@@ -97,15 +106,16 @@ TRAINING = {
         *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision"),
     )
 }
-ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name"}
+ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name", "selection.name"}
 IDLE = {  # put out of use by the default switches
-    *("rho.start", "method.admm.admm_fraction"),
+    *("rho.start", "method.admm.admm_fraction", "method.admm.frozen_support"),
+    *("method.importance.rows", "selection.fraction"),
     *("method.admm.strength.value", "method.admm.strength.schedule", "method.admm.strength.start"),
 }
 HASHED = {
     "dense": ALWAYS,
-    "asp": ALWAYS | SPARSITY | {"method.trained"},
-    "nxm": ALWAYS | SPARSITY | {"method.trained"} | (RHO | ADMM) - IDLE,
+    "asp": ALWAYS | SPARSITY | {"method.trained", "method.importance.metric"},
+    "nxm": ALWAYS | SPARSITY | {"method.trained", "method.importance.metric"} | (RHO | ADMM) - IDLE,
 }
 NOT_HASHED = {
     *("task.name", "task.kind", "task.text_columns", "task.label_column", "task.labels", "task.train_split"),
@@ -117,6 +127,7 @@ NOT_HASHED = {
     *(f"sweep.{name}" for name in ("retry_failed", "max_attempts", "time_limit", "lease", "storage", "point", "cwd")),
     *(f"sweep.{name}" for name in ("sampler", "n_trials", "pruner")),
     *("output_dir", "force", "save_model"),
+    *("method.sr_ste.decay", "method.gradual.end_fraction"),  # other methods read them
 }
 
 
@@ -187,6 +198,27 @@ def test_a_switch_brings_into_the_identity_what_it_puts_to_use_and_drops_what_it
     def ramp(settings: TrialSettings) -> None:
         settings.rho.schedule = "linear"
 
+    def by_input(settings: TrialSettings) -> None:
+        settings.method.importance.metric = "input_norm"
+
+    def frozen_z(settings: TrialSettings) -> None:
+        refit(settings)
+        settings.method.admm.frozen_support = "z"
+
+    def heldout(settings: TrialSettings) -> None:
+        settings.selection.name = "heldout"
+
+    def sr_ste(settings: TrialSettings) -> None:
+        settings.method.name = "sr_ste"
+
+    def gradual(settings: TrialSettings) -> None:
+        settings.method.name = "gradual"
+
+    assert hashed(by_input)["method"]["importance"] == {"metric": "input_norm", "rows": 128}
+    assert hashed(frozen_z)["method"]["admm"]["frozen_support"] == "z"
+    assert hashed(heldout)["selection"] == {"fraction": 0.1, "name": "heldout"}
+    assert hashed(sr_ste)["method"] == {"name": "sr_ste", "sr_ste": {"decay": 0.0002}, "trained": "all"}
+    assert hashed(gradual)["method"] == {"gradual": {"end_fraction": 0.5}, "name": "gradual", "trained": "all"}
     assert "rho" not in hashed(decoupled)
     assert hashed(decoupled)["method"]["admm"]["strength"] == {"schedule": "linear", "start": 0, "value": 0.02}
     assert hashed(refit)["method"]["admm"]["admm_fraction"] == 0.5

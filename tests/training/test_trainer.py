@@ -27,7 +27,17 @@ from transformers import (
 
 from nxm_sweep.errors import NonFiniteError
 from nxm_sweep.sparsity import Pattern, Schedule, Target, encoder_rules, select_targets
-from nxm_sweep.training.methods import AdmmSwitches, AdmmUnstructured, Asp, Dense, Nxm, SparseMethod
+from nxm_sweep.training.methods import (
+    AdmmSwitches,
+    AdmmUnstructured,
+    Asp,
+    Dense,
+    Gradual,
+    Nxm,
+    NxmRefit,
+    SparseMethod,
+    SrSte,
+)
 from nxm_sweep.training.trainer import SparseTrainer
 
 VOCABULARY = 40
@@ -276,6 +286,9 @@ METHODS: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
     "asp": Asp,
     "admm_unstructured": lambda targets: AdmmUnstructured(targets, 4e-3),
     "refit": lambda targets: Nxm(targets, 4e-3, AdmmSwitches(finish="refit")),
+    "nxm_refit": lambda targets: NxmRefit(targets, 4e-3),
+    "sr_ste": SrSte,
+    "gradual": Gradual,
 }
 
 
@@ -367,6 +380,8 @@ CASES: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
     "admm_unstructured": lambda targets: AdmmUnstructured(targets, Schedule(4e-3, "cosine")),
     "asp": Asp,
     "dense": lambda _: Dense(),
+    "sr_ste": lambda targets: SrSte(targets, 0.2),
+    "gradual": lambda targets: Gradual(targets, 0.6),
 }
 EPOCHS = 3
 
@@ -452,7 +467,9 @@ def forget() -> None:
     torch.manual_seed(77)
 
 
-@pytest.mark.parametrize(("name", "epoch"), [*((name, 1) for name in CASES), ("refit", 2), ("two_epochs", 2)])
+@pytest.mark.parametrize(
+    ("name", "epoch"), [*((name, 1) for name in CASES), ("refit", 2), ("two_epochs", 2), ("gradual", 2)]
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     tmp_path: Path, uninterrupted: Callable[[str], tuple[Outcome, Path]], name: str, epoch: int
 ) -> None:
