@@ -17,10 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from nxm_sweep.config import config_dir, explain, load_settings, register_schema
-from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, SweepIncompleteError
+from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, RankError, SweepIncompleteError
 
 _FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
-_ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
+_IS_FOLLOWER = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+"""Whether ``torchrun`` has started this process beside a first one, which alone speaks."""
+_ERRORS = Console(stderr=True, soft_wrap=True, highlight=False, quiet=_IS_FOLLOWER)
 
 
 def main() -> int:
@@ -84,7 +86,7 @@ def _tell(error: NxmSweepError) -> int:
     _ERRORS.print(f"error: {error.message}", markup=False)
     if error.hint:
         _ERRORS.print(f"hint: {error.hint}", markup=False)
-    return _FAILED if isinstance(error, NonFiniteError) else _BAD_INPUT
+    return _FAILED if isinstance(error, NonFiniteError | RankError) else _BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:
@@ -95,7 +97,7 @@ def _run(config: DictConfig) -> None:
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415
 
     silence_known_noise()
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=_IS_FOLLOWER)
     console.print(f"{settings.task.name}  {settings.method.name}  {settings.model.name}", style="bold")
     record, trained = run_point(settings, console)
     if not trained:

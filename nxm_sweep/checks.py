@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
 from nxm_sweep.errors import ConfigError, SparsityError
-from nxm_sweep.settings import TaskSettings, TrialSettings
+from nxm_sweep.settings import DistillationSettings, TaskSettings, TrialSettings
 from nxm_sweep.sparsity.pattern import constraint
 from nxm_sweep.training.methods import METHODS
 
 Check = tuple[str, Callable[[Any], bool], str]
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+REPORTERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
+"""What a training can report to: the module that it needs, and the package that brings it."""
 
 
 def _positive(value: Any) -> bool:
@@ -50,6 +53,7 @@ _RANGES: tuple[Check, ...] = (
     ("training.weight_decay", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
     ("training.max_grad_norm", lambda value: math.isfinite(value) and value >= 0, "must not be negative; 0 is off"),
     ("training.threads", _at_least(1), "must be at least 1, or null"),
+    ("training.devices", _at_least(1), "must be at least 1"),
     ("seed", lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)"),
     ("task.text_columns", lambda columns: len(columns) in (1, 2), "must name one or two columns"),
     ("task.metrics", lambda names: bool(names) and set(names) <= set(METRICS), f"must be among {', '.join(METRICS)}"),
@@ -64,6 +68,17 @@ _RANGES: tuple[Check, ...] = (
     ("method.gradual.end_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     ("method.importance.rows", _at_least(1), "must be at least 1"),
     ("selection.fraction", lambda value: 0 < value < 1, "must lie above 0 and below 1"),
+    (
+        "distillation.weight",
+        lambda value: 0 < value <= 1,
+        "must lie above 0 and be at most 1; distillation=none is off",
+    ),
+    ("distillation.temperature", _positive, "must be above 0"),
+    *(
+        (f"distillation.{term}", lambda value: math.isfinite(value) and value >= 0, "must not be negative")
+        for term in ("logits", "hidden", "attention")
+    ),
+    ("training.report_to", lambda names: set(names) <= set(REPORTERS), f"must be among {', '.join(REPORTERS)}"),
     ("sweep.workers", _at_least(1), "must be at least 1, or null"),
     ("sweep.threads", _at_least(1), "must be at least 1, or null"),
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
@@ -91,6 +106,7 @@ _RANGES: tuple[Check, ...] = (
     _choice("task.problem", "classification", "regression"),
     _choice("task.kind", "glue", "demo", "files"),
     _choice("model.source", "hub", "package", "folder"),
+    _choice("distillation.teacher.source", "trial", "hub", "package", "folder"),
 )
 _RULES = {key: (holds, words) for key, holds, words in _RANGES}
 
@@ -104,6 +120,12 @@ def check_settings(settings: TrialSettings) -> None:
     for key in _RULES:
         check_value(key, operator.attrgetter(key)(settings))
     check_fit(settings)
+    for module in settings.training.report_to:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"training.report_to names {module}, which is not installed",
+                hint=f"pip install {REPORTERS[module]}, or training.report_to=[]",
+            )
 
 
 def check_value(key: str, value: Any) -> None:
@@ -124,16 +146,40 @@ def check_fit(settings: TrialSettings) -> None:
         ConfigError: What does not fit.
     """
     _check_task(settings.task)
+    training = settings.training
+    if training.batch_size % training.devices:
+        raise ConfigError(
+            f"training.batch_size must be a multiple of training.devices ({training.devices}) but got {training.batch_size}",
+            hint="it counts the rows of all devices together",
+        )
     for key, strength in (("rho", settings.rho), (f"{_ADMM}strength", settings.method.admm.strength)):
         if strength.schedule == "exponential" and min(strength.start, strength.value) <= 0:
             raise ConfigError(
                 f"an exponential ramp needs {key}.start and {key}.value above 0 but got {strength.start} to {strength.value}"
             )
+    _check_distillation(settings.distillation)
+    method = settings.method
+    if method.options and "options" not in METHODS[method.name].reads:
+        raise ConfigError(f"the method {method.name} reads no method.options but got {', '.join(method.options)}")
     for rule in settings.sparsity.rules:
         try:
             constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense)
         except SparsityError as error:
             raise ConfigError(f"sparsity rule {rule.match!r}: {error.message}", error.hint) from error
+
+
+def _check_distillation(distillation: DistillationSettings) -> None:
+    if not distillation.enabled:
+        return
+    if distillation.teacher.path is None:
+        raise ConfigError(
+            "distillation has no teacher",
+            hint="distillation.teacher.path=IDENTITY takes a finished trial that kept its model",
+        )
+    if not distillation.logits + distillation.hidden + distillation.attention:
+        raise ConfigError(
+            "distillation.logits, .hidden and .attention are all 0, so that nothing is learned from the teacher"
+        )
 
 
 def _check_task(task: TaskSettings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nxm_sweep.checks import check_settings
 from nxm_sweep.errors import ConfigError
+from nxm_sweep.rules import complete_rules_
 from nxm_sweep.settings import SweepSettings, TrialSettings
 
 _LISTED = 20  # a hint lists no more names than this
@@ -53,12 +54,41 @@ def compose_settings(overrides: Sequence[str]) -> TrialSettings:
         raise explain(error, overrides) from error
 
 
-def load_settings(config: DictConfig) -> TrialSettings:
-    """Turn a composed config into checked settings.
+def load_settings(config: DictConfig, *, of_sweep: bool = False) -> TrialSettings:
+    """Turn a composed config into checked settings with whole rules.
+
+    Args:
+        config: As composed.
+        of_sweep: Whether other cells share its command line, and with it the scan of ``sparsity=mixed``.
 
     Raises:
         ConfigError: A value is missing, of the wrong type or out of range.
     """
+    settings = _settings(config)
+    complete_rules_(settings.sparsity, Path(settings.sweep.cwd or ""), of_sweep=of_sweep)
+    check_settings(settings)
+    return settings
+
+
+def settings_of(values: Mapping[str, Any]) -> TrialSettings:
+    """Return the settings that ``dataclasses.asdict`` has taken apart, from JSON for example; they are checked.
+
+    Raises:
+        ConfigError: A value is missing, of the wrong type or out of range.
+    """
+    schema = OmegaConf.structured(TrialSettings)
+    schema.sweep = SweepSettings()
+    for mapping in (schema.sweep.axes, schema.sweep.cells):
+        OmegaConf.set_struct(mapping, value=False)
+    try:
+        settings = _settings(cast("DictConfig", OmegaConf.merge(schema, dict(values))))
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    check_settings(settings)
+    return settings
+
+
+def _settings(config: DictConfig) -> TrialSettings:
     try:
         settings = cast("TrialSettings", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
@@ -66,7 +96,6 @@ def load_settings(config: DictConfig) -> TrialSettings:
     unknown = _unknown(settings)
     if unknown:
         raise unknown_setting(unknown)
-    check_settings(settings)
     return settings
 
 

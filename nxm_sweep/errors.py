@@ -53,5 +53,25 @@ class TrialStoppedError(NxmSweepError):
     """A trial was told to stop: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
 
 
+class RankError(NxmSweepError):
+    """One of the processes that train a trial together has died, or has met what nobody expected.
+
+    Args:
+        message: Which one, and what.
+        hint: The way out.
+        kind: What kind of failure, as a trial's failures name it.
+        traceback: Of an exception.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, kind: str = "exception", traceback: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+        self.traceback = traceback
+
+
 class SweepIncompleteError(NxmSweepError):
     """A sweep has ended and points have no record."""
+
+
+class ExportError(NxmSweepError):
+    """A model to be exported does not hold its pattern, or the exported one is not what it should be."""

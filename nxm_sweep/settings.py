@@ -1,6 +1,7 @@
 """The settings of one trial, as plain values. ``conf/`` documents every key; ``config`` fills and checks them.
 
-A field marked ``outside identity`` cannot change a trial's outcome: two runs that differ in nothing else are one trial.
+A field marked ``outside identity`` cannot change a trial's outcome: two runs that differ in nothing else are one trial. One
+marked ``no axis`` can, but its values make cells of a sweep and not points.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
+NO_AXIS: dict[str, Any] = {"axis": False}
 
 
 @dataclass
@@ -105,6 +107,7 @@ class MethodSettings:
     admm: AdmmSettings = field(default_factory=AdmmSettings)
     sr_ste: SrSteSettings = field(default_factory=SrSteSettings)
     gradual: GradualSettings = field(default_factory=GradualSettings)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -120,10 +123,14 @@ class RuleSettings:
 
 @dataclass
 class SparsitySettings:
-    """What is pruned: ordered rules, the later wins."""
+    """What is pruned: ordered rules, the later wins. The other fields are what the rules are made from."""
 
     name: str = field(metadata=OUTSIDE_IDENTITY)
-    rules: list[RuleSettings]
+    rules: list[RuleSettings] = field(default_factory=list)
+    keep: int | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+    group: int | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+    also: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
+    scan: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
 
 
 @dataclass
@@ -151,6 +158,8 @@ class TrainingSettings:
     precision: str
     device: str = field(metadata=OUTSIDE_IDENTITY)
     threads: int | None = field(metadata=OUTSIDE_IDENTITY)
+    devices: int = field(default=1, metadata=NO_AXIS)
+    report_to: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
 
 
 @dataclass
@@ -167,6 +176,33 @@ class SelectionSettings:
 
     name: str = "dev"
     fraction: float = 0.1
+
+
+@dataclass
+class TeacherSettings:
+    """The model that a student learns from. Its files' content, not its name or place, enters the identity."""
+
+    source: str = field(default="trial", metadata=OUTSIDE_IDENTITY)
+    path: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+    revision: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+
+
+@dataclass
+class DistillationSettings:
+    """What is learned from a teacher beside the labels; off when it is called ``none``."""
+
+    name: str = field(default="none", metadata=OUTSIDE_IDENTITY)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings, metadata=OUTSIDE_IDENTITY)
+    weight: float = 0.5
+    temperature: float = 2.0
+    logits: float = 1.0
+    hidden: float = 0.0
+    attention: float = 0.0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a teacher."""
+        return self.name != "none"
 
 
 @dataclass
@@ -212,3 +248,4 @@ class TrialSettings:
     force: bool = field(metadata=OUTSIDE_IDENTITY)
     save_model: bool = field(metadata=OUTSIDE_IDENTITY)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)

@@ -22,6 +22,8 @@ from nxm_sweep.training.trial_trainer import TrialTrainer
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CHOICES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/**/*.yaml"))
 MANDATORY = {
+    "sparsity/mixed": ["sparsity.rules=[{match:'*',keep:2,group:4}]"],
+    **{f"distillation/{name}": ["distillation.teacher.path=somewhere"] for name in ("logits", "full")},
     "model/local": ["model.path=somewhere"],
     "task/files": ["task.text_columns=[a]", "task.files.train=t.csv", "task.files.validation=v.csv"],
 }
@@ -55,7 +57,7 @@ def _compare(written: dict[Any, Any], settings: Any) -> int:
             compared += _compare(value, found)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             compared += sum(_compare(item, part) for item, part in zip(value, found, strict=True))
-        elif value != "???" and not str(value).startswith("${"):
+        elif value != "???" and "${" not in str(value):
             assert found == value, key
             compared += 1
     return compared
@@ -282,6 +284,8 @@ BAD: list[tuple[str, str, str]] = [
     ),
     ("sparsity.rules=[{keep:2,group:4}]", "sparsity.rules[0].match must be given", "add sparsity.rules[0].match=..."),
     ("sparsity.rules=[]", "sparsity.rules must hold at least one rule but got []", ""),
+    ("sparsity=mixed", "sparsity.rules must hold at least one rule but got []", "python -m nxm_sweep.sensitivity"),
+    ("sparsity=mixed sparsity.scan=no.json", "there is no scan no.json", "python -m nxm_sweep.sensitivity TRIAL"),
     ("training.epochs=0", "training.epochs must be at least 1 but got 0", ""),
     ("training.batch_size=0", "training.batch_size must be at least 1 but got 0", ""),
     ("training.max_length=1", "training.max_length must be at least 8 tokens but got 1", ""),
@@ -289,8 +293,31 @@ BAD: list[tuple[str, str, str]] = [
     ("training.weight_decay=-0.1", "training.weight_decay must not be negative but got -0.1", ""),
     ("training.schedule=liner", "training.schedule must be one of linear, cosine, constant but got liner", ""),
     ("training.precision=fp8", "training.precision must be one of fp32, bf16, fp16 but got fp8", ""),
+    ("distillation=logits", "distillation has no teacher", "takes a finished trial that kept its model"),
+    (
+        "distillation=logits distillation.teacher.path=x distillation.weight=0",
+        "distillation.weight must lie above 0 and be at most 1; distillation=none is off but got 0.0",
+        "",
+    ),
+    (
+        "distillation=logits distillation.teacher.path=x distillation.logits=0",
+        "distillation.logits, .hidden and .attention are all 0, so that nothing is learned from the teacher",
+        "",
+    ),
+    (
+        "distillation=logits distillation.teacher.path=x distillation.teacher.source=here",
+        "distillation.teacher.source must be one of trial, hub, package, folder but got here",
+        "",
+    ),
+    ("distillation.temperature=0", "distillation.temperature must be above 0 but got 0.0", ""),
+    ("distillation.hidden=-1", "distillation.hidden must not be negative but got -1.0", ""),
+    ("training.report_to=[wandb]", "training.report_to must be among tensorboard, mlflow but got ['wandb']", ""),
     ("training.device=gpu", "training.device must be one of auto, cpu, cuda but got gpu", ""),
-    ("method.name=dens", "method.name must be one of dense, asp, nxm, admm_unstructured, nxm_refit, sr_ste, gradual but got dens", ""),
+    (
+        "method.name=dens",
+        "method.name must be one of dense, asp, nxm, admm_unstructured, nxm_refit, sr_ste, gradual but got dens",
+        "",
+    ),
     (
         "task=glue/stsb task.metrics=[accuracy] task.selection_metric=accuracy",
         "task.metrics of a regression must be among pearson, spearman but got accuracy",

@@ -29,8 +29,16 @@ FORBIDDEN = {
         "transformers",
         "optuna",
     ),
-    "nxm_sweep.training": ("nxm_sweep.sweep", "nxm_sweep.report", "nxm_sweep.config", "nxm_sweep.__main__", "optuna"),
-    "nxm_sweep.sweep": ("nxm_sweep.report", "nxm_sweep.__main__"),
+    "nxm_sweep.training": (
+        "nxm_sweep.sweep",
+        "nxm_sweep.report",
+        "nxm_sweep.export",
+        "nxm_sweep.config",
+        "nxm_sweep.__main__",
+        "optuna",
+    ),
+    "nxm_sweep.sweep": ("nxm_sweep.report", "nxm_sweep.export", "nxm_sweep.__main__"),
+    "nxm_sweep.export": ("nxm_sweep.report", "nxm_sweep.config", "nxm_sweep.__main__", "optuna"),
     "nxm_sweep.report": (
         "nxm_sweep.training",
         "nxm_sweep.sparsity",
@@ -40,11 +48,11 @@ FORBIDDEN = {
         "optuna",
     ),
 }
-# The library stands on these alone; the report knows of a sweep its records alone.
+# The library stands on these alone; the report knows of a sweep what is on disk alone.
 ALLOWED = {
     "nxm_sweep.sparsity": ("torch", "safetensors", "nxm_sweep.sparsity", "nxm_sweep.errors", *sys.stdlib_module_names),
 }
-REPORT_KNOWS = ("nxm_sweep.sweep.records",)
+REPORT_KNOWS = tuple(f"nxm_sweep.sweep.{name}" for name in ("records", "survey", "attempts", "files"))
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

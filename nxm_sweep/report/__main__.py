@@ -1,42 +1,199 @@
-"""``python -m nxm_sweep.report OUTPUT_DIR``: finished trials side by side.
+"""``python -m nxm_sweep.report OUTPUT_DIR``: the results table, and files with all that stands behind it.
 
-Exit codes: 0 there are records; 2 there are none, or one cannot be read.
+Exit codes: 0 the report is written (points without a record are counted and listed in it; ``nxm_sweep.status`` is the command
+whose exit code tells of them); 2 there is no usable record, or bad input.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Screen
 
-from nxm_sweep.errors import NxmSweepError, RecordError
+from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
+from nxm_sweep.report.comparison import compare_sweeps, comparison_files
+from nxm_sweep.report.formats import SOURCE, Content, reference_lines
+from nxm_sweep.report.frames import Report, read_report
+from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.summary import comparison
-from nxm_sweep.sweep.records import read_records
+from nxm_sweep.report.table import detail_frame, make_table, table_frame
+from nxm_sweep.report.watching import watch
+from nxm_sweep.report.writing import FORMATS, write, write_files
+from nxm_sweep.sweep.records import read_record
 
 _BAD_INPUT = 2
+_PERIOD = 30.0
+_SHOWN_PROBLEMS = 10
+_SHOWN_DETAILS = 40
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m nxm_sweep.report", description="Finished trials side by side.")
-    parser.add_argument("output_dir", nargs="?", default="outputs", type=Path, help="root of trials (default: outputs)")
-    folder: Path = parser.parse_args().output_dir
+    arguments = _parser().parse_args()
+    console = Console(highlight=False)
     try:
-        records = list(read_records(folder))
-        if not records:
-            raise RecordError(f"{folder} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
+        if arguments.trials:
+            _show_trials(arguments.output_dirs, console)
+        elif arguments.watch is not None:
+            _watch(arguments, console)
+        elif len(arguments.output_dirs) > 1:
+            _show_comparison(arguments, console)
+        else:
+            _show(arguments, console)
     except NxmSweepError as error:
         errors = Console(stderr=True, soft_wrap=True, highlight=False)
         errors.print(f"error: {error.message}", markup=False)
         if error.hint:
             errors.print(f"hint: {error.hint}", markup=False)
         return _BAD_INPUT
-    console = Console(highlight=False)
-    comparison(records, console)
-    console.print("A score is the best epoch's on the set it is reported on: optimistic, as in the paper.")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    title, _, codes = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m nxm_sweep.report", description=title, epilog=codes)
+    parser.add_argument(
+        "output_dirs",
+        nargs="*",
+        default=[Path("outputs")],
+        type=Path,
+        metavar="OUTPUT_DIR",
+        help="root of trials (default: outputs); of two, the second is compared with the first",
+    )
+    parser.add_argument(
+        "--by",
+        choices=("best", "seed"),
+        default="best",
+        help="an entry is the best of its cell (the paper's protocol, default) or a mean over seeds with its interval",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="where the files go (default: OUTPUT_DIR/reports; of a comparison: nowhere)",
+    )
+    parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        const=_PERIOD,
+        type=float,
+        metavar="SECONDS",
+        help=f"write the files anew when records come, looking every SECONDS (default: {_PERIOD:g}), until Ctrl-C",
+    )
+    parser.add_argument("--trials", action="store_true", help="only list the trials side by side; writes nothing")
+    return parser
+
+
+def _content(folder: Path, by: str) -> Content:
+    report = read_report([folder])
+    if report.trials.empty and report.problems.empty:
+        raise RecordError(f"{folder} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
+    if report.trials.empty:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.problems["kind"].value_counts().items())
+        first = report.problems.iloc[0]
+        raise RecordError(
+            f"{folder} holds no usable record ({kinds})", hint=f"{first['identity']}: {first['reason']}".strip(": ")
+        )
+    table = make_table(report, by)
+    return Content(report, table, compare(report, table))
+
+
+def _show(arguments: argparse.Namespace, console: Console) -> None:
+    folder, target, formats = _files(arguments)
+    content = replace(_content(folder, arguments.by), target=target)
+    _print(table_frame(content.table), console)
+    details = detail_frame(content.table).drop(columns=["trial", "without a record"])
+    if len(details) <= _SHOWN_DETAILS:
+        console.print()
+        _print(details if len(details["model"].unique()) > 1 else details.drop(columns=["model"]), console)
+    paper = [f"The paper's figures, for reference ({SOURCE}): {'; '.join(reference_lines())}."]
+    glue = any(task.name.startswith("glue/") for task in content.table.tasks)
+    for note in [*content.table.notes, *content.statistics.warnings, *(paper if glue else [])]:
+        console.print(f"- {note}", markup=False, soft_wrap=True)
+    _say_problems(content.report, console)
+    for path in write(content, target, formats):
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _files(arguments: argparse.Namespace) -> tuple[Path, Path, list[str]]:
+    """The output folder, where the report's files go, and in which formats."""
+    folder: Path = arguments.output_dirs[0]
+    formats = [name for name in arguments.formats.split(",") if name]
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ConfigError(f"--formats must be of {', '.join(FORMATS)} but got {unknown[0]!r}")
+    return folder, arguments.to or folder / "reports", formats
+
+
+def _watch(arguments: argparse.Namespace, console: Console) -> None:
+    if len(arguments.output_dirs) > 1 or not 1.0 <= arguments.watch < float("inf"):
+        raise ConfigError(f"--watch takes one output folder and at least 1 second but got {arguments.watch:g} s")
+    folder, target, formats = _files(arguments)
+
+    def tell(line: str) -> None:
+        console.print(f"{datetime.now().astimezone():%H:%M:%S} {line}", markup=False, soft_wrap=True)
+
+    def refresh(period: float | None) -> None:
+        content = replace(_content(folder, arguments.by), target=target, watch=period)
+        paths = list(write(content, target, formats))
+        tell(
+            f"{len(content.report.trials)} records, {len(content.report.problems)} without: {len(paths)} files in {target}"
+        )
+
+    watch([folder], arguments.watch, refresh, tell)
+
+
+def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
+    folders: Sequence[Path] = arguments.output_dirs
+    if len(folders) > 2:
+        raise ConfigError(f"at most two output folders can be compared but got {len(folders)}")
+    _, target, formats = _files(arguments)
+    first, second = (_content(folder, arguments.by) for folder in folders)
+    found = compare_sweeps(first, second, (f"1: {folders[0]}", f"2: {folders[1]}"))
+    _print(found.frame, console)
+    for note in found.notes:
+        console.print(f"- {note}", markup=False, soft_wrap=True)
+    if arguments.to is not None:
+        for path in write_files(comparison_files(found, formats), target):
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _show_trials(folders: Sequence[Path], console: Console) -> None:
+    report = read_report(folders)
+    if report.trials.empty:
+        raise RecordError(f"{folders[0]} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
+    found = (read_record(Path(path).parent) for path in report.trials["path"])
+    comparison([record for record in found if record is not None], console)
+    console.print("A score is the best epoch's on the set it is reported on: optimistic, as in the paper.")
+    _say_problems(report, console)
+
+
+def _say_problems(report: Report, console: Console) -> None:
+    for row in report.problems.head(_SHOWN_PROBLEMS).to_dict("records"):
+        place = " ".join(str(row[name]) for name in ("task", "method", "point") if row[name])
+        words = f"no record: {place} ({row['identity']}): {row['kind']} {row['reason']}"
+        console.print(words.replace(":  (", ": ("), markup=False, soft_wrap=True)
+    if len(report.problems) > _SHOWN_PROBLEMS:
+        console.print(f"... and {len(report.problems) - _SHOWN_PROBLEMS} more, all in the files")
+
+
+def _print(frame: pd.DataFrame, console: Console) -> None:
+    screen = Screen(box=None, pad_edge=False, header_style="bold")
+    for name in frame.columns:
+        left = name in {"task", "method", "pattern", "model", "hyperparameters"}
+        screen.add_column(escape(name), justify="left" if left else "right")
+    for row in frame.itertuples(index=False):
+        screen.add_row(*(escape(str(value)) for value in row))
+    console.print(screen)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity import ranks
 from nxm_sweep.sparsity.masking import prune_, pruned
 from nxm_sweep.sparsity.targets import Target
 
@@ -89,9 +90,10 @@ class Admm:
         self._rho = _checked_rho(rho)
         self.z: dict[str, Tensor] = {}
         self.u: dict[str, Tensor] = {}
-        for target in self.targets:
+        masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight))
+        for target, mask in zip(self.targets, masks, strict=True):
             weight = _full_precision(target.weight)
-            self.z[target.name] = weight.masked_fill(~target.support(weight), 0.0)
+            self.z[target.name] = weight.masked_fill(~mask, 0.0)
             self.u[target.name] = torch.zeros_like(weight)
             if first_iteration == "project":
                 self.u[target.name] += weight - self.z[target.name]
@@ -155,15 +157,21 @@ class Admm:
 
     @torch.no_grad()
     def update_(self) -> Residuals:
-        """Do the Z-step and the dual step; return the residuals they found."""
-        sums: dict[str, _Energies] = {}
-        for target in self.targets:
+        """Do the Z-step and the dual step; return the residuals they found.
+
+        Of several ranks each projects and measures a share of the targets; Z, U and residuals are the same on all.
+        """
+        owner = ranks.owners_of(self.targets)
+        masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight) + self.u[target.name])
+        found = torch.zeros(len(self.targets), len(dataclasses.fields(_Energies)), dtype=torch.float64)
+        for index, (target, mask) in enumerate(zip(self.targets, masks, strict=True)):
             weight, z_before, dual = _full_precision(target.weight), self.z[target.name], self.u[target.name]
-            mask = target.support(weight + dual)
             z = (weight + dual).masked_fill(~mask, 0.0)
             dual += weight - z
             self.z[target.name] = z
-            sums.setdefault(target.group, _Energies()).add_(
+            if owner[index] != ranks.rank():
+                continue
+            energies = _Energies(
                 weight=_energy(weight),
                 cut=_energy(weight[~target.support(weight)]),
                 z=_energy(z),
@@ -173,6 +181,14 @@ class Admm:
                 flipped=int((mask & (z_before == 0)).sum()),
                 kept=int(mask.sum()),
             )
+            found[index] = torch.tensor(dataclasses.astuple(energies), dtype=torch.float64)
+        return self._residuals(ranks.total(found))
+
+    def _residuals(self, found: Tensor) -> Residuals:
+        """The residuals of a Z and dual step, from a row of energies per target."""
+        sums: dict[str, _Energies] = {}
+        for target, row in zip(self.targets, found.tolist(), strict=True):
+            sums.setdefault(target.group, _Energies()).add_(**dataclasses.asdict(_Energies(*row)))
         total = _Energies()
         for energies in sums.values():
             total.add_(**dataclasses.asdict(energies))

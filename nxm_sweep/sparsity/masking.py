@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity import ranks
 from nxm_sweep.sparsity.targets import Target
 
 
 @torch.no_grad()
 def prune_(targets: Sequence[Target]) -> None:
-    """Replace every target weight by its projection, in place."""
+    """Replace every target weight by its projection, in place. Of several ranks each does it for itself."""
     for target in targets:
         target.weight.masked_fill_(~target.support(), 0.0)
 
@@ -57,9 +58,10 @@ class Masking:
 
     def __init__(self, targets: Sequence[Target], masks: Mapping[str, Tensor] | None = None) -> None:
         self.targets = list(targets)
-        self._pruned = {
-            target.name: ~(target.support() if masks is None else masks[target.name]) for target in self.targets
-        }
+        if masks is None:
+            drawn = ranks.supports(self.targets)
+            masks = {target.name: mask for target, mask in zip(self.targets, drawn, strict=True)}
+        self._pruned = {target.name: ~masks[target.name] for target in self.targets}
         self.apply_()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from nxm_sweep.errors import SparsityError
@@ -91,3 +92,16 @@ def constraint(
     if keep is None or group is None:
         raise SparsityError("must give both keep and group")
     return Pattern(keep, group)
+
+
+def parse_constraint(text: str) -> Constraint:
+    """Return the constraint that a text names: ``2 of 4``, ``2of4`` or ``0.5 unstructured``; ``str`` gives it back.
+
+    Raises:
+        SparsityError: The text names none, or a value is out of its range.
+    """
+    if named := re.fullmatch(r"\s*(\d+)\s*of\s*(\d+)\s*", text):
+        return Pattern(int(named[1]), int(named[2]))
+    if named := re.fullmatch(r"\s*(\d*\.?\d+(?:e-?\d+)?)\s*unstructured\s*", text):
+        return Unstructured(float(named[1]))
+    raise SparsityError(f"{text!r} names no pattern", hint="2of4 keeps 2 of every 4 inputs")

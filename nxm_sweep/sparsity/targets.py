@@ -130,13 +130,14 @@ def describe_targets(targets: Sequence[Target]) -> list[dict[str, str | int]]:
             "rows": target.weight.shape[0],
             "columns": target.weight.shape[1],
             "constraint": str(target.constraint),
-            "kept": _kept(target.constraint, target.weight.numel()),
+            "kept": kept_weights(target.constraint, target.weight.numel()),
         }
         for target in targets
     ]
 
 
-def _kept(constraint: Constraint, size: int) -> int:
+def kept_weights(constraint: Constraint, size: int) -> int:
+    """Return how many of a matrix's ``size`` weights a constraint keeps."""
     return (
         constraint.count(size) if isinstance(constraint, Unstructured) else size // constraint.group * constraint.keep
     )

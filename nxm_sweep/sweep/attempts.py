@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nxm_sweep.errors import NonFiniteError, NxmSweepError
+from nxm_sweep.errors import NonFiniteError, NxmSweepError, RankError
 from nxm_sweep.sweep.files import read_json, write_json
 
 FAILURES = "failures.json"
@@ -36,6 +36,8 @@ def classify(error: BaseException, traceback: str = "") -> Failure:
     lines = str(error).strip().splitlines()
     message = lines[0] if lines else type(error).__name__
     match error:
+        case RankError():
+            return failure(error.kind, message, error.traceback)
         case NonFiniteError():
             return failure("non-finite", message)
         case NxmSweepError():
@@ -62,8 +64,11 @@ def read_failures(folder: Path) -> list[Failure]:
     found = read_json(folder / FAILURES)
     if not isinstance(found, list):
         return []
+    names = [field.name for field in fields(Failure)]
     return [
-        Failure(**entry) for entry in found if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)
+        Failure(**{name: str(entry[name]) for name in names if name in entry})
+        for entry in found
+        if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)
     ]
 
 

@@ -29,11 +29,12 @@ Words = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Digests:
-    """What a cell's data and model contain, as hashes, and how many rows there are to train on."""
+    """What a cell's data, model and teacher contain, as hashes, and how many rows there are to train on."""
 
     data: str = ""
     model: str = ""
     train_rows: int = 0
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,21 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Task, method, sparsity and model in words."""
+        """Task, method, sparsity and model in words; distillation where there is a teacher."""
+        *names, distillation = self.names.values()
+        return " ".join([*names, *([] if distillation == "none" else [f"distillation={distillation}"])])
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The parts of the name, each by itself."""
         settings = self.settings
-        return f"{settings.task.name} {settings.method.name} {self.sparsity_name} {settings.model.name}"
+        return {
+            "task": settings.task.name,
+            "method": settings.method.name,
+            "sparsity": self.sparsity_name,
+            "model": settings.model.name,
+            "distillation": settings.distillation.name,
+        }
 
     @cached_property
     def sparsity_name(self) -> str:
@@ -208,7 +221,9 @@ def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Word
     found = {}
     for values in combinations({key: values for key, values in axes.items() if _has_words(values)}):
         assign_(scratch, values)
-        _, hashed = identity_of(scratch, data_digest=digests.data, model_digest=digests.model)
+        _, hashed = identity_of(
+            scratch, data_digest=digests.data, model_digest=digests.model, teacher_digest=digests.teacher
+        )
         found[_words(values)] = hashed
     return found
 
@@ -218,7 +233,7 @@ def can_be_axis(settings: TrialSettings, key: str) -> bool:
     place: Any = settings
     for name in key.split("."):
         known = getattr(place, "__dataclass_fields__", {})
-        if name not in known or not known[name].metadata.get("identity", True):
+        if name not in known or not all(known[name].metadata.get(mark, True) for mark in ("identity", "axis")):
             return False
         place = getattr(place, name)
     return place is None or isinstance(place, int | float | str)

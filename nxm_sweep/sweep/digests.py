@@ -1,4 +1,4 @@
-"""Digests of data and models, remembered between runs so that planning a finished sweep reads no data."""
+"""Digests of data, models and teachers, remembered between runs so that planning a finished sweep reads no data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nxm_sweep.settings import TrialSettings
+from nxm_sweep.errors import ModelError
+from nxm_sweep.settings import ModelSettings, TrialSettings
 from nxm_sweep.sweep.cell import Digests
 from nxm_sweep.sweep.files import read_json, write_json
 from nxm_sweep.sweep.identity import canonical_json
 from nxm_sweep.training import demo, demo_words
+from nxm_sweep.training.teacher_place import teacher_model
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIMIT = 4096
@@ -36,11 +38,11 @@ class DigestMemo:
         self._seen: dict[str, Digests] = {}
 
     def of(self, settings: TrialSettings) -> Digests:
-        """Return the digests of a trial's data and model, reading them if they are not known.
+        """Return the digests of a trial's data, model and teacher, reading them if they are not known.
 
         Raises:
             DataError: The data set is missing or not what the task expects.
-            ModelError: The model is missing.
+            ModelError: The model or the teacher is missing, or they do not fit together.
         """
         source = _hash(_source(settings))
         if source not in self._seen:
@@ -54,7 +56,9 @@ class DigestMemo:
         from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports, needed only here
 
         prepared = prepare(settings)
-        digests = Digests(prepared.rows.digest, prepared.model_digest, len(prepared.rows.train))
+        digests = Digests(
+            prepared.rows.digest, prepared.model_digest, len(prepared.rows.train), prepared.teacher_digest
+        )
         if key is not None:
             self._known = {**_read(self._file), **self._known, key: digests}  # others may have written since
             write_json(self._file, {key: asdict(digests) for key, digests in self._known.items()})
@@ -67,20 +71,23 @@ def _read(file: Path) -> dict[str, Digests]:
     for key, entry in found.items() if isinstance(found, dict) else ():
         match entry:
             case {"data": str(data), "model": str(model), "train_rows": int(rows)}:
-                known[key] = Digests(data, model, rows)
+                known[key] = Digests(data, model, rows, str(entry.get("teacher", "")))
     return known
 
 
 def _key(settings: TrialSettings) -> str | None:
     """Hash of what decides the digests; None where that cannot be known without looking."""
-    data, model = _data_files(settings), _model_files(settings)
-    if data is None or model is None:
+    data, model, teacher = _data_files(settings), _model_files(settings.model), _teacher_files(settings)
+    if data is None or model is None or teacher is None:
         return None
-    return _hash([*_source(settings), data, model])
+    return _hash([*_source(settings), data, model, *teacher])
 
 
 def _source(settings: TrialSettings) -> list[Any]:
-    return [asdict(settings.task), asdict(settings.data), asdict(settings.model)]
+    source: list[Any] = [asdict(settings.task), asdict(settings.data), asdict(settings.model)]
+    if settings.distillation.enabled:
+        source += [asdict(settings.distillation.teacher), str(Path(settings.output_dir).resolve())]
+    return source
 
 
 def _hash(value: Any) -> str:
@@ -99,8 +106,18 @@ def _data_files(settings: TrialSettings) -> list[Any] | None:
     return _pinned(settings.data.revision)
 
 
-def _model_files(settings: TrialSettings) -> list[Any] | None:
-    model = settings.model
+def _teacher_files(settings: TrialSettings) -> list[Any] | None:
+    """A list of the stamps; empty without a teacher."""
+    if not settings.distillation.enabled:
+        return []
+    try:
+        stamps = _model_files(teacher_model(settings))
+    except ModelError:  # whoever reads it says so
+        return None
+    return None if stamps is None else [stamps]
+
+
+def _model_files(model: ModelSettings) -> list[Any] | None:
     if model.source == "package":
         spec = importlib.util.find_spec(model.path) if model.path.isidentifier() else None
         places = list(spec.submodule_search_locations or []) if spec is not None else []

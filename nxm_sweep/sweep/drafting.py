@@ -54,7 +54,7 @@ def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -
     """
     from nxm_sweep.sweep.search import check_search  # noqa: PLC0415 - Optuna, for sweeps alone
 
-    settings = load_settings(config)
+    settings = load_settings(config, of_sweep=True)
     sweep = settings.sweep
     given: dict[str, Any] = {"learning_rate.value": settings.learning_rate.grid, "rho.value": settings.rho.grid}
     given |= sweep.axes

@@ -39,5 +39,5 @@ def read_json(path: Path) -> Any:
     """Return what a JSON file holds, or None where there is none or it is damaged; for files that can be made anew."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

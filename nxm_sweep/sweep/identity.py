@@ -14,16 +14,19 @@ VERSION = 1
 """Raised when a change of the code changes what the same settings mean."""
 
 
-def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str) -> tuple[str, dict[str, Any]]:
+def identity_of(
+    settings: TrialSettings, *, data_digest: str, model_digest: str, teacher_digest: str = ""
+) -> tuple[str, dict[str, Any]]:
     """Return a trial's identity (16 hexadecimal digits) and the values that it is the hash of.
 
     Fields marked as outside identity are left out, as are the groups that the method does not read and what another
-    switch puts out of use. Data and model enter by their content, not by their names or places.
+    switch puts out of use. Data, model and teacher enter by their content, not by their names or places.
 
     Args:
         settings: Checked settings.
         data_digest: Hash over the rows.
         model_digest: Hash over the model's files.
+        teacher_digest: Hash over the teacher's files; not looked at without distillation.
     """
     values = _hashed_fields(settings)
     reads = METHODS[settings.method.name].reads
@@ -32,12 +35,18 @@ def identity_of(settings: TrialSettings, *, data_digest: str, model_digest: str)
         values["method"].pop("trained")
     if "rho" not in reads:
         values.pop("rho")
-    for name in {"admm", "sr_ste", "gradual"} - reads:
+    for name in {"admm", "sr_ste", "gradual", "options"} - reads:
         values["method"].pop(name)
     if "sparsity" not in reads or values["method"]["importance"]["metric"] == "magnitude":
         values["method"].pop("importance")
     if values["selection"]["name"] == "dev":
         values.pop("selection")
+    if settings.distillation.enabled:
+        values["distillation"]["teacher"] = teacher_digest
+    else:
+        values.pop("distillation")
+    if values["training"]["devices"] == 1:
+        values["training"].pop("devices")
     _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     return hash_of(values), json.loads(canonical_json(values))
@@ -50,6 +59,8 @@ def hash_of(values: dict[str, Any]) -> str:
 
 def _drop_idle(values: dict[str, Any]) -> None:
     """Leave out what another switch has put out of use."""
+    if values["task"]["problem"] == "regression":  # outputs are compared by their squared difference
+        values.get("distillation", {}).pop("temperature", None)
     admm = values["method"].get("admm")
     if admm is not None:
         values.pop("rho" if admm["penalty"] == "decoupled" else "", None)

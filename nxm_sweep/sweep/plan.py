@@ -78,6 +78,7 @@ class Plan:
         cells = [
             {
                 "name": cell.name,
+                "names": cell.names,
                 "study": cell.study_name,
                 "metric": cell.settings.task.selection_metric,
                 "axes": list(cell.axes),

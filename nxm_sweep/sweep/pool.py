@@ -30,7 +30,7 @@ class Pool:
 
     Args:
         workers: How many.
-        threads: CPU threads of each.
+        threads: CPU threads of each; the processes of a trial on several devices share them.
         devices: Value of ``CUDA_VISIBLE_DEVICES`` of each worker, or empty: none is set.
         time_limit: Seconds of one trial, or None.
     """
@@ -125,12 +125,20 @@ class Pool:
         return failure("exit", f"the worker ended with exit code {code}")
 
 
-def shape(settings: SweepSettings) -> tuple[int, int, list[str]]:
-    """Return how many workers fit this machine, the threads of each, and the devices they take."""
-    devices = _devices()
+def shape(settings: SweepSettings, processes: int = 1) -> tuple[int, int, list[str]]:
+    """Return how many workers fit this machine, the threads of each, and the GPUs that each takes.
+
+    Args:
+        settings: How many are wanted, if anybody says so.
+        processes: Processes of a trial, ``training.devices``: so many GPUs a worker, or so many cores.
+    """
+    visible = _devices()
+    devices = [",".join(visible[start : start + processes]) for start in range(0, len(visible), processes)]
+    if len(visible) % processes and len(devices) > 1:
+        devices.pop()  # too few are left for another worker
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    room = max(1, psutil.virtual_memory().available // (_GIB_PER_WORKER << 30))
-    workers = settings.workers or len(devices) or min(cores, room)
+    room = psutil.virtual_memory().available // (_GIB_PER_WORKER << 30)
+    workers = settings.workers or len(devices) or max(1, min(cores, room) // processes)
     return workers, settings.threads or max(1, cores // workers), devices
 
 

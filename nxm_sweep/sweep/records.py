@@ -41,7 +41,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read: {error}", hint="move it away to train the trial again") from error
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
         raise RecordError(f"{path} is not a record", hint="move it away to train the trial again")

@@ -58,7 +58,7 @@ def run_sweep(
         plan.recall(output_dir)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
-        workers, threads, _ = shape(sweep)
+        workers, threads, _ = shape(sweep, _processes(plan))
         if sweep.probe:
             from nxm_sweep.training.probe import seconds_per_row  # noqa: PLC0415 - seconds of imports
 
@@ -73,7 +73,7 @@ def run_sweep(
             for study, points in zip(studies.values(), plan.points, strict=True):
                 _tidy(study, claims, output_dir)
                 study.queue(point for point in points if _is_to_train(output_dir, point.identity, sweep))
-        with _runner(output_dir, sweep, launch) as runner:
+        with _runner(plan, output_dir, sweep, launch) as runner:
             lock = storage_lock(output_dir)
             searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
             for point in itertools.chain.from_iterable(search.adopt() for search in searches):
@@ -131,10 +131,17 @@ def _is_to_train(output_dir: Path, identity: str, sweep: SweepSettings) -> bool:
     return state in {TO_DO, RUNNING} or (state == FAILED and sweep.retry_failed)
 
 
-def _runner(output_dir: Path, sweep: SweepSettings, launch: Launch | None) -> AbstractContextManager[Runner]:
+def _processes(plan: Plan) -> int:
+    """Processes of the trial that takes most."""
+    return max(cell.settings.training.devices for cell in plan.cells)
+
+
+def _runner(
+    plan: Plan, output_dir: Path, sweep: SweepSettings, launch: Launch | None
+) -> AbstractContextManager[Runner]:
     if launch is not None:
         return nullcontext(BatchRunner(launch, output_dir, sweep.lease))
-    return Pool(*shape(sweep), time_limit=sweep.time_limit)
+    return Pool(*shape(sweep, _processes(plan)), time_limit=sweep.time_limit)
 
 
 @contextmanager

@@ -29,11 +29,15 @@ class PlannedPoint:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell as a plan's file has it; ``wanted`` counts its points, or a search's trials."""
+    """A cell as a plan's file has it; ``wanted`` counts its points, or a search's trials.
+
+    ``names`` are those of its task, method, sparsity, model and distillation, where the plan is not an old one.
+    """
 
     name: str
     points: Sequence[PlannedPoint]
     wanted: int
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,8 +115,7 @@ def survey(
 
 def read_plans(output_dir: Path) -> list[dict[str, Any]]:
     """Return the plans written under ``output_dir``, newest first; one that a newer one holds whole is left out."""
-    found = [read_json(file) for file in (output_dir / PLANS).glob("*.json")]
-    plans = [plan for plan in found if isinstance(plan, dict) and isinstance(plan.get("cells"), list)]
+    plans = [plan for file in (output_dir / PLANS).glob("*.json") if is_plan(plan := read_json(file))]
     plans.sort(key=lambda plan: -float(plan["written"]))
     kept: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -122,6 +125,22 @@ def read_plans(output_dir: Path) -> list[dict[str, Any]]:
             kept.append(plan)
             seen |= identities
     return kept
+
+
+def is_plan(found: Any) -> bool:
+    """Return whether what a file held is a plan, whole."""
+    try:
+        float(found["written"])
+        float(rules_of(found)["lease"])
+        return all(isinstance(point.identity, str) for cell in cells_of(found) for point in cell.points)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def rules_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`survey` needs to tell the points' states, as the plan's sweep had it."""
+    usual = {"lease": 60.0, "max_attempts": 3, "pruning": False}
+    return {name: plan.get(name, value) for name, value in usual.items()}
 
 
 def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
@@ -134,6 +153,7 @@ def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
                 for identity, values in cell["points"]
             ],
             cell.get("wanted", len(cell["points"])),
+            dict(cell.get("names", {})),
         )
         for cell in plan["cells"]
     ]

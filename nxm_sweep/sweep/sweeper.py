@@ -27,11 +27,11 @@ from nxm_sweep.sweep.axes import Range, canonical, count
 from nxm_sweep.sweep.cell import Cell, word
 from nxm_sweep.sweep.digests import DigestMemo
 from nxm_sweep.sweep.drafting import CommandLine, make_cell
-from nxm_sweep.training.device import check_device
+from nxm_sweep.training.device import check_device, launched
 
 _MANY_POINTS = 10_000
-_SPAN_CELLS = ("task", "model", "data", "sparsity")
-"""A sweep over a key of these spans cells, as one over a config group does."""
+_SPAN_CELLS = ("task", "model", "data", "sparsity", "training.devices")
+"""A sweep over one of these, or over a key of theirs, spans cells, as one over a config group does."""
 
 
 class CellSweeper(Sweeper):
@@ -52,6 +52,11 @@ class CellSweeper(Sweeper):
         """
         from nxm_sweep.sweep.run import run_sweep  # noqa: PLC0415 - Optuna and the pool, for sweeps alone
 
+        if launched() > 1:
+            raise ConfigError(
+                "a sweep starts its own processes",
+                hint="python -m nxm_sweep -m ... training.devices=2, without torchrun",
+            )
         cells, settings = plan_cells(arguments, self._compose, self._context)
         if settings.force:
             raise ConfigError(
@@ -100,7 +105,7 @@ def train_job(config: DictConfig) -> dict[str, Any] | None:
     """
     from nxm_sweep.sweep.job import run_job  # noqa: PLC0415
 
-    settings = load_settings(_without_hydra(config))
+    settings = load_settings(_without_hydra(config), of_sweep=True)
     if settings.sweep.point is None or settings.sweep.cwd is None:
         raise ConfigError("sweep.point and sweep.cwd must be given", hint="hydra/sweeper=nxm_sweep gives them")
     os.chdir(settings.sweep.cwd)
@@ -132,6 +137,8 @@ def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraConte
         _compose_cell([*line.fixed, *chosen], line, compose)
         for chosen in itertools.product(*([f"{key}={word}" for word in words] for key, words in spans.items()))
     ]
+    if "sparsity.scan" in {*line.single, *line.spans} and not any(cell.settings.sparsity.scan for cell in cells):
+        raise ConfigError("no cell reads sparsity.scan", hint="sparsity=mixed does")
     shared = cells[0].settings
     if shared.sweep.probe and not shared.sweep.dry_run:
         raise ConfigError("sweep.probe=true belongs to a dry run", hint="add sweep.dry_run=true")
@@ -168,7 +175,8 @@ def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> 
 
 
 def _spans_cells(key: str, hydra_context: HydraContext) -> bool:
-    return bool(hydra_context.config_loader.get_group_options(key)) or key.split(".", maxsplit=1)[0] in _SPAN_CELLS
+    spans = {key, key.split(".", maxsplit=1)[0]} & set(_SPAN_CELLS)
+    return bool(spans or hydra_context.config_loader.get_group_options(key))
 
 
 def _configured_spans(configured: Mapping[str, Any], hydra_context: HydraContext) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +21,9 @@ from nxm_sweep.sweep.attempts import add_failure, classify
 from nxm_sweep.sweep.outcome import STOPPED
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.sweep.records import trial_folder
+from nxm_sweep.sweep.signs import end_with
 
 LOG = "log.txt"
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def warm_up(parent: int, threads: int, device: str | None) -> None:
@@ -32,11 +31,11 @@ def warm_up(parent: int, threads: int, device: str | None) -> None:
 
     Args:
         parent: Process that the worker belongs to; it does not outlive it.
-        threads: CPU threads.
+        threads: CPU threads; the processes of a trial on several devices share them.
         device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
-    threading.Thread(target=_die_with, args=(parent,), name="orphan watch", daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), name="orphan watch", daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -96,9 +95,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os._exit(1)

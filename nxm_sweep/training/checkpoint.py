@@ -48,8 +48,13 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, plain: Mappin
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_random_state(folder: Path) -> None:
-    """Write the state of Python's, NumPy's and PyTorch's generators (those of every GPU included)."""
+def save_random_state(folder: Path, rank: int = 0) -> None:
+    """Write the state of Python's, NumPy's and PyTorch's generators (that of the GPU in use included).
+
+    Args:
+        folder: Where to.
+        rank: Which of several processes this is; each has a file of its own.
+    """
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the Trainer seeds it
     tensors = {
@@ -58,14 +63,14 @@ def save_random_state(folder: Path) -> None:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        tensors |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+        tensors["cuda.0"] = torch.cuda.get_rng_state()
     plain = {"python": [version, gauss], "numpy": [kind, position, has_gauss, cached]}
-    save_file(tensors, folder / RANDOM, metadata={"state": json.dumps(plain)})
+    save_file(tensors, _random_file(folder, rank), metadata={"state": json.dumps(plain)})
 
 
-def load_random_state(folder: Path) -> None:
+def load_random_state(folder: Path, rank: int = 0) -> None:
     """Restore what :func:`save_random_state` wrote."""
-    with safe_open(folder / RANDOM, framework="pt") as file:
+    with safe_open(_random_file(folder, rank), framework="pt") as file:
         plain = json.loads(file.metadata()["state"])
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     version, gauss = plain["python"]
@@ -74,9 +79,8 @@ def load_random_state(folder: Path) -> None:
     keys = tensors["numpy"].numpy().astype(np.uint32)
     np.random.set_state((kind, keys, position, has_gauss, cached))  # noqa: NPY002 - the Trainer seeds it
     torch.set_rng_state(tensors["torch"])
-    if torch.cuda.is_available():
-        count = sum(name.startswith("cuda.") for name in tensors)
-        torch.cuda.set_rng_state_all([tensors[f"cuda.{index}"] for index in range(count)])
+    if "cuda.0" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda.0"])
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -84,6 +88,10 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("checkpoint-*[0-9]") if (path / "trainer_state.json").is_file()]
     whole = [path for path in found if _readable(path / "trainer_state.json") and (path / STATE).is_file()]
     return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _random_file(folder: Path, rank: int) -> Path:
+    return folder / (f"{rank}.{RANDOM}" if rank else RANDOM)
 
 
 def _readable(path: Path) -> bool:

@@ -1,6 +1,8 @@
-"""Whether this machine has what a trial asks for."""
+"""Whether this machine has what a trial asks for, and how many processes were started for it."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -8,14 +10,45 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 
 
+def launched() -> int:
+    """Return how many processes ``torchrun``, or we, started for this trial, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def uses_gpu(settings: TrialSettings) -> bool:
+    """Return whether a trial trains on a GPU here."""
+    return settings.training.device != "cpu" and torch.cuda.is_available()
+
+
 def check_device(settings: TrialSettings) -> None:
     """Refuse what the hardware cannot do, before the Trainer does so in its own words.
 
     Raises:
-        ConfigError: The machine lacks the device or the precision asked for.
+        ConfigError: The machine lacks the devices or the precision asked for, or another number of processes was started.
     """
     training, has_gpu = settings.training, torch.cuda.is_available()
     if training.device == "cuda" and not has_gpu:
         raise ConfigError("training.device is cuda but PyTorch sees no CUDA device", hint="training.device=auto")
     if training.precision == "fp16" and (training.device == "cpu" or not has_gpu):
         raise ConfigError("training.precision is fp16, which needs a CUDA device", hint="training.precision=fp32")
+    _check_count(settings)
+
+
+def _check_count(settings: TrialSettings) -> None:
+    devices, processes = settings.training.devices, launched()
+    if processes not in (1, devices):
+        raise ConfigError(
+            f"training.devices is {devices} but {processes} processes were started",
+            hint=f"training.devices={processes}, or no torchrun: the processes are started for you",
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes)) if processes > 1 else devices
+    if uses_gpu(settings) and here > torch.cuda.device_count():
+        raise ConfigError(
+            f"training.devices is {devices} but PyTorch sees {torch.cuda.device_count()} CUDA device(s)",
+            hint="training.devices=1, or training.device=cpu",
+        )
+    if any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("DEEPSPEED", "FSDP")):
+        raise ConfigError(
+            "DeepSpeed and FSDP split weight matrices, which a sparse method needs whole",
+            hint="torchrun starts plain ranks",
+        )

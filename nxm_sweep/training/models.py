@@ -17,7 +17,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import ModelSettings
@@ -98,15 +104,52 @@ def load_model(folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
             classifier.
     """
     names = dict(enumerate(labels)) or {0: "score"}
-    try:
-        config = AutoConfig.from_pretrained(
-            folder,
-            local_files_only=True,
-            num_labels=len(names),
-            id2label=names,
-            label2id={name: number for number, name in names.items()},
-            problem_type="single_label_classification" if labels else "regression",
+    model, missing = _load(
+        folder,
+        num_labels=len(names),
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+        problem_type="single_label_classification" if labels else "regression",
+    )
+    encoder = f"{model.base_model_prefix}."  # a pooler is part of the head: many checkpoints come without
+    absent = [name for name in missing if name.startswith(encoder) and ".pooler." not in name]
+    if absent:
+        raise ModelError(f"the model in {folder} lacks {len(absent)} weights of its encoder, such as {absent[0]}")
+    return model
+
+
+def load_trained_model(folder: Path) -> PreTrainedModel:
+    """Load a sequence classifier with the head that it was trained with; in fp32.
+
+    Raises:
+        ModelError: The files are damaged, or lack weights: of the head, if nobody has trained one.
+    """
+    model, missing = _load(folder)
+    if missing:
+        raise ModelError(
+            f"the model in {folder} is no trained classifier: it lacks {len(missing)} weights, such as {missing[0]}",
+            hint="it takes a finished trial's model, or another one that was fine-tuned on the task",
         )
+    return model
+
+
+def load_config(folder: Path, **changes: Any) -> PretrainedConfig:
+    """Load a model's configuration.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    return config
+
+
+def _load(folder: Path, **changes: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A sequence classifier, and the weights that its files lack."""
+    config = load_config(folder, **changes)
+    try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
@@ -119,11 +162,7 @@ def load_model(folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"the model in {folder} is a {type(model).__name__}, not a Transformers model")
-    encoder = f"{model.base_model_prefix}."  # a pooler is part of the head: many checkpoints come without
-    absent = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and ".pooler." not in name)
-    if absent:
-        raise ModelError(f"the model in {folder} lacks {len(absent)} weights of its encoder, such as {absent[0]}")
-    return model
+    return model, sorted(report["missing_keys"])
 
 
 def _package_folder(model: ModelSettings) -> Path:

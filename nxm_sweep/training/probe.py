@@ -41,7 +41,7 @@ def seconds_per_row(settings: TrialSettings, threads: int, clock: Callable[[], f
     """
     silence_known_noise()
     settings = copy.deepcopy(settings)
-    settings.training.epochs = 1
+    settings.training.epochs, settings.training.report_to = 1, []
     prepared = prepare(settings)
     data, tokenizer = tokenise_rows(settings, prepared)
     watch = _Stopwatch(clock)

@@ -87,7 +87,7 @@ def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str,
                 split: read_glue_tsv(folder / layout.folder / file, layout) for split, file in layout.files
             }
         if (folder / config).is_dir():
-            return "hub folder", _load_hub(str(folder), config, None)
+            return "hub folder", load_hub(str(folder), config, None)
         raise DataError(
             f"{folder} holds neither {config}/ (the hub's layout) nor {layout.folder if layout else config}/ (the official "
             "GLUE download)",
@@ -97,10 +97,15 @@ def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str,
         raise DataError(
             f"there is no folder {data.path}", hint="data.path takes a folder or a hub id like nyu-mll/glue"
         )
-    return "hub", _load_hub(data.path, config, data.revision)
+    return "hub", load_hub(data.path, config, data.revision)
 
 
-def _load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
+def load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
+    """Return every split of a configuration of a hub data set, or of a folder in its layout.
+
+    Raises:
+        DataError: It is not there.
+    """
     local = Path(path).is_dir()
     reachable = local or go_offline_unless_reachable()
     try:

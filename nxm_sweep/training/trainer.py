@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import PredictionOutput, has_length
 
 from nxm_sweep.errors import ModelError, NonFiniteError
+from nxm_sweep.sparsity import pruned, ranks
 from nxm_sweep.training import checkpoint as files
+from nxm_sweep.training.distillation import Distillation
 from nxm_sweep.training.methods import Budget, Dense, Iteration, SparseMethod
 
 
@@ -31,29 +33,65 @@ class SparseTrainer(Trainer):
     - Checkpoints hold optimizer, scheduler, random state and method as safetensors and JSON; a run resumed at an epoch's
       end equals an uninterrupted one bit for bit on the same machine.
     - A loss or a metric that is not finite ends the run.
+    - Under ``torchrun`` every rank holds the same weights and the same state of the method. The method sees gradients that are
+      averaged over the ranks already; a loss that is not finite on one rank ends the run on all.
 
     Args:
         *args: As for ``transformers.Trainer``.
         sparse_method: Method over targets of ``model``; None trains densely.
+        distillation: A teacher, whose term is mixed into the loss of every micro-batch in training, never in evaluation.
         **kwargs: As for ``transformers.Trainer``.
+
+    Raises:
+        ModelError: The teacher does not fit the model or the loss.
 
     Attributes:
         carried: Values for JSON that checkpoints carry over an interruption.
-        last_loss: Loss of the latest micro-batch, per row.
+        last_loss: Loss of the latest micro-batch, per row, over all ranks.
     """
 
     callback_handler: CallbackHandler
     state: TrainerState
 
-    def __init__(self, *args: Any, sparse_method: SparseMethod | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        sparse_method: SparseMethod | None = None,
+        distillation: Distillation | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.sparse_method = sparse_method or Dense()
+        self.distillation = distillation
         self.carried: dict[str, Any] = {}
         self.last_loss: float | None = None
         self._resumed = False
+        self._logged_step = 0  # of the latest ADMM iteration that was logged
+        self._refuse_sharding()
         if _is_row_mean(self.model):
             self.model_accepts_loss_kwargs = False  # else the gradients of an accumulation are summed, not averaged
+        if distillation is not None:
+            if not isinstance(self.model, PreTrainedModel) or not _is_row_mean(self.model) or self.compute_loss_func:
+                raise ModelError("distillation needs a sequence classifier and its own loss, which is a mean over rows")
+            distillation.attach_(self.model, self.args.device)
         self.add_callback(_MethodHooks(self))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a micro-batch; in training, mixed with what the teacher says."""
+        if self.distillation is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        asked = {**inputs, **self.distillation.extras}
+        task_loss, outputs = super().compute_loss(
+            model, asked, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        loss = self.distillation.mix(task_loss, outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run forward and backward of a micro-batch; let the method see the gradients when the last one is in.
@@ -63,12 +101,13 @@ class SparseTrainer(Trainer):
         """
         self.sparse_method.before_forward_()
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not bool(loss.isfinite()):
+        whole = float(ranks.mean(loss))
+        if not math.isfinite(whole):
             raise NonFiniteError(
-                f"the training loss became {float(loss)} at step {self.state.global_step + 1}",
+                f"the training loss became {whole} at step {self.state.global_step + 1}",
                 hint="lower learning_rate.value, or raise training.warmup_ratio",
             )
-        self.last_loss = float(loss) * self.current_gradient_accumulation_steps
+        self.last_loss = whole * self.current_gradient_accumulation_steps
         if self.accelerator.sync_gradients:
             scaler = self.accelerator.scaler
             self.sparse_method.before_clip_(scale=1.0 if scaler is None else float(scaler.get_scale()))
@@ -93,6 +132,41 @@ class SparseTrainer(Trainer):
             if not math.isfinite(value):
                 raise NonFiniteError(f"{name} became {value} at step {self.state.global_step}")
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Predict with the pruned model."""
+        with _unchanged_random_state(), self.sparse_method.pruned():
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the pruned model, which ``evaluate`` scores. Checkpoints hold the weights in training."""
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        method = self.sparse_method
+        with method.pruned(), pruned(method.targets):  # the latter where load_best_model_at_end has undone a mask
+            super().save_model(output_dir, _internal_call)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as the Trainer does; with the training loss, the latest ADMM iteration and the teacher's mean term too."""
+        if "loss" in logs:
+            logs.update(self._details())
+        super().log(logs, start_time)
+
+    def _details(self) -> dict[str, float]:
+        details: dict[str, float] = {}
+        mean = None if self.distillation is None else self.distillation.take_mean()
+        if mean is not None:
+            details["distillation_loss"] = mean
+        latest = self.sparse_method.iterations[-1] if self.sparse_method.iterations else None
+        if latest is not None and latest.step > self._logged_step:
+            self._logged_step = latest.step
+            found = latest.residuals
+            details |= {f"admm_{name}": getattr(found, name) for name in ("primal", "dual", "distance", "rho")}
+            details["admm_support_flips"] = found.support_flips
+        return details
 
     def budget(self) -> Budget:
         """Return the optimizer steps of this run, which the state knows once training begins."""
@@ -135,6 +209,7 @@ class SparseTrainer(Trainer):
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._resumed = True
+        self._logged_step = self.state.global_step
 
     def _save_scaler(self, output_dir: str) -> None:
         """Do nothing: the gradient scaler's numbers stand beside the optimizer's, where the Trainer would pickle them."""
@@ -144,11 +219,12 @@ class SparseTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        files.save_random_state(Path(output_dir))
+        files.save_random_state(Path(output_dir), ranks.rank())
+        ranks.wait()  # what is written next declares the checkpoint complete
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            files.load_random_state(Path(checkpoint))
+            files.load_random_state(Path(checkpoint), ranks.rank())
 
     def _stepping(self) -> tuple[torch.optim.Optimizer, Any]:
         if self.optimizer is None or self.lr_scheduler is None:
@@ -169,6 +245,9 @@ class _MethodHooks(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not self._trainer._resumed:  # noqa: SLF001 - the trainer's own part
             self._trainer.sparse_method.start_(self._trainer.budget())
+            self._trainer._logged_step = 0  # noqa: SLF001 - the trainer's own part
+        if self._trainer.distillation is not None:
+            self._trainer.distillation.restart_()
         self._trainer._resumed = False  # noqa: SLF001 - the trainer's own part
 
     def on_pre_optimizer_step(
@@ -187,7 +266,8 @@ class _MethodHooks(TrainerCallback):
 
 @contextmanager
 def _unchanged_random_state() -> Iterator[None]:
-    with torch.random.fork_rng():
+    here = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(here):
         yield
 
 

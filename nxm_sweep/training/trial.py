@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from transformers import set_seed
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets
+from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, ranks
 from nxm_sweep.training.build import build_method
 from nxm_sweep.training.calibration import build_importance
 from nxm_sweep.training.checkpoint import complete_checkpoints
@@ -25,7 +26,10 @@ from nxm_sweep.training.last_prune import last_prune_of
 from nxm_sweep.training.methods import Iteration
 from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
 from nxm_sweep.training.provenance import hardware, versions
+from nxm_sweep.training.reporting import forget_reports
 from nxm_sweep.training.rows import Rows, load_rows
+from nxm_sweep.training.shared_watch import SharedWatch
+from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels, find_teacher
 from nxm_sweep.training.travel import distance_to_go, learning_rate_sum
 from nxm_sweep.training.trial_trainer import TrialTrainer, replace_folder
 from nxm_sweep.training.watch import Watch
@@ -44,6 +48,7 @@ class Prepared:
         rows: Training and validation rows.
         model_folder: Where the pretrained model's files are.
         model_digest: Hash of their content.
+        teacher: The model that this one learns from, if there is one.
         seconds: How long it took.
     """
 
@@ -51,19 +56,28 @@ class Prepared:
     model_folder: Path
     model_digest: str
     seconds: float
+    teacher: Teacher | None = None
+
+    @property
+    def teacher_digest(self) -> str:
+        """Hash of the teacher's files; empty without one."""
+        return "" if self.teacher is None else self.teacher.digest
 
 
 def prepare(settings: TrialSettings) -> Prepared:
-    """Find a trial's data and model and hash their content.
+    """Find a trial's data, model and teacher and hash their content.
 
     Raises:
         DataError: The data set is missing or not what the task expects.
-        ModelError: The model is missing.
+        ModelError: The model or the teacher is missing, or they do not fit together.
     """
     started = time.perf_counter()
     folder = locate_model(settings.model)
+    teacher = find_teacher(settings, folder)
     rows = load_rows(settings.task, settings.data)
-    return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started)
+    if teacher is not None:
+        check_labels(settings.distillation, teacher, rows.labels)
+    return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started, teacher)
 
 
 def run_trial(
@@ -80,7 +94,8 @@ def run_trial(
         watch: Who hears of steps and epochs and may stop the trial.
 
     Returns:
-        Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds, versions.
+        Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds, versions. Of
+        several ranks, only rank 0 writes, speaks, listens to its watch and returns them; the others return nothing.
 
     Raises:
         NonFiniteError: A loss or metric became NaN or infinite.
@@ -89,28 +104,35 @@ def run_trial(
     """
     seconds = {"prepare": prepared.seconds}
     work = folder / "work"
-    if settings.training.threads is not None:
-        torch.set_num_threads(settings.training.threads)
-    with _timed(seconds, "tokenise"):
+    if settings.training.threads is not None or ranks.count() > 1:  # so that sums have the same bits on every rank
+        torch.set_num_threads(settings.training.threads or ranks.share(torch.get_num_threads()))
+    console, watch = (console if ranks.rank() == 0 else Console(quiet=True)), SharedWatch(watch)
+    with _timed(seconds, "tokenise"), ranks.together():
         data, tokenizer = tokenise_rows(settings, prepared)
-    with _timed(seconds, "load_model"):
+    with _timed(seconds, "load_model"), ranks.together():
         trainer = build_trainer(settings, prepared, data, tokenizer, work=work, console=console, watch=watch)
     method = trainer.sparse_method
     budget = learning_rate_sum(settings, trainer.optimizer_steps())
     start = distance_to_go(method.targets, budget)
-    checkpoints = complete_checkpoints(work)
-    trainer.run(checkpoints[-1] if checkpoints else None)
+    checkpoints = ranks.share([str(path) for path in complete_checkpoints(work)])
+    if not checkpoints and ranks.rank() == 0:
+        forget_reports(folder)
+    trainer.run(Path(checkpoints[-1]) if checkpoints else None)
     end, last_prune = distance_to_go(method.targets), last_prune_of(trainer)
     if last_prune is not None and last_prune["advice"]:
         console.print(f"note: {last_prune['advice']}", highlight=False, soft_wrap=True)
     with _timed(seconds, "report"):
         outcome = _outcome(settings, trainer, data)
+    if ranks.rank() > 0:
+        return {}
     seconds |= trainer.seconds
     with _timed(seconds, "verify"):
         checks = _verify(trainer.best_folder, method.targets)
     if settings.save_model:
         tokenizer.save_pretrained(trainer.best_folder)
         replace_folder(trainer.best_folder, folder / "model")
+    else:
+        shutil.rmtree(folder / "model", ignore_errors=True)  # of an earlier, forced-over run: it is not this record's
     trainer.predictions_file.replace(folder / PREDICTIONS)
     shutil.rmtree(work)
     return {
@@ -123,9 +145,10 @@ def run_trial(
             "exact": all(check.exact for check in checks),
         },
         **_inputs(prepared, data, trainer.model, method.targets),
+        **_taught(settings, prepared),
         "steps": trainer.state.global_step,
         "tokens": int(trainer.state.num_input_tokens_seen),
-        "resumed_from_step": int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else None,
+        "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
         "seconds": seconds | {"total": sum(seconds.values())},
         "hardware": hardware(trainer.args.device),
         "versions": versions(),
@@ -192,6 +215,13 @@ def _inputs(prepared: Prepared, data: Tokenised, model: Any, targets: list[Targe
     }
 
 
+def _taught(settings: TrialSettings, prepared: Prepared) -> dict[str, Any]:
+    """What a record says of the teacher; nothing without one."""
+    if prepared.teacher is None:
+        return {}
+    return {"distillation": {"name": settings.distillation.name, "teacher_digest": prepared.teacher_digest}}
+
+
 def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenised, Any]:
     """Return a trial's rows as tokens, and the tokenizer."""
     tokenizer = load_tokenizer(prepared.model_folder)
@@ -235,8 +265,11 @@ def build_trainer(
         data_collator=PadToLongest(tokenizer),
         processing_class=tokenizer,
         sparse_method=build_method(settings, model),
+        distillation=build_distillation(settings.distillation, prepared.teacher, tokenizer),
     )
     trainer.sparse_method.importance = build_importance(settings.method.importance, trainer)
+    if ranks.rank() > 0:  # another dropout mask than rank 0 draws for its rows
+        set_seed(zlib.crc32(f"{settings.seed} {ranks.rank()}".encode()))
     return trainer
 
 

@@ -26,6 +26,7 @@ from nxm_sweep.training.methods import Dense
 from nxm_sweep.training.metrics import answers, score
 from nxm_sweep.training.progress import ShowProgress, Watched
 from nxm_sweep.training.rank_trainer import RankTrainer
+from nxm_sweep.training.reporting import end_reports, report_into
 from nxm_sweep.training.watch import Watch, obey
 
 _EVAL_BATCH = 64  # rows; it changes speed alone
@@ -57,6 +58,7 @@ class TrialTrainer(RankTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(self._progress)
         self.add_callback(Watched(watch))
+        report_into(self, work.parent)
         self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}}
         self._mark = time.perf_counter()
 
@@ -82,6 +84,9 @@ class TrialTrainer(RankTrainer):
             self._console.print(f"continuing after step {checkpoint.name.rpartition('-')[2]}", highlight=False)
         try:
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except BaseException:
+            end_reports(self)
+            raise
         finally:
             self._progress.close()
 
@@ -157,7 +162,10 @@ class TrialTrainer(RankTrainer):
         if not targets:
             pruned, unpruned = {}, pruned
         metric = self._task.selection_metric
-        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        logged = [entry for entry in self.state.log_history if "loss" in entry]
+        details = {"training_loss": logged[-1]["loss"] if logged else None}
+        if self.distillation is not None and logged:
+            details["distillation_loss"] = logged[-1]["distillation_loss"]
         return {
             "epoch": round(self.state.epoch or 0),
             "step": self.state.global_step,
@@ -165,7 +173,7 @@ class TrialTrainer(RankTrainer):
             "unpruned_selection": next(iter(unpruned.values()))[metric] if unpruned else None,
             "pruned": pruned or None,
             "unpruned": unpruned or None,
-            "training_loss": losses[-1] if losses else None,
+            **details,
             "relative_distance": distance(targets) if targets else None,
         }
 
@@ -233,7 +241,8 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         save_total_limit=1,
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
-        report_to="none",
+        report_to=training.report_to or "none",
+        run_name=work.parent.name,  # what MLflow calls the run: the trial's identity
         disable_tqdm=True,
     )
     if arguments.n_gpu > 1:

@@ -45,7 +45,9 @@ def score_of(settings: Any, epoch: int) -> float:
 
 def _prepare(settings: Any) -> Any:
     digest = hashlib.sha256(settings.task.name.encode()).hexdigest()
-    return SimpleNamespace(rows=SimpleNamespace(digest=digest, train=range(100)), model_digest="0" * 64)
+    return SimpleNamespace(
+        rows=SimpleNamespace(digest=digest, train=range(100)), model_digest="0" * 64, teacher_digest=""
+    )
 
 
 def _note(options: dict[str, Any], *words: Any) -> None:

@@ -29,7 +29,7 @@ class Reads:
     def prepare(self, settings: TrialSettings) -> Any:
         self.tasks.append(settings.task.name)
         rows = SimpleNamespace(digest=f"rows {len(self.tasks)}", train=range(7))
-        return SimpleNamespace(rows=rows, model_digest="model")
+        return SimpleNamespace(rows=rows, model_digest="model", teacher_digest="")
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 trial = ModuleType("nxm_sweep.training.trial")
 trial.prepare = lambda settings: SimpleNamespace(
-    rows=SimpleNamespace(digest=settings.task.name, train=range(7)), model_digest="model")
+    rows=SimpleNamespace(digest=settings.task.name, train=range(7)), model_digest="model", teacher_digest="")
 sys.modules[trial.__name__] = trial
 from nxm_sweep.config import compose_settings
 from nxm_sweep.sweep.digests import DigestMemo

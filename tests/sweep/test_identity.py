@@ -103,13 +103,14 @@ TRAINING = {
     f"training.{name}"
     for name in (
         *("epochs", "batch_size", "gradient_accumulation", "max_length", "max_train_samples", "max_eval_samples"),
-        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision"),
+        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision", "devices"),
     )
 }
-ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name", "selection.name"}
+ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name", "selection.name", "distillation.name"}
 IDLE = {  # put out of use by the default switches
     *("rho.start", "method.admm.admm_fraction", "method.admm.frozen_support"),
     *("method.importance.rows", "selection.fraction"),
+    *(f"distillation.{name}" for name in ("weight", "temperature", "logits", "hidden", "attention")),
     *("method.admm.strength.value", "method.admm.strength.schedule", "method.admm.strength.start"),
 }
 HASHED = {
@@ -121,13 +122,19 @@ NOT_HASHED = {
     *("task.name", "task.kind", "task.text_columns", "task.label_column", "task.labels", "task.train_split"),
     *("task.validation_splits", "task.learning_rates", "task.config", "task.rows", "task.files"),
     *("model.name", "model.source", "model.path", "model.revision"),
-    *("method.learning_rates", "sparsity.name", "rho.grid", "learning_rate.grid"),
+    *(
+        "method.learning_rates",
+        *(f"sparsity.{name}" for name in ("name", "keep", "group", "also", "scan")),
+        "rho.grid",
+        "learning_rate.grid",
+    ),
     *("training.device", "training.threads", "data.path", "data.revision"),
     *(f"sweep.{name}" for name in ("cells", "axes", "exclude", "tie", "workers", "threads", "dry_run", "probe", "yes")),
     *(f"sweep.{name}" for name in ("retry_failed", "max_attempts", "time_limit", "lease", "storage", "point", "cwd")),
     *(f"sweep.{name}" for name in ("sampler", "n_trials", "pruner")),
-    *("output_dir", "force", "save_model"),
-    *("method.sr_ste.decay", "method.gradual.end_fraction"),  # other methods read them
+    *("output_dir", "force", "save_model", "training.report_to"),
+    *(f"distillation.teacher.{name}" for name in ("source", "path", "revision")),
+    *("method.sr_ste.decay", "method.gradual.end_fraction", "method.options"),  # other methods read them
 }
 
 
@@ -228,6 +235,40 @@ def test_a_switch_brings_into_the_identity_what_it_puts_to_use_and_drops_what_it
 @pytest.mark.parametrize(("data", "model"), [("other", "files"), ("rows", "other")])
 def test_identity_changes_with_the_content_of_rows_and_model(data: str, model: str) -> None:
     assert _identity(_settings(), data, model) != _identity(_settings())
+
+
+def _taught(**changes: Any) -> TrialSettings:
+    settings = _settings()
+    settings.distillation.name = "logits"
+    for key, value in changes.items():
+        setattr(settings.distillation, key, value)
+    return settings
+
+
+def _taught_identity(settings: TrialSettings, teacher: str = "teacher") -> str:
+    return identity_of(settings, data_digest="rows", model_digest="files", teacher_digest=teacher)[0]
+
+
+def test_a_teacher_enters_by_its_content_and_what_is_learned_by_its_numbers() -> None:
+    before = _taught_identity(_taught())
+    assert before != _identity(_settings())
+    assert _taught_identity(_taught(name="full")) == before  # a name for the same numbers
+    moved = _taught()
+    moved.distillation.teacher.source, moved.distillation.teacher.path = "folder", "elsewhere"
+    assert _taught_identity(moved) == before
+    others = [{"weight": 0.4}, {"temperature": 1.0}, {"logits": 0.5}, {"hidden": 1.0}, {"attention": 1.0}]
+    found = {_taught_identity(_taught(**change)) for change in others}
+    assert len(found | {before, _taught_identity(_taught(), "another")}) == len(others) + 2
+    assert _taught_identity(_settings(), "another") == _identity(_settings())  # off: no teacher is looked at
+
+
+def test_the_temperature_of_a_regression_is_idle() -> None:
+    found = set()
+    for temperature in (1.0, 2.0):
+        settings = _taught(temperature=temperature)
+        settings.task.problem = "regression"
+        found.add(_taught_identity(settings))
+    assert len(found) == 1
 
 
 def test_methods_have_identities_of_their_own() -> None:

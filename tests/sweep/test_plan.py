@@ -56,6 +56,13 @@ def test_the_file_lists_the_points(tmp_path: Path) -> None:
     assert written["cells"] == [
         {
             "name": cell.name,
+            "names": {
+                "task": "glue/rte",
+                "method": "dense",
+                "sparsity": "dense",
+                "model": cell.settings.model.name,
+                "distillation": "none",
+            },
             "study": cell.study_name,
             "metric": "accuracy",
             "axes": ["learning_rate.value", "seed"],

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from pebble import ProcessPool
 
+from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep import pool as module
 from nxm_sweep.sweep.outcome import Outcome
 from nxm_sweep.sweep.pool import Pool
@@ -90,3 +91,23 @@ def test_worker_that_cannot_start_fails_its_trial_and_not_the_pool(monkeypatch: 
         assert outcome.failure is not None
         assert (outcome.failure.kind, outcome.failure.message) == ("killed", "the worker died before it had begun")
         assert _end(pool, "b") == Outcome()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "workers", "devices"),
+    [
+        ("", 1, 4, []),
+        ("", 2, 2, []),
+        ("", 8, 1, []),
+        ("0,1,2,3", 1, 4, ["0", "1", "2", "3"]),
+        ("0,1,2,3", 2, 2, ["0,1", "2,3"]),
+        ("4,5,6", 2, 1, ["4,5"]),
+    ],
+)
+def test_workers_take_as_many_gpus_or_cores_as_a_trial_has_processes(
+    gpus: str, processes: int, workers: int, devices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_devices", lambda: gpus.split(",") if gpus else [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 << 30))
+    assert module.shape(SweepSettings(), processes) == (workers, 4 // workers, devices)

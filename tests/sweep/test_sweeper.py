@@ -24,6 +24,7 @@ from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.axes import Range
 from nxm_sweep.sweep.cell import Cell
 from nxm_sweep.sweep.digests import DigestMemo
+from nxm_sweep.sweep.identity import identity_of
 from nxm_sweep.sweep.plan import make_plan
 from nxm_sweep.sweep.sweeper import plan_cells
 
@@ -36,7 +37,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 def _prepare(settings: TrialSettings) -> Any:
     """Stand for the data: its digest is the task's name."""
-    return SimpleNamespace(rows=SimpleNamespace(digest=settings.task.name, train=range(100)), model_digest="model")
+    return SimpleNamespace(
+        rows=SimpleNamespace(digest=settings.task.name, train=range(100)), model_digest="model", teacher_digest=""
+    )
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_choices_multiply_and_each_cell_has_its_own_grid(cells: Cells) -> None:
     ("argument", "methods"),
     [
         ("method=choice(dense,asp)", ["dense", "asp"]),
-        ("method=glob(*)", ["admm_unstructured", "asp", "dense", "nxm"]),
+        ("method=glob(*)", ["admm_unstructured", "asp", "dense", "gradual", "nxm", "nxm_refit", "sr_ste"]),
         ("method=glob([a*,nxm],exclude=asp)", ["admm_unstructured", "nxm"]),
         ("method=sort(nxm,asp)", ["asp", "nxm"]),
     ],
@@ -155,6 +158,16 @@ def test_a_sweep_over_a_key_of_data_or_model_spans_cells(cells: Cells) -> None:
     assert [cell.settings.model.path for cell in quoted] == ["a b", "c,d"]
 
 
+def test_a_sweep_over_devices_spans_cells_whose_points_keep_their_identity(cells: Cells) -> None:
+    one, two = cells("training.devices=1,2", "method=dense", "learning_rate.value=1e-4", "training.batch_size=16")
+    assert [cell.settings.training.devices for cell in (one, two)] == [1, 2]
+    assert one.study_name != two.study_name
+    for cell in (one, two):
+        (point,) = cell.points()
+        digests = cell.digests
+        assert point.identity == identity_of(point.settings, data_digest=digests.data, model_digest=digests.model)[0]
+
+
 def test_cells_of_config_take_paths_with_any_letters(cells: Cells) -> None:
     found = cells("sweep.cells={data.path:['a b','c,d=1',e]}", "method=dense")
     assert [cell.settings.data.path for cell in found] == ["a b", "c,d=1", "e"]
@@ -166,6 +179,26 @@ def test_dense_is_one_cell_whatever_the_pattern(cells: Cells) -> None:
         ("glue/rte dense dense bert_base", 10),
         ("glue/rte asp 2of4 bert_base", 10),
         ("glue/rte asp 1of4 bert_base", 10),
+    ]
+
+
+def test_a_scan_is_for_the_mixed_cells_of_a_sweep(cells: Cells, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.json"
+    scan.write_text('{"schema": 1, "readings": [], "rules": [{"match": "*.key", "keep": 1, "group": 4}]}')
+    plain, mixed = cells("method=asp", "sparsity=2of4,mixed", f"sparsity.scan={scan}", "task=glue/rte")
+    assert (plain.name, mixed.name) == ("glue/rte asp 2of4 bert_base", "glue/rte asp mixed bert_base")
+    assert plain.settings.sparsity.scan is None
+    assert [(rule.match, rule.keep) for rule in mixed.settings.sparsity.rules] == [("*.key", 1)]
+    alone = cells("method=asp", "sparsity=2of4", "task=glue/rte")
+    assert plain.fingerprint == alone[0].fingerprint
+    with pytest.raises(ConfigError, match=r"no cell reads sparsity\.scan"):
+        cells("method=asp", "sparsity=2of4", f"sparsity.scan={scan}")
+
+
+def test_patterns_of_a_preset_span_cells(cells: Cells) -> None:
+    found = cells("method=asp", "sparsity=ffn_only,attention_only", "sparsity.keep=1,2", "task=glue/rte")
+    assert [cell.sparsity_name for cell in found] == [
+        f"{preset}_{keep}of4" for preset in ("ffn_only", "attention_only") for keep in (1, 2)
     ]
 
 
@@ -303,6 +336,8 @@ SEARCH = ("sweep.sampler=random", "sweep.n_trials=3")
 BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("training.device=cpu,cuda",), f"training.device {NO_AXIS}", "axes are numbers and words of"),
     (("output_dir=a,b",), f"output_dir {NO_AXIS}", "axes are numbers"),
+    (("sweep.axes={training.devices:[1,2]}",), f"training.devices {NO_AXIS}", "sweep.cells takes choices"),
+    (("training.devices=3", "training.batch_size=8,9"), "training.batch_size must be a multiple of training.devices", "it"),
     (("sweep.workers=1,2",), f"sweep.workers {NO_AXIS}", "axes are numbers"),
     (("sweep.axes={task:[glue/rte]}",), f"task {NO_AXIS}", "sweep.cells takes choices"),
     (("sweep.axes={sed:[0]}",), "unknown setting 'sed'", "did you mean seed?"),
@@ -315,7 +350,7 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("learning_rate.value=1e-5,5",), "learning_rate.value must lie above 0 and below 1 but got 5.0", ""),
     (("training.schedule=linear,square",), "training.schedule must be one of linear, cosine, constant but got square", ""),
     (("method=nxm,nmx",), "method=nmx is not one of its choices", "did you mean nxm?"),
-    (("method=glob(x*)",), "method=glob(x*) matches no choice", "its choices: admm_unstructured, asp, dense, nxm"),
+    (("method=glob(x*)",), "method=glob(x*) matches no choice", "its choices: admm_unstructured, asp, dense, gradual"),
     (("seed=glob(*)",), "seed=glob(*) matches no choice", "a pattern is for the choices of a config group"),
     (("sweep.cells={tsk:[a]}",), "sweep.cells holds tsk, which is neither", "sweep.axes={tsk: [...]}"),
     (("sweep.cells={training.epochs:['1']}",), "sweep.cells holds training.epochs, which is neither", "sweep.axes={tr"),

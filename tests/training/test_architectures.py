@@ -30,6 +30,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import (
     Admm,
@@ -42,6 +43,7 @@ from nxm_sweep.sparsity import (
     project,
     select_targets,
 )
+from nxm_sweep.training.build import build_method
 
 LAYERS = 2
 VOCABULARY = 50
@@ -257,6 +259,11 @@ ARCHITECTURES = (
         ("head.dense", "classifier"),
     ),
 )
+FEED_FORWARD = {
+    *("intermediate.dense.weight", "output.dense.weight"),
+    *("ffn.lin1.weight", "ffn.lin2.weight"),
+    *("mlp.Wi.weight", "mlp.Wo.weight"),
+}
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: each.title)
 
 
@@ -314,6 +321,23 @@ def test_every_linear_module_outside_the_layers_stays_dense(architecture: Archit
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     found = {target.name for target in default_targets(model)}
     assert linear - found == {f"{name}.weight" for name in architecture.outside}
+
+
+@pytest.mark.parametrize("preset", ["all", "ffn_only", "attention_only"])
+@every_architecture
+def test_preset_prunes_its_part_of_every_layer_and_nothing_else(architecture: Architecture, preset: str) -> None:
+    settings = compose_settings([f"sparsity={preset}", "sparsity.keep=1", "method=asp"])
+    targets = build_method(settings, architecture.build()).targets
+    feed_forward = {matrix for matrix in architecture.matrices if matrix in FEED_FORWARD}
+    assert len(feed_forward) == 2
+    wanted = {
+        "all": set(architecture.matrices),
+        "ffn_only": feed_forward,
+        "attention_only": set(architecture.matrices) - feed_forward,
+    }[preset]
+    layers = [architecture.layer.replace(".0.", f".{layer}.") for layer in range(LAYERS)]
+    assert {target.name for target in targets} == {layer + matrix for layer in layers for matrix in wanted}
+    assert {target.constraint for target in targets} == {Pattern(1, 4)}
 
 
 @every_architecture

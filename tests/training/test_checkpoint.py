@@ -117,17 +117,25 @@ def test_the_three_generators_go_on_where_they_were_written(tmp_path: Path) -> N
     assert _draw() == expected
 
 
-def test_every_gpu_gets_its_own_state_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = [
-        torch.full((16,), index, dtype=torch.uint8) for index in range(12)
-    ]  # cuda.10 sorts before cuda.2 as a word
+def test_gpu_in_use_gets_its_state_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Tensor] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.full((16,), 7, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
     save_random_state(tmp_path)
     load_random_state(tmp_path)
-    assert [int(state[0]) for state in given] == list(range(12))
+    assert [state.tolist() for state in given] == [[7] * 16]
+
+
+def test_every_rank_gets_its_own_state_back(tmp_path: Path) -> None:
+    drawn = {}
+    for rank in (0, 1):
+        torch.manual_seed(rank)
+        save_random_state(tmp_path, rank)
+        drawn[rank] = torch.rand(3)
+    for rank in (1, 0):
+        load_random_state(tmp_path, rank)
+        assert torch.equal(torch.rand(3), drawn[rank])
 
 
 def _checkpoint(

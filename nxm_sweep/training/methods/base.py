@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Importance, Residuals, Target, pruned
 
 _IMPORTANCE = "importance."  # prefix of the metric's tensors in a checkpoint
@@ -60,8 +61,8 @@ class SparseMethod:
 
     Attributes:
         importance: What ranks the weights beside their magnitude; None is magnitude alone.
-        reads: Which of the settings ``sparsity``, ``rho``, ``admm``, ``sr_ste`` and ``gradual`` can change its outcome: only
-            those enter an identity.
+        reads: Which of the settings ``sparsity``, ``rho``, ``admm``, ``sr_ste``, ``gradual`` and ``options`` can change its
+            outcome: only those enter an identity.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -70,6 +71,11 @@ class SparseMethod:
         self.targets = list(targets)
         self.iterations: list[Iteration] = []
         self.importance: Importance | None = None
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
+        """Return the method that settings ask for; a method with parameters of its own overrides this."""
+        return cls(targets)
 
     @property
     def prunes(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
+from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Constraint, Masking, Pattern, Target, Unstructured
 from nxm_sweep.training.methods.base import Budget, SparseMethod
 
@@ -39,6 +41,10 @@ class Gradual(SparseMethod):
         self._masking: Masking | None = None
         self._stage = -1
         self._step, self._budget = 0, Budget(1, 1)
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
+        return cls(targets, settings.method.gradual.end_fraction)
 
     @property
     def masking(self) -> Masking:

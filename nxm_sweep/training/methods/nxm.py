@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
+from nxm_sweep.settings import AdmmSettings, StrengthSettings, TrialSettings
 from nxm_sweep.sparsity import Admm, Masking, Schedule, Target
 from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
 
@@ -56,6 +59,12 @@ class AdmmSwitches:
         if not 0.0 <= self.admm_fraction <= 1.0:
             raise SparsityError(f"admm_fraction must lie in [0, 1] but got {self.admm_fraction}")
 
+    @classmethod
+    def from_settings(cls, admm: AdmmSettings, *, balanced: bool) -> Self:
+        """Return the switches that settings ask for."""
+        values = {field.name: getattr(admm, field.name) for field in dataclasses.fields(admm)}
+        return cls(**{**values, "strength": _schedule(admm.strength)}, balanced=balanced)
+
 
 class Nxm(SparseMethod):
     """N:M sparsity by ADMM during fine-tuning.
@@ -79,6 +88,12 @@ class Nxm(SparseMethod):
         self._budget = Budget(1, 1)
         self._step = 0
         self._penalty_share: float | None = None  # in the latest step before an iteration
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
+        rho = settings.rho
+        switches = AdmmSwitches.from_settings(settings.method.admm, balanced=rho.schedule == "balanced")
+        return cls(targets, _schedule(rho), switches)
 
     @property
     def admm(self) -> Admm:
@@ -196,6 +211,11 @@ class Nxm(SparseMethod):
                     target.name: target.support(target.weight + self.admm.u[target.name]) for target in self.targets
                 }
             self._masking, self._admm = Masking(self.targets, masks), None
+
+
+def _schedule(strength: StrengthSettings) -> Schedule:
+    kind = "constant" if strength.schedule == "balanced" else strength.schedule
+    return Schedule(strength.value, kind, strength.start)
 
 
 def _gradient_norm(targets: Sequence[Target]) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
+from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Target
 from nxm_sweep.training.methods.base import Budget, SparseMethod
 
@@ -33,6 +35,10 @@ class SrSte(SparseMethod):
             raise SparsityError(f"decay must be finite and not negative but got {decay}")
         self.decay = decay
         self._unpruned: list[Tensor] = []  # W while the model holds P(W), from the first micro-batch to before_clip_
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
+        return cls(targets, settings.method.sr_ste.decay)
 
     @property
     def prunes(self) -> bool:

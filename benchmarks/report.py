@@ -1,0 +1,46 @@
+"""How long does a report of many records take, and how much memory?
+
+Makes records in a temporary folder, as large as real ones: each is a real record with another identity, seed and score.
+Usage: python benchmarks/report.py [RECORDS]
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "outputs" / "examples" / "rte-mrpc" / "trials"
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    samples = [json.loads(path.read_text()) for path in sorted(EXAMPLE.glob("*/result.json"))]
+    draw = random.Random(0)
+    with tempfile.TemporaryDirectory() as root:
+        for number in range(count):
+            record = samples[number % len(samples)]
+            record["identity"] = f"{number:016x}"
+            record["hashed"]["seed"] = number // len(samples)
+            record["best"]["value"] += draw.gauss(0, 1e-4)
+            folder = Path(root) / "trials" / record["identity"]
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text(json.dumps(record, indent=1))
+        size = sum(path.stat().st_size for path in Path(root).rglob("result.json")) / 2**20
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "nxm_sweep.report", root], check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        written = {path.name: path.stat().st_size / 2**20 for path in sorted((Path(root) / "reports").iterdir())}
+    print(f"{count:,} records, {size:.0f} MiB: {seconds:.1f} s ({usage.ru_utime + usage.ru_stime:.1f} s of CPU)")
+    print(f"{usage.ru_maxrss / 2**20:.2f} GiB of memory at most")
+    print(", ".join(f"{name} {size:.1f} MiB" for name, size in written.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""``python -m nxm_sweep.export TRIAL --to DIR``: a finished trial's model as a folder to ship.
+
+Exit codes: 0 it is written; 1 the model does not hold its pattern, or the exported one is not what it should be; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from nxm_sweep.errors import ConfigError, ExportError, NxmSweepError
+
+_FAILED, _BAD_INPUT = 1, 2
+_FORMATS = ("dense", "onnx", "semi_structured")
+_DTYPES = ("float16", "bfloat16")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        said = _export(options)
+    except NxmSweepError as error:
+        errors = Console(stderr=True, soft_wrap=True, highlight=False)
+        errors.print(f"error: {error.message}", markup=False)
+        if error.hint:
+            errors.print(f"hint: {error.hint}", markup=False)
+        return _FAILED if isinstance(error, ExportError) else _BAD_INPUT
+    console = Console(highlight=False, soft_wrap=True)
+    for line in said:
+        console.print(line, markup=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m nxm_sweep.export",
+        description="A finished trial's model as a folder to ship; its pattern is read back first, always.",
+        epilog="exit codes: 0 it is written; 1 the model does not hold its pattern, or the exported one is not what it "
+        "should be; 2 bad input",
+    )
+    parser.add_argument("trial", help="identity of the trial, the beginning of it, or its folder")
+    parser.add_argument("--to", required=True, type=Path, help="the folder to make; one that is not empty is refused")
+    parser.add_argument("--output-dir", default=Path("outputs"), type=Path, help="root of trials (default: outputs)")
+    parser.add_argument("--format", default="dense", choices=_FORMATS, help="what is written (default: dense)")
+    parser.add_argument("--dtype", choices=_DTYPES, help="for semi_structured: type of the weights (default: float16)")
+    parser.add_argument("--license", help="identifier of the model's licence for its card, such as apache-2.0")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> list[str]:
+    if options.dtype is not None and options.format != "semi_structured":
+        raise ConfigError(f"--dtype is for semi_structured; {options.format} keeps the trained weights as they are")
+    from nxm_sweep.export.shipment import ship  # noqa: PLC0415 - seconds of imports
+    from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415
+
+    silence_known_noise()
+    return ship(
+        options.trial,
+        options.output_dir,
+        options.to,
+        kind=options.format,
+        dtype=options.dtype or "float16",
+        licence=options.license,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

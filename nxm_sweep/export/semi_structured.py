@@ -1,0 +1,148 @@
+"""A model with its 2:4 matrices packed for PyTorch's kernels: written, and loaded onto a GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from nxm_sweep.errors import ExportError, SparsityError
+from nxm_sweep.export.finished import refuse_if_broken
+from nxm_sweep.sparsity.audit import audit_manifest
+from nxm_sweep.sparsity.hardware import STORED, TWO_OF_FOUR
+from nxm_sweep.sparsity.manifest import read_manifest
+from nxm_sweep.sparsity.pattern import Constraint
+from nxm_sweep.sparsity.semi_structured import DTYPES, Packed, choose_backend, narrow, pack, to_kernels
+from nxm_sweep.sparsity.weights import META, SEMI_STRUCTURED, VALUES, SavedWeights, open_weights
+
+
+def check_packable(constraints: Mapping[str, Constraint]) -> None:
+    """Raise unless every target of a trial is 2:4 and there is one.
+
+    Raises:
+        SparsityError: With the reason.
+    """
+    if not constraints:
+        raise SparsityError("a dense model has nothing to pack: --format semi_structured is for 2 of 4")
+    for name, held in constraints.items():
+        if held != TWO_OF_FOUR:
+            raise SparsityError(
+                f"{name} holds {held}, but PyTorch's kernels and the hardware below them take 2 of every 4 alone",
+                hint="--format dense takes every pattern; sparsity=2of4 trains for this format",
+            )
+
+
+def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], folder: Path, dtype: str) -> list[str]:
+    """Write a model's tensors in half precision, the 2:4 matrices packed, and read each of them back, bit by bit.
+
+    Args:
+        weights: The dense model.
+        constraints: Its targets, all of them 2:4.
+        folder: Where to; a ``config.json`` there is told the type.
+        dtype: ``float16`` or ``bfloat16``.
+
+    Returns:
+        Targets that stay dense since their shape cannot be packed.
+
+    Raises:
+        SparsityError: A matrix cannot be held in ``dtype``, or no matrix can be packed.
+        ExportError: What was read back is not what was written.
+    """
+    tensors: dict[str, Tensor] = {}
+    left_dense = [name for name in constraints if STORED.refusal(weights.shapes[name])]
+    if len(left_dense) == len(constraints):
+        first = left_dense[0]
+        raise SparsityError(f"no matrix can be packed: {first} has {STORED.refusal(weights.shapes[first])}")
+    for name in weights.files:
+        tensor = weights.tensor(name)
+        if tensor.is_floating_point():
+            tensor = narrow(name, tensor, DTYPES[dtype])
+        if name in constraints and name not in left_dense:
+            packed = pack(name, tensor)
+            tensors[name + VALUES], tensors[name + META] = packed.values, packed.meta
+        else:
+            tensors[name] = tensor
+    save_file(tensors, folder / SEMI_STRUCTURED, metadata={"format": "pt"})
+    (folder / SEMI_STRUCTURED).chmod(0o644)  # safetensors leaves it to its owner alone
+    _tell_config(folder / "config.json", dtype)
+    written = open_weights(folder)
+    for name in constraints:
+        expected = narrow(name, weights.matrix(name), DTYPES[dtype])
+        if not torch.equal(written.matrix(name).view(torch.int16), expected.view(torch.int16)):
+            raise ExportError(f"{name} was read back with other bits than were packed")
+    return left_dense
+
+
+def load_semi_structured(
+    folder: str | Path, device: str | torch.device = "cuda", *, backend: str | None = None
+) -> PreTrainedModel:
+    """Load what ``--format semi_structured`` wrote, in evaluation mode.
+
+    Args:
+        folder: The exported folder.
+        device: A CUDA device runs the 2:4 kernels; on any other the same weights are loaded densely.
+        backend: ``cuSPARSELt`` or ``CUTLASS``; default: what the device runs, cuSPARSELt first.
+
+    Raises:
+        ExportError: The files are not what ``sparsity.json`` says.
+        SparsityError: They cannot be read, or the device has no 2:4 kernels.
+    """
+    folder, device = Path(folder), torch.device(device)
+    weights, manifest = open_weights(folder), read_manifest(folder)
+    if manifest is None or manifest.format != "semi_structured":
+        raise SparsityError(f"{folder} was not written by --format semi_structured")
+    refuse_if_broken(audit_manifest(weights, manifest).broken, str(folder))
+    if device.type == "cuda" and backend is None:
+        backend = choose_backend(device)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=_dtype_of(config)
+    )
+    state = {name: weights.tensor(name) for name in weights.files if not name.endswith((VALUES, META))}
+    state |= {name: weights.matrix(name) for name in weights.packed}
+    report = model.load_state_dict(state, strict=False)
+    absent = set(report.missing_keys) - set(model.all_tied_weights_keys)
+    if absent or report.unexpected_keys:
+        raise SparsityError(f"{folder} does not fit {type(model).__name__}: {min(absent or report.unexpected_keys)}")
+    model.to(device).eval()  # type: ignore[arg-type]
+    if backend is not None:
+        parts = {name: Packed(weights.tensor(name + VALUES), weights.tensor(name + META)) for name in weights.packed}
+        put_on_kernels_(model, parts, backend)
+    return model
+
+
+def put_on_kernels_(model: nn.Module, matrices: Mapping[str, Packed], backend: str) -> list[str]:
+    """Replace weights of a model on a CUDA device by packed ones; return those that the backend's shapes exclude.
+
+    Args:
+        model: On a CUDA device, in the matrices' type.
+        matrices: Packed weights by parameter name, on any device.
+        backend: ``cuSPARSELt`` or ``CUTLASS``.
+    """
+    left = []
+    for name, packed in matrices.items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        device = module.get_parameter("weight").device
+        kernels = to_kernels(Packed(packed.values.to(device), packed.meta.to(device)), backend)
+        if kernels is None:
+            left.append(name)
+        else:
+            module.weight = nn.Parameter(kernels, requires_grad=False)
+    return left
+
+
+def _tell_config(path: Path, dtype: str) -> None:
+    config: dict[str, Any] = json.loads(path.read_text())
+    config.pop("torch_dtype", None)
+    path.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    dtype = config.dtype
+    return dtype if isinstance(dtype, torch.dtype) else DTYPES[str(dtype)]

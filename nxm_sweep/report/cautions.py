@@ -1,0 +1,51 @@
+"""What a reader of the scores must know before quoting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.pairs import ENOUGH
+from nxm_sweep.report.settings_text import short
+
+_AXES = ("learning_rate.value", "rho.value")  # others only where three values or more were tried
+_NOT_AXES = ("seed", "training.batch_size")
+
+
+def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
+    """Yield the warnings: too few seeds, constant scores, best values at the edge of their axis."""
+    trials = report.trials
+    compared = differences[differences["n"] > 0]
+    if len(compared) and (fewest := int(compared["n"].min())) < ENOUGH:
+        most = min(int(compared["n"].max()), ENOUGH - 1)
+        counts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        yield (
+            f"Differences rest on {counts} seed{'s' if most > 1 else ''}: the p of a paired permutation test over n seeds "
+            f"cannot fall below 2/2^n, so fewer than {ENOUGH} seeds cannot reach p < 0.05."
+        )
+    for names, cell in trials.groupby(CELL, sort=False):
+        if len(cell) > 1 and len(cell["value"].unique()) == 1:
+            place = " ".join(map(str, names))
+            yield f"All {len(cell)} trials of {place} scored {cell['value'].iloc[0]:.4f}: the training may have collapsed."
+    for axis in report.hyperparameters():
+        if axis in _NOT_AXES or not _is_number(trials[axis]):
+            continue
+        at_edge = list(_at_edge(trials, axis))
+        if at_edge:
+            yield f"The best lies at an edge of {axis}, so a wider grid may be better: {'; '.join(at_edge)}."
+
+
+def _at_edge(trials: pd.DataFrame, axis: str) -> Iterator[str]:
+    """The cells whose best trial has the lowest or the highest value tried of an axis."""
+    for names, cell in trials.groupby(CELL, sort=False):
+        values = np.sort(cell[axis].dropna().unique())
+        best = cell[axis].to_numpy()[cell["selected"].to_numpy().argmax()]
+        if len(values) > (1 if axis in _AXES else 2) and best in (values[0], values[-1]):
+            yield f"{' '.join(map(str, names))}: {short(best)}, the {'lowest' if best == values[0] else 'highest'}"
+
+
+def _is_number(column: pd.Series[float]) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

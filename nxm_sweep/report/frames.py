@@ -1,0 +1,150 @@
+"""Records as tables of plain values: what every part of the report is made from.
+
+Columns that a setting gave are named by its config key: ``learning_rate.value``, ``training.batch_size``, ``seed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.report.holes import damaged_plans, planned, problem, unplanned
+from nxm_sweep.report.names import command
+from nxm_sweep.report.record_rows import NOT_A_RECORD, Rows, rows_of
+from nxm_sweep.sweep.records import RESULT, read_record
+from nxm_sweep.sweep.survey import read_plans
+
+CELL = ["task", "method", "sparsity", "model"]
+"""What makes an entry of the results table."""
+USUAL = ["learning_rate.value", "rho.value", "training.batch_size", "seed"]
+"""The axes that every table names, in this order, where they exist."""
+_NOT_HYPERPARAMETERS = ("task.", "sparsity.", "method.name")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found under the output folders.
+
+    Attributes:
+        folders: The folders, as given.
+        trials: One row per usable record: :data:`CELL`, ``folder``, ``identity``, ``value`` (reported), ``selected`` (selected
+            by), ``selection`` (``dev`` or ``heldout``), ``metric``, ``epoch``, ``unpruned``, ``residual``, ``exact``,
+            ``seconds``, ``seconds_per_step``, ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``, ``rules``
+            (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``commit``, ``versions``,
+            ``finished``, ``path`` and one column per hashed setting. NaN where the method does not read one. A name that
+            stands for several things has an addition in brackets, as have methods with a teacher.
+        scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
+        epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
+            ``training_loss``, ``residual``.
+        iterations: One row per trial, ADMM iteration and group of matrices (``group`` is ``all`` for all together): ``folder``,
+            ``identity``, ``step``, ``primal``, ``dual``, ``distance``, ``support_flips``, ``rho``, ``penalty_share``.
+        matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
+            ``zeros``.
+        problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,
+            ``kind``, ``reason``, ``point``.
+        commands: The command lines that sweeps under the folders were started with.
+    """
+
+    folders: tuple[Path, ...]
+    trials: pd.DataFrame
+    scores: pd.DataFrame
+    epochs: pd.DataFrame
+    iterations: pd.DataFrame
+    matrices: pd.DataFrame
+    problems: pd.DataFrame
+    commands: tuple[str, ...]
+
+    def settings(self) -> list[str]:
+        """Return the columns of settings that may differ among trials of one cell."""
+        names = [name for name in self.trials.columns if "." in name or name == "seed"]
+        return [name for name in names if not name.startswith(_NOT_HYPERPARAMETERS)]
+
+    def hyperparameters(self) -> list[str]:
+        """Return the settings that do differ among trials of one cell, the usual ones first."""
+        return list(self._hyperparameters)
+
+    @cached_property
+    def _hyperparameters(self) -> tuple[str, ...]:
+        settings = self.settings()
+        cells = self.trials.groupby(CELL, sort=False)
+        differing = [name for name in settings if cells[name].nunique(dropna=False).max() > 1]
+        usual = [name for name in USUAL if name in settings]
+        return (*usual, *sorted(set(differing) - set(usual)))
+
+
+def read_report(folders: Sequence[Path]) -> Report:
+    """Read every record, plan and failure under output folders. What cannot be read becomes a problem and stops nothing.
+
+    Raises:
+        RecordError: A folder does not exist.
+    """
+    rows: Rows = {name: [] for name in _COLUMNS}
+    commands: dict[str, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecordError(f"there is no folder {folder}", hint="give the output_dir of a sweep or a trial")
+        settled, open_ = _read_trials(folder, rows)
+        rows["problems"].extend(damaged_plans(folder))
+        for plan in read_plans(folder):
+            commands[command(plan.get("command", []))] = None
+            missing = planned(folder, plan, settled)
+            rows["problems"].extend(missing)
+            settled |= {row["identity"] for row in missing}
+        rows["problems"].extend(unplanned(folder, identity) for identity in open_ if identity not in settled)
+    frames = {name: pd.DataFrame(entries) for name, entries in rows.items()}
+    for name, columns in _COLUMNS.items():
+        frames[name] = frames[name].reindex(columns=list(dict.fromkeys([*columns, *frames[name].columns])))
+    frames["trials"] = _told_apart(frames["trials"])
+    return Report(tuple(folders), **frames, commands=tuple(commands))
+
+
+_KEY = ["folder", "identity"]
+_COLUMNS = {
+    "trials": [*CELL, *_KEY, "value", "selected", "selection", "metric", "epoch", "unpruned", "residual"],
+    "scores": [*_KEY, "set", "metric", "value"],
+    "epochs": [*_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"],
+    "iterations": [*_KEY, "group", "step", "primal", "dual", "distance", "support_flips", "rho"],
+    "matrices": [*_KEY, "matrix", "constraint", "rows", "columns", "zeros"],
+    "problems": [*_KEY, *CELL, "kind", "reason", "point"],
+}
+
+
+def _read_trials(folder: Path, rows: Rows) -> tuple[set[str], list[str]]:
+    """Add a folder's records and damaged files; return the identities found, and those of folders without a record."""
+    settled, open_ = set(), []
+    for place in sorted((folder / "trials").glob("*/")):
+        identity = place.name
+        try:
+            record = read_record(place)
+            if record is None:
+                open_.append(identity)
+                continue
+            for name, entries in rows_of(folder, place / RESULT, record).items():
+                rows[name].extend(entries)
+        except RecordError as error:
+            rows["problems"].append(problem(folder, identity, "unreadable", error.message))
+        except NOT_A_RECORD as error:
+            why = f"{RESULT} is not what a record is: {error if isinstance(error, ValueError) else repr(error)}"
+            rows["problems"].append(problem(folder, identity, "incomplete", why))
+        settled.add(identity)
+    return settled, open_
+
+
+def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
+    """Add to names that stand for several things what tells these apart: a digest, or how a trial was selected."""
+    if trials.empty:
+        return trials
+    for name, within, source in (
+        ("model", ["model"], trials["weights"].str[:6]),
+        ("task", ["task"], trials["data"].str[:6]),
+        ("sparsity", CELL, trials["rules"].str[:6]),
+        ("method", CELL, "selection=" + trials["selection"]),
+    ):
+        mixed = source.groupby([trials[column] for column in within]).transform("nunique") > 1
+        trials.loc[mixed, name] = trials.loc[mixed, name] + " (" + source[mixed] + ")"
+    return trials

@@ -1,0 +1,74 @@
+"""Points without a usable record: each once, with what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nxm_sweep.report.names import method_name, name, reason
+from nxm_sweep.sweep.attempts import read_failures
+from nxm_sweep.sweep.files import read_json
+from nxm_sweep.sweep.survey import DONE, FAILED, PLANS, TO_DO, PlannedCell, cells_of, is_plan, rules_of, survey
+
+_REASONS = {TO_DO: "not trained yet", "running": "it is being trained"}
+_UNKNOWN = dict.fromkeys(("task", "method", "sparsity", "model", "point"), "")
+
+
+def problem(folder: Path, identity: str, kind: Any, why: Any) -> dict[str, str]:
+    """Return a row of a report's problems."""
+    return {"folder": str(folder), "identity": name(identity), **_UNKNOWN, "kind": name(kind), "reason": reason(why)}
+
+
+def damaged_plans(folder: Path) -> list[dict[str, str]]:
+    """Return a row for every plan of a sweep that cannot be read."""
+    files = sorted((folder / PLANS).glob("*.json"))
+    return [
+        problem(folder, file.stem, "unreadable", f"{file.name}, a sweep's plan, is damaged")
+        for file in files
+        if not is_plan(read_json(file))
+    ]
+
+
+def planned(folder: Path, plan: Mapping[str, Any], settled: set[str]) -> list[dict[str, str]]:
+    """Return a row for every point that a plan wants and that is not settled.
+
+    A search's trials that it has not asked for yet have no point; one row says how many they are.
+    """
+    rows = []
+    for cell in cells_of(plan):
+        points = {point.identity: point for point in cell.points if point.identity not in settled}
+        states = survey(folder, points.values(), **rules_of(plan))
+        for identity, point in points.items():
+            state = states.states[identity]
+            if state == DONE:  # its record came while the report read the others
+                continue
+            failure = states.failures.get(identity)
+            kind = failure.kind if failure is not None and state == FAILED else state
+            why = failure.message if failure is not None else _REASONS.get(state, "")
+            values = name(", ".join(f"{key}={value}" for key, value in dict(point.values).items()), 300)
+            rows.append({**problem(folder, identity, kind, why), **_names(cell), "point": values})
+        missing = cell.wanted - len(cell.points)
+        if missing > 0:
+            rows.append(
+                {**problem(folder, "", TO_DO, f"{missing} trials of a search are still to come"), **_names(cell)}
+            )
+    return rows
+
+
+def unplanned(folder: Path, identity: str) -> dict[str, str]:
+    """Return a row for a trial's folder without a record that no plan names."""
+    failures = read_failures(folder / "trials" / identity)
+    if failures:
+        return problem(folder, identity, failures[-1].kind, failures[-1].message)
+    return problem(folder, identity, "unfinished", "it has left no record, and no sweep's plan names it")
+
+
+def _names(cell: PlannedCell) -> dict[str, str]:
+    """The cell's names; an old plan has them in one text."""
+    names = dict(cell.names)
+    if not names:
+        task, method, sparsity, *rest = [*cell.name.split(), "", "", ""]
+        names = {"task": task, "method": method, "sparsity": sparsity, "model": " ".join(rest).strip()}
+    label = method_name(names.pop("method", ""), names.pop("distillation", None))
+    return {**{key: name(value) for key, value in names.items() if key in _UNKNOWN}, "method": label}

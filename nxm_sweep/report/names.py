@@ -1,0 +1,32 @@
+"""Texts that people or machines chose, made fit to be shown: short, on one line, without control characters."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+LONGEST = 120
+"""Characters of a name; of a longer one the rest is cut, and that is said."""
+_REASON = 300
+
+
+def name(value: Any, longest: int = LONGEST) -> str:
+    """Return a text for a table: what cannot be printed is replaced, what is too long is cut with a note."""
+    text = str(value)
+    note = f"... ({len(text):,} characters)" if len(text) > longest else ""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:longest]) + note
+
+
+def reason(value: Any) -> str:
+    """Return why something failed, for a table: as :func:`name`, in words as they stand."""
+    return name(" ".join(str(value)[: 4 * _REASON].split()), _REASON)
+
+
+def command(words: list[Any]) -> str:
+    """Return a sweep's command line, quoted for a shell."""
+    return " ".join(["python -m nxm_sweep -m", *(shlex.quote(name(word)) for word in words)])
+
+
+def method_name(method: Any, distillation: Any) -> str:
+    """Return what a table's row is called: a method that learns from a teacher is another one than without."""
+    return name(method) if distillation in {None, "none"} else f"{name(method)} (distillation={name(distillation)})"

@@ -1,0 +1,57 @@
+"""What must be said beside the results table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from nxm_sweep.report.frames import Report
+from nxm_sweep.report.settings_text import short
+
+_BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
+_ENTRY = {
+    "best": "An entry is the best of its cell's trials, by the score that selected it.",
+    "seed": (
+        "An entry is the mean over the seeds of the best hyperparameters (of those with the most seeds), ± half of Student's "
+        "95% interval."
+    ),
+}
+
+
+def table_notes(
+    report: Report, by: str, *, optimistic: bool, tasks: Sequence[str], averaged: Sequence[str]
+) -> Iterator[str]:
+    """Yield the notes.
+
+    Args:
+        report: What was read.
+        by: ``best`` or ``seed``.
+        optimistic: Whether an entry was selected on the rows that it is reported on.
+        tasks: The columns' labels.
+        averaged: Those of the tasks that the average is over.
+    """
+    yield "Scores times 100. Tasks with two metrics count with their mean, MNLI with the mean of m and mm (GLUE's rule)."
+    if optimistic:
+        yield (
+            "Optimistic: epoch and hyperparameters were selected on the rows that are reported (the paper's protocol; "
+            "selection=heldout selects on training rows)."
+        )
+    yield _ENTRY[by]
+    if averaged:
+        yield f"The average is over the tasks that every row has: {', '.join(averaged)}."
+    elif len(tasks) > 1:
+        yield "No task has a score in every row, so there is no average."
+    trials = report.trials
+    for name in [name for name in _BUDGET if name in trials]:
+        differing = trials.groupby("task")[name].nunique(dropna=False)
+        for task in differing[differing > 1].index:
+            values = sorted(
+                {"none" if pd.isna(value) else short(value) for value in trials.loc[trials["task"] == task, name]}
+            )
+            yield f"Budgets differ: {task} has trials with {name} {', '.join(values)}."
+    if not trials.empty and not bool(trials["exact"].all()):
+        yield f"{int((~trials['exact'].astype(bool)).sum())} trials hold fewer weights than their pattern allows."
+    if len(report.problems):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.problems["kind"].value_counts().items())
+        yield f"Points without a usable record: {len(report.problems)} ({kinds})."

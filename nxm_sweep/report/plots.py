@@ -1,0 +1,234 @@
+"""Pictures of scores: by method and task, against rho, learning rate, batch size, number of trials and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nxm_sweep.report.curves import curves
+from nxm_sweep.report.drawing import FAINT, INK, Panel, Picture, drawing, legend, panel, rate, rates, shown
+from nxm_sweep.report.frames import Report
+from nxm_sweep.report.series import PANELS, Sheet, picture, places, series
+from nxm_sweep.report.statistics import Statistics
+from nxm_sweep.report.table import Entry, Table
+
+_RATE, _BATCH, _RHO = "learning_rate.value", "training.batch_size", "rho.value"
+_SAID = 40  # scores that an alternative text lists
+
+
+def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
+    """Return every picture, those too that are left out because their data is missing; scores are times 100."""
+    tasks = [task.name for task in table.tasks]
+    metrics = {task.name: task.metric for task in table.tasks}
+    trials = in_order(report.trials, tasks).assign(value=100 * report.trials["value"])
+    trials["metric"] = trials["task"].map(metrics).fillna(trials["metric"])
+    expected = in_order(statistics.expected, tasks).assign(value=100 * statistics.expected["value"])
+    before, after = curves(report, trials)
+    return [
+        scores(cells_of(table)),
+        sensitivity(trials),
+        heat_map(trials),
+        *before,
+        expected_best(expected),
+        cost(trials),
+        *after,
+    ]
+
+
+def in_order(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Return the rows in the order of the table's tasks."""
+    places = {task: place for place, task in enumerate(tasks)}
+    return frame.sort_values("task", key=lambda names: names.map(places).fillna(len(places)), kind="stable")
+
+
+def cells_of(table: Table) -> pd.DataFrame:
+    """Return a row per entry of the table: its cell, ``value``, ``low`` and ``high`` times 100 (NaN: no interval)."""
+    cells = [
+        {"task": task.name, "method": row.method, "sparsity": row.sparsity, "model": row.model, **_hundredfold(entry)}
+        for task in table.tasks
+        for row in table.rows
+        if (entry := row.entries.get(task.name)) is not None and entry.value is not None
+    ]
+    return pd.DataFrame(cells, columns=["task", "method", "sparsity", "model", "value", "low", "high"])
+
+
+def _hundredfold(entry: Entry) -> dict[str, float]:
+    """Value and interval times 100, NaN where there is none."""
+    values = {"value": entry.value, "low": entry.low, "high": entry.high}
+    return {name: np.nan if value is None else 100 * value for name, value in values.items()}
+
+
+def scores(cells: pd.DataFrame) -> Picture:
+    """Draw every cell's score with its interval: a panel per model, a line per task, a mark per method and sparsity.
+
+    Args:
+        cells: As :func:`cells_of` returns them.
+    """
+    name, title = "scores", "Scores by method and task"
+    if cells.empty:
+        return Picture(name, title, words="Left out: no cell has a score.")
+    models = [(str(model), group) for model, group in cells.groupby("model", sort=False)]
+    panels = [_scores(name, title, model, group) for model, group in models[:PANELS]]
+    intervals = cells["low"].notna()
+    words = "Lines are the table's intervals. " if intervals.any() else ""
+    if not intervals.all():
+        words += "A mark without a line has no interval: the best of one seed, or too few seeds."
+    return picture(name, title, panels, len(models), words.strip())
+
+
+def _scores(name: str, title: str, model: str, group: pd.DataFrame) -> Panel:
+    tasks, rows = list(dict.fromkeys(group["task"])), list(series(group))
+    height = min(14.0, 0.75 + len(tasks) * max(0.3, 0.13 * len(rows)))
+    with drawing(model, "score times 100 (each task's own metric)", "", height=height) as (figure, axes):
+        for place, row in enumerate(rows):
+            at = row.frame["task"].map(tasks.index).to_numpy(float) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
+            axes.hlines(at, row.frame["low"], row.frame["high"], color=INK, linewidth=0.9)
+            axes.plot(row.frame["value"], at, linestyle="none", label=row.label, zorder=3, **row.look.marks())
+        axes.set_yticks(range(len(tasks)), [shown(task) for task in tasks])
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        for line in range(1, len(tasks)):
+            axes.axhline(line - 0.5, color=FAINT, linewidth=0.5)
+        axes.grid(axis="x")
+        legend(axes)
+        said = [f"{shown(row.task)} {shown(row.method)} {row.value:.1f}" for row in group.head(_SAID).itertuples()]
+        return panel(figure, f"{name}-{model}", f"{title}, {shown(model)}: {'; '.join(said)}.")
+
+
+def sensitivity(trials: pd.DataFrame) -> Picture:
+    """Draw the best score at every rho, over all other axes, with each trial as a dot behind it."""
+    sheet = Sheet("rho", "Sensitivity to rho", "rho (strength of the penalty, no unit)", "score times 100")
+    trials = trials.dropna(subset=["value", _RHO]) if _RHO in trials else trials.head(0)
+    if trials.empty:
+        return sheet.without("no trial has a penalty")
+    several = trials.groupby(["task", "model"])[_RHO].transform("nunique") > 1
+    if not several.any():
+        found = ", ".join(rate(float(value)) for value in sorted(trials[_RHO].unique()))
+        return sheet.without(f"no task was trained with two values of rho (found: {found})")
+
+    def mark(axes: Axes, group: pd.DataFrame) -> str:
+        said = []
+        for row in series(group):
+            best = row.frame.sort_values("selected").groupby(_RHO)["value"].last()
+            dots = _thinned(row.frame, 60)
+            small = {**row.look.marks(), "markersize": 3.5, "markeredgewidth": 0.3, "alpha": 0.6}
+            axes.plot(dots[_RHO], dots["value"], linestyle="none", **small)
+            axes.plot(best.index, best, label=row.label, linestyle=row.look.line, **row.look.marks())
+            said.append(f"{row.label} {best.max():.1f} at {rate(best.index[int(best.argmax())])}")
+        rates(axes, sorted(group[_RHO].unique()))
+        return f"best {'; '.join(said)}"
+
+    return sheet.draw(
+        trials[several],
+        mark,
+        "Large marks: best over all other axes; small marks: single trials, at most some 60 a line.",
+    )
+
+
+def heat_map(trials: pd.DataFrame) -> Picture:
+    """Draw the best score for each learning rate and batch size: a panel per task, method and sparsity."""
+    name, title = "learning-rate-and-batch", "Learning rate and batch size"
+    known = {_RATE, _BATCH} <= set(trials.columns)
+    trials = trials.dropna(subset=["value", _RATE, _BATCH]) if known else trials.head(0)
+    if trials.empty or trials[_RATE].nunique() * trials[_BATCH].nunique() < 2:
+        return Picture(name, title, words="Left out: all trials have one learning rate and one batch size.")
+    rows = [(heading, group["value"], row) for heading, group in places(trials) for row in series(group)]
+    panels: list[Panel] = []
+    for place, values, row in rows[:PANELS]:
+        best = row.frame.sort_values("selected").pivot_table(
+            index=_BATCH, columns=_RATE, values="value", aggfunc="last"
+        )
+        heading = f"{place}: {row.label}"
+        with drawing(heading, "learning rate", "batch size\n(rows)", height=1.0 + 0.32 * len(best)) as (figure, axes):
+            _tiles(axes, best, values.min(), values.max())
+            top = row.frame.sort_values("selected").iloc[-1]
+            said = f"best {top['value']:.1f} at learning rate {rate(top[_RATE])} and batch size {top[_BATCH]:g}"
+            panels.append(panel(figure, f"{name}-{len(panels)}", f"{title}, {heading}: {said}."))
+    words = "Best over all other axes; brighter is higher, on one scale per task; a dash: no trial."
+    return picture(name, title, panels, len(rows), words)
+
+
+def _tiles(axes: Axes, best: pd.DataFrame, low: float, high: float) -> None:
+    """Coloured tiles with their numbers; cividis reads the same with any colour vision."""
+    values = best.to_numpy(float)
+    span = (high - low) or 1.0
+    axes.pcolormesh(
+        np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=low + span, edgecolor=INK, linewidth=0.4
+    )
+    for (row, column), value in np.ndenumerate(values):
+        color = INK if np.isnan(value) else "#000000" if (value - low) / span > 0.5 else "#ffffff"
+        text = "-" if np.isnan(value) else f"{value:.1f}"
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=color)
+    axes.set_xticks(np.arange(best.shape[1]) + 0.5, [rate(float(value)) for value in best.columns])
+    axes.set_yticks(np.arange(best.shape[0]) + 0.5, [f"{value:g}" for value in best.index])
+    axes.tick_params(length=0)
+
+
+def expected_best(expected: pd.DataFrame) -> Picture:
+    """Draw the expected best score against the number of trials.
+
+    Args:
+        expected: The cell's columns, ``trials`` (a number) and ``value``.
+    """
+    title = "Expected best score against number of trials"
+    sheet = Sheet("expected-best", title, "trials drawn (count)", "expected best times 100")
+    if expected.empty or expected["trials"].max() < 2:
+        return sheet.without("no cell has two trials")
+
+    def mark(axes: Axes, group: pd.DataFrame) -> str:
+        said = []
+        for row in series(group):
+            line = row.frame.sort_values("trials")
+            every = max(1, len(line) // 8)
+            marks = {**row.look.marks(), "linestyle": row.look.line, "markevery": every}
+            axes.plot(line["trials"], line["value"], label=row.label, **marks)
+            said.append(f"{row.label} {line['value'].iloc[-1]:.1f} with {line['trials'].iloc[-1]:g}")
+        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+        return f"expected best {'; '.join(said)}"
+
+    words = "Drawn without replacement from the trials that were run; each line ends at the cell's best."
+    return sheet.draw(expected, mark, words)
+
+
+def cost(trials: pd.DataFrame) -> Picture:
+    """Draw every trial's seconds against its score, and the front of those that nothing cheaper reaches."""
+    sheet = Sheet("cost", "Cost against score", "cost (seconds of one trial)", "score times 100")
+    trials = trials.dropna(subset=["value", "seconds"]) if "seconds" in trials else trials.head(0)
+    if len(trials) < 2:
+        return sheet.without("fewer than two trials have a score and a time")
+
+    def mark(axes: Axes, group: pd.DataFrame) -> str:
+        for row in series(group):
+            dots = _thinned(row.frame, 60)
+            axes.plot(dots["seconds"], dots["value"], linestyle="none", label=row.label, **row.look.marks())
+        front = pareto(group)
+        axes.step(front["seconds"], front["value"], where="post", color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        ring: dict[str, Any] = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": INK}
+        axes.plot(front["seconds"], front["value"], linestyle="none", label="Pareto front", **ring)
+        members = [
+            f"{shown(row.method)} {row.value:.1f} in {row.seconds:.0f} s" for row in front.head(_SAID).itertuples()
+        ]
+        return f"Pareto front: {'; '.join(members)}"
+
+    words = (
+        "Ringed: no other is as cheap and as good. At most some 60 trials a method are drawn. "
+        "Seconds are wall-clock, of machines that may have been shared."
+    )
+    return sheet.draw(trials, mark, words)
+
+
+def _thinned(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most some ``most`` trials, evenly over their scores from the best on: a picture of ten thousand says no more."""
+    frame = frame.sort_values("value", ascending=False, kind="stable")
+    return frame.iloc[:: -(-len(frame) // most)]
+
+
+def pareto(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials than which no other is as cheap and as good and better in one of them; cheapest first."""
+    ordered = trials.sort_values(["seconds", "value"], ascending=[True, False], kind="stable")
+    before = ordered["value"].astype(float).cummax().shift(fill_value=-np.inf)
+    return ordered[ordered["value"] > before]

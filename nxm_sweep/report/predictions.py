@@ -1,0 +1,44 @@
+"""Two trials example by example, where both kept their predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+
+def mcnemar(first: Path, second: Path) -> float | None:
+    """Return McNemar's exact two-sided p of two trials' kept predictions; None where they cannot be compared.
+
+    All validation sets of a task count together.
+
+    Args:
+        first: A trial's folder, with ``predictions.json``.
+        second: Another's, on the same rows.
+    """
+    kept = [_predictions(folder) for folder in (first, second)]
+    if kept[0] is None or kept[1] is None or not np.array_equal(kept[0][0], kept[1][0]):
+        return None
+    right = [pair[0] == pair[1] for pair in kept if pair is not None]
+    only_first, only_second = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def _predictions(folder: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Labels and predictions of classes; None without them, or of a regression, which has no right and wrong."""
+    try:
+        sets = json.loads((folder / "predictions.json").read_text())["sets"]
+        labels, predictions = (
+            np.concatenate([np.asarray(sets[name][which]) for name in sorted(sets)])
+            for which in ("labels", "predictions")
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    classes = labels.ndim == 1 and labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
+    return (labels, predictions) if classes and labels.shape == predictions.shape else None

@@ -1,0 +1,103 @@
+"""The page's table of trials: which columns, which rows, and each cell as text, number and link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.links import link
+from nxm_sweep.report.settings_text import short
+
+_AXES = 6  # hyperparameters that have a column of their own
+_ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the page: its head, the frame's column, whether it sorts as numbers, and how a number is shown.
+
+    A number is shown times ``factor``.
+    """
+
+    name: str
+    source: str
+    numeric: bool = False
+    form: str = ""
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell: what is shown, what is sorted by, where it links to."""
+
+    text: str
+    value: str = ""
+    numeric: bool = False
+    href: str = ""
+
+
+def columns_of(report: Report) -> list[Column]:
+    """Return the columns: the cell, its hyperparameters, what came out."""
+    trials = report.trials
+    names = ("task", "method", "pattern", "model")
+    columns = [Column(name, source) for name, source in zip(names, CELL, strict=True)]
+    if len(report.folders) > 1:
+        columns.insert(0, Column("folder", "folder"))
+    for source in report.hyperparameters()[:_AXES]:
+        kind = pd.api.types.is_numeric_dtype(trials[source]) and not pd.api.types.is_bool_dtype(trials[source])
+        columns.append(Column(_ALIASES.get(source, source), source, numeric=kind))
+    return [
+        *columns,
+        Column("score", "value", numeric=True, form="{:.2f}", factor=100.0),
+        Column("unpruned", "unpruned", numeric=True, form="{:.2f}", factor=100.0),
+        Column("residual", "residual", numeric=True, form="{:.3f}"),
+        Column("epoch", "epoch", numeric=True, form="{:.0f}"),
+        Column("seconds", "seconds", numeric=True, form="{:.0f}"),
+        Column("record", "identity"),
+    ]
+
+
+def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Cell]], str]:
+    """Return at most ``most`` trials, the best of every cell first in, and in words what was left out.
+
+    The rows stand in the order of the cells, best first.
+    """
+    trials = report.trials.sort_values(["selected", "identity"], ascending=[False, True], kind="stable")
+    place = trials.groupby(CELL, sort=False).cumcount()
+    kept = trials.assign(_place=place).sort_values("_place", kind="stable").head(most)
+    kept = kept.sort_values([*CELL, "_place"], kind="stable")
+    words = f"All {len(trials):,} trials; scores times 100; the best of each cell comes first."
+    if len(kept) < len(trials):
+        words = (
+            f"The best {len(kept):,} of {len(trials):,} trials, from every cell alike; scores times 100. "
+            "trials.csv holds them all."
+        )
+    columns = columns_of(report)
+    wanted = [column.source for column in columns]
+    rows = kept[wanted].itertuples(index=False, name=None)
+    links = [link(str(path), target) for path in kept["path"]]
+    return [
+        [_cell(column, value, href) for column, value in zip(columns, row, strict=True)]
+        for row, href in zip(rows, links, strict=True)
+    ], words
+
+
+def number(value: Any, form: str) -> str:
+    """Return a number in that form; nothing for one that is missing."""
+    return "" if pd.isna(value) else form.format(value)
+
+
+def _cell(column: Column, value: Any, href: str) -> Cell:
+    if column.source == "identity":
+        return Cell(str(value)[:8], href=href)
+    missing = value is None or bool(pd.isna(value))
+    if not column.numeric:
+        return Cell("" if missing else " ".join(short(value).split()))  # as the page's script reads it
+    if missing:
+        return Cell("", numeric=True)
+    text = column.form.format(column.factor * float(value)) if column.form else short(value)
+    return Cell(text, value=f"{float(value):.12g}", numeric=True)

@@ -1,0 +1,191 @@
+"""How sure a difference is, how much of a gap a method closes, what so many trials would have found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nxm_sweep.report.cautions import cautions
+from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.pairs import pair, tested
+from nxm_sweep.report.predictions import mcnemar
+from nxm_sweep.report.sentences import difference_sentences, gap_sentences
+from nxm_sweep.report.table import Table, make_table
+
+REFERENCES = ("asp", "dense")
+ESTIMATOR = (
+    "expected best of k trials drawn without replacement from those run (the unbiased estimator of Tang et al., 2020, for "
+    "what Dodge et al., 2019, propose)"
+)
+_PLACE = ["task", "model"]
+_COLUMNS = [
+    *_PLACE,
+    "method",
+    "sparsity",
+    "against",
+    "n",
+    "pairs",
+    "mean",
+    "low",
+    "high",
+    "p",
+    "mcnemar",
+    "held",
+    "note",
+]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the trials say about the methods.
+
+    Attributes:
+        differences: One row per task (and ``average``), model, method and reference: ``sparsity``, ``against``, ``n`` (seeds),
+            ``pairs``, ``mean`` (method less reference, in the metric's unit), ``low``, ``high`` (95% bootstrap), ``p`` (paired
+            permutation test, two-sided), ``mcnemar`` (exact, of the two best trials' predictions), ``held`` (the method's own
+            settings, at their best), ``note``.
+        gaps: One row per task (and ``average``), model and method: ``dense``, ``asp``, ``value``, ``share`` of the gap that is
+            closed; missing where dense is not above ASP.
+        expected: One row per cell and number of trials: :data:`CELL`, ``trials``, ``value``.
+        warnings: What a reader must know.
+        sentences: The findings in words.
+    """
+
+    differences: pd.DataFrame
+    gaps: pd.DataFrame
+    expected: pd.DataFrame
+    warnings: tuple[str, ...]
+    sentences: tuple[str, ...]
+
+
+def compare(report: Report, table: Table | None = None) -> Statistics:
+    """Return the statistics of a report.
+
+    Args:
+        report: What was read.
+        table: Its table; anything but one of bests, which is then made.
+    """
+    if table is None or table.by != "best":
+        table = make_table(report)
+    rows = [row for against in REFERENCES for row in _differences(report, against)]
+    differences = pd.DataFrame(rows, columns=_COLUMNS)
+    gaps = pd.DataFrame(list(_gaps(table)), columns=[*_PLACE, "method", "sparsity", "dense", "asp", "value", "share"])
+    return Statistics(
+        differences=differences,
+        gaps=gaps,
+        expected=expected_best(report),
+        warnings=tuple(cautions(report, differences)),
+        sentences=(*difference_sentences(differences), *gap_sentences(gaps)),
+    )
+
+
+def expected_best(report: Report) -> pd.DataFrame:
+    """Return the expected reported score of the best of k trials of each cell, for every k up to its number of trials.
+
+    With the n trials in the order of the selecting score, trial i (from 1) is the best of k with probability
+    ``C(i - 1, k - 1) / C(n, k)``.
+
+    Source: see :data:`ESTIMATOR`.
+    """
+    rows: list[dict[str, Any]] = []
+    for names, trials in report.trials.groupby(CELL, sort=False):
+        values = trials.sort_values(["selected", "identity"], kind="stable")["value"].to_numpy(dtype=float)
+        cell = dict(zip(CELL, names, strict=True))
+        n = len(values)
+        for k in _some(n):
+            i = np.arange(n, k, -1)  # down from the best: C(i - 2, k - 1) / C(i - 1, k - 1) = (i - k) / (i - 1)
+            weights = k / n * np.cumprod([1.0, *((i - k) / (i - 1))])
+            rows.append({**cell, "trials": k, "value": float(np.dot(weights, values[::-1][: n - k + 1]))})
+    return pd.DataFrame(rows, columns=[*CELL, "trials", "value"])
+
+
+def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
+    settings = [name for name in report.settings() if len(report.trials[name].unique()) > 1]
+    cells = _cells(report, settings)
+    per_seed: dict[tuple[str, str, str], dict[str, dict[Any, float]]] = {}
+    for (task, method, sparsity, model), mine in cells.items():
+        reference = _reference(cells, (task, method, sparsity, model), against)
+        if _base(method) in {"dense", against} or not reference:
+            continue
+        row = {"task": task, "model": model, "method": method, "sparsity": sparsity, "against": against}
+        pairs = pair(mine, reference, settings)
+        row |= {"pairs": len(pairs), "held": pairs.held}
+        if not pairs.differences:
+            yield {**row, "n": 0, "note": "no seed and hyperparameters in common"}
+            continue
+        seeds = per_seed.setdefault((model, method, sparsity), {})[task] = pairs.by_seed()
+        p = mcnemar(_best_folder(mine), _best_folder(reference))
+        yield {**row, "mcnemar": p, **tested(np.array(list(seeds.values())))}
+    for (model, method, sparsity), tasks in per_seed.items():
+        if len(tasks) > 1:
+            common = set.intersection(*(set(seeds) for seeds in tasks.values()))
+            means = [float(np.mean([seeds[seed] for seeds in tasks.values()])) for seed in sorted(common)]
+            found = tested(np.array(means))
+            note = "; ".join(part for part in (f"over {', '.join(tasks)}", found["note"]) if part)
+            row = {"task": "average", "model": model, "method": method, "sparsity": sparsity, "against": against}
+            yield {**row, "pairs": len(common) * len(tasks), **found, "note": note}
+
+
+_Cell = tuple[str, str, str, str]
+
+
+def _cells(report: Report, settings: list[str]) -> dict[_Cell, list[dict[str, Any]]]:
+    """The trials of each cell as plain rows: of few trials each, a frame would take longer."""
+    needed = list(dict.fromkeys([*CELL, "path", "value", "selected", "seed", *settings]))
+    trials = report.trials.reindex(columns=needed).astype(object)
+    cells: dict[_Cell, list[dict[str, Any]]] = {}
+    for row in trials.where(trials.notna(), None).to_dict("records"):
+        cells.setdefault((row["task"], row["method"], row["sparsity"], row["model"]), []).append(row)
+    return cells
+
+
+def _reference(cells: dict[_Cell, list[dict[str, Any]]], cell: _Cell, against: str) -> list[dict[str, Any]]:
+    """The trials that a method is compared with: with the same addition to the name (its teacher) if there are any."""
+    task, method, sparsity, model = cell
+    pattern = "dense" if against == "dense" else sparsity
+    twin = cells.get((task, against + method.removeprefix(_base(method)), pattern, model))
+    return twin or cells.get((task, against, pattern, model), [])
+
+
+def _gaps(table: Table) -> Iterator[dict[str, Any]]:
+    best = {
+        (task, row.model, row.method, row.sparsity): entry.value
+        for row in table.rows
+        for task, entry in row.entries.items()
+        if entry.value is not None
+    }
+    if len(table.averaged) > 1:
+        averages = {("average", row.model, row.method, row.sparsity): row.average for row in table.rows}
+        best |= {key: value for key, value in averages.items() if value is not None}
+    for (task, model, method, sparsity), value in best.items():
+        dense, asp = best.get((task, model, "dense", "dense")), best.get((task, model, "asp", sparsity))
+        if method in {"dense", "asp"} or dense is None or asp is None:
+            continue
+        yield {
+            "task": task,
+            "model": model,
+            "method": method,
+            "sparsity": sparsity,
+            "dense": dense,
+            "asp": asp,
+            "value": value,
+            "share": (value - asp) / (dense - asp) if dense - asp > 1e-12 else None,
+        }
+
+
+def _base(method: str) -> str:
+    return method.partition(" (")[0]
+
+
+def _best_folder(trials: list[dict[str, Any]]) -> Path:
+    return Path(max(trials, key=lambda trial: float(trial["selected"]))["path"]).parent
+
+
+def _some(n: int) -> list[int]:
+    """All numbers up to n, or about 50 of them."""
+    return list(range(1, n + 1)) if n <= 50 else sorted({round(k) for k in np.geomspace(1, n, 50)})

@@ -1,0 +1,277 @@
+"""The results table: a row per method, sparsity and model, a column per task, the best of a cell or a mean over seeds in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.notes import table_notes
+from nxm_sweep.report.settings_text import settings_text
+
+TASK_ORDER = [f"glue/{name}" for name in ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")]
+"""The paper's order; then the rest of GLUE."""
+METHOD_ORDER = ["dense", "asp", "admm_unstructured", "nxm", "nxm_refit", "sr_ste", "gradual"]
+"""The order of a table's rows; others follow by name."""
+REFERENCES = (
+    ("dense BERT-base, average of the dev scores", 81.8),
+    ("ADMM-Unstructured, average of the dev scores", 81.3),
+    ("NxMTransformer over masked fine-tuning (ASP), points of GLUE score", 1.7),
+)
+"""All that was read of the paper's figures (NxMTransformer, NeurIPS 2021: its abstract and its text at Table 1)."""
+_LABELS = {
+    "glue/mnli": "MNLI m/mm",
+    "glue/sst2": "SST-2",
+    "glue/qnli": "QNLI",
+    "glue/cola": "CoLA",
+    "glue/stsb": "STS-B",
+    "glue/mrpc": "MRPC",
+    "glue/rte": "RTE",
+    "glue/qqp": "QQP",
+    "glue/wnli": "WNLI",
+}
+_METRICS = {"matthews": "Matthews", "f1": "F1"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A column: ``metric`` in words, ``train_rows`` of its training set as used (the largest, where trials differ)."""
+
+    name: str
+    label: str
+    metric: str
+    train_rows: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a cell comes to.
+
+    Attributes:
+        value: Reported score in the metric's unit; for MNLI the mean of both validation sets. None: no trial has a record.
+        text: The score times 100, as a table shows it.
+        low: Lower end of the 95% interval of the mean over seeds; None for a best, or for one seed.
+        high: Its upper end.
+        trials: Finished trials of the cell.
+        seeds: Seeds behind the value.
+        hyperparameters: Those that gave it.
+        identities: Of the trials behind the value.
+        holes: Points without a usable record, by kind: ``{"non-finite": 1}``.
+        optimistic: Whether it was selected on the rows that it is reported on.
+    """
+
+    value: float | None
+    text: str
+    low: float | None = None
+    high: float | None = None
+    trials: int = 0
+    seeds: int = 0
+    hyperparameters: str = ""
+    identities: tuple[str, ...] = ()
+    holes: dict[str, int] = field(default_factory=dict)
+    optimistic: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its sparsity on a model; ``average`` is over the tasks that every row has, None without such."""
+
+    method: str
+    sparsity: str
+    model: str
+    entries: dict[str, Entry]
+    average: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table with what must be said beside it.
+
+    Attributes:
+        by: ``best`` or ``seed``.
+        tasks: The columns.
+        rows: The rows.
+        averaged: Names of the tasks that the average is over.
+        notes: What must be said beside it.
+    """
+
+    by: str
+    tasks: tuple[Task, ...]
+    rows: tuple[Row, ...]
+    averaged: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def make_table(report: Report, by: str = "best") -> Table:
+    """Return the results table.
+
+    Args:
+        report: What was read.
+        by: ``best``: the trial with the best selecting score of each cell, the paper's protocol. ``seed``: the mean over the
+            seeds of the hyperparameters with the best mean, with Student's 95% interval.
+    """
+    names = report.hyperparameters()
+    needed = [*CELL, "identity", "value", "selected", "selection", "metric", "seed", *names]
+    trials = report.trials.reindex(columns=list(dict.fromkeys(needed)))
+    entries: dict[_Cell, Entry] = {
+        _cell(cell): _entry(report.scores, mine, by, names) for cell, mine in trials.groupby(CELL, sort=False)
+    }
+    for missing, kinds in report.problems[report.problems["task"] != ""].groupby(CELL)["kind"]:
+        holes = {str(kind): int(n) for kind, n in kinds.value_counts().items()}
+        entries[_cell(missing)] = replace(entries.get(_cell(missing), Entry(None, "-")), holes=holes)
+    tasks = sorted({cell[0] for cell in entries}, key=_place(TASK_ORDER))
+    keys = sorted({cell[1:] for cell in entries}, key=lambda key: (key[2], _place(METHOD_ORDER)(key[0]), key[1]))
+    of_rows = {
+        (method, sparsity, model): {
+            task: entries[task, method, sparsity, model] for task in tasks if (task, method, sparsity, model) in entries
+        }
+        for method, sparsity, model in keys
+    }
+    averaged = [task for task in tasks if all(task in row and row[task].value is not None for row in of_rows.values())]
+    rows = [
+        Row(method, sparsity, model, entries=row, average=_average(row, averaged))
+        for (method, sparsity, model), row in of_rows.items()
+    ]
+    columns = tuple(_task(report, name) for name in tasks)
+    notes = table_notes(
+        report,
+        by,
+        optimistic=any(entry.optimistic for entry in entries.values() if entry.value is not None),
+        tasks=[task.label for task in columns],
+        averaged=[task.label for task in columns if task.name in averaged],
+    )
+    return Table(by, columns, tuple(rows), tuple(averaged), tuple(notes))
+
+
+def table_frame(table: Table) -> pd.DataFrame:
+    """Return the table as texts, scores times 100, for any writer."""
+    header = {task.name: f"{task.label} ({task.metric}; {task.train_rows:,})" for task in table.tasks}
+    rows: list[dict[str, str]] = []
+    for row in table.rows:
+        texts = {"method": row.method, "pattern": row.sparsity, "model": row.model}
+        texts |= {header[task.name]: shown(row.entries.get(task.name)) for task in table.tasks}
+        if table.averaged:
+            texts["average"] = "-" if row.average is None else f"{100 * row.average:.1f}"
+        rows.append(texts)
+    return pd.DataFrame(rows)
+
+
+def detail_frame(table: Table) -> pd.DataFrame:
+    """Return one row per entry: what the score is, of how many trials, and which hyperparameters gave it."""
+    labels = {task.name: task.label for task in table.tasks}
+    rows = [
+        {
+            "task": labels[name],
+            "method": row.method,
+            "pattern": row.sparsity,
+            "model": row.model,
+            "score": entry.text,
+            "trials": entry.trials,
+            "seeds": entry.seeds,
+            "hyperparameters": entry.hyperparameters,
+            "without a record": ", ".join(f"{count} {kind}" for kind, count in entry.holes.items()),
+            "trial": ", ".join(entry.identities[:3]) + (", ..." if len(entry.identities) > 3 else ""),
+        }
+        for name in labels
+        for row in table.rows
+        if (entry := row.entries.get(name)) is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+def shown(entry: Entry | None) -> str:
+    """Return an entry as a table shows it: score, interval, and how many points have no record."""
+    if entry is None:
+        return "-"
+    holes = sum(entry.holes.values())
+    return entry.text + (f" [{holes} missing]" if holes else "")
+
+
+_Cell = tuple[str, str, str, str]
+
+
+def _cell(names: Any) -> _Cell:
+    task, method, sparsity, model = map(str, names)
+    return task, method, sparsity, model
+
+
+def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
+    if by == "best":
+        best = trials["selected"].max()
+        chosen = trials[trials["selected"] == best].sort_values("identity").head(1)
+        seeds = 1
+    else:
+        names = [name for name in names if name != "seed"]
+        chosen = _best_settings(trials, names)
+        seeds = chosen["seed"].nunique()
+    of_sets = _scores(scores, chosen)
+    of_trials = of_sets.mean(axis=1)
+    value, low, high = float(of_trials.mean()), None, None
+    text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
+    if len(of_trials) > 1:
+        spread = float(of_trials.std(ddof=1)) / len(of_trials) ** 0.5
+        reach = float(student.ppf(0.975, len(of_trials) - 1)) * spread
+        low, high = value - reach, value + reach
+        text += f" ± {100 * reach:.1f}"
+    return Entry(
+        value=value,
+        text=text,
+        low=low,
+        high=high,
+        trials=len(trials),
+        seeds=int(seeds),
+        hyperparameters=settings_text(chosen.iloc[0], names),
+        identities=tuple(chosen["identity"]),
+        optimistic=bool((chosen["selection"] == "dev").any()),
+    )
+
+
+def _best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The trials of the hyperparameters with the best mean selecting score, of those with the most seeds."""
+    present = [name for name in names if name in trials]
+    groups = [group for _, group in trials.groupby(present, dropna=False, sort=False)] if present else [trials]
+    most = max(group["seed"].nunique() for group in groups)
+    full = [group for group in groups if group["seed"].nunique() == most]
+    return max(full, key=lambda group: float(group["selected"].mean()))
+
+
+def _scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Reported scores: a row per trial, a column per validation set where a task has several."""
+    if chosen["task"].iloc[0] != "glue/mnli" and not chosen["task"].iloc[0].startswith("glue/mnli "):
+        return chosen[["value"]].astype(float)
+    scores = scores[scores["identity"].isin(chosen["identity"])]
+    scores = scores[scores["metric"] == chosen["metric"].iloc[0]].drop_duplicates(["identity", "set"])
+    wide = scores.pivot_table(index="identity", columns="set", values="value", sort=False)
+    return wide if not wide.empty else chosen[["value"]].astype(float)
+
+
+def _task(report: Report, name: str) -> Task:
+    trials = report.trials[report.trials["task"] == name]
+    base = name.partition(" (")[0]
+    label = _LABELS.get(base, base) + name.removeprefix(base)
+    if trials.empty:
+        return Task(name, label, "?", 0)
+    metric = str(trials["metric"].iloc[0])
+    if metric == "mean":
+        listed = str(trials["task.metrics"].iloc[0]).strip("[]").replace('"', "").split(", ")
+        metric = f"mean of {' and '.join(_METRICS.get(one, one) for one in listed)}"
+    return Task(name, label, _METRICS.get(metric, metric), int(trials["train_rows"].max()))
+
+
+def _average(row: dict[str, Entry], tasks: Sequence[str]) -> float | None:
+    values = [row[task].value for task in tasks]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _place(order: Sequence[str]) -> Any:
+    def place(name: str) -> tuple[int, str]:
+        base = name.partition(" (")[0]
+        return (order.index(base) if base in order else len(order)), name
+
+    return place

@@ -1,0 +1,145 @@
+"""2:4 matrices in packed form: half the values, and two bits for the place of each.
+
+The layout is that of PyTorch's CUTLASS kernels. cuSPARSELt's own depends on its version and on the GPU, so it is made when a
+packed model is loaded there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.sparsity.hardware import KERNELS, STORED, TWO_OF_FOUR
+from nxm_sweep.sparsity.verify import check_matrix
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What a packed matrix may hold, by the name on the command line."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A 2:4 matrix of shape ``(rows, columns)`` in packed form.
+
+    Args:
+        values: Shape ``(rows, columns / 2)``, fp16 or bf16: the kept entries in the order of their columns.
+        meta: Shape ``(rows, columns / 16)``, int16: four bits per group of four, reordered as the kernels read them.
+    """
+
+    values: Tensor
+    meta: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` of the dense matrix."""
+        return self.values.shape[0], 2 * self.values.shape[1]
+
+
+def narrow(matrix: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``weight`` in ``dtype`` with ``+0`` for every zero, also for one that is too small for the type.
+
+    Kernels were seen to mistake ``-0`` for a value.
+
+    Raises:
+        SparsityError: A value is not finite in ``dtype``.
+    """
+    narrowed = weight.detach().to(dtype)
+    if not bool(narrowed.isfinite().all()):
+        raise SparsityError(
+            f"{matrix} holds a value that is not finite in {str(dtype).removeprefix('torch.')}",
+            hint="bfloat16 has the range of float32",
+        )
+    return narrowed.masked_fill(narrowed == 0, 0.0)
+
+
+def pack(matrix: str, weight: Tensor) -> Packed:
+    """Pack a 2:4 matrix, and prove that unpacking gives back every bit of it.
+
+    Args:
+        matrix: Its name, for messages.
+        weight: Shape ``(out_features, in_features)``, fp16 or bf16, as :func:`narrow` returns it; on any device.
+
+    Raises:
+        SparsityError: It is not 2:4, not fp16 or bf16, of a shape that cannot be packed, or does not come back bit by bit.
+    """
+    if weight.dtype not in DTYPES.values():
+        raise SparsityError(f"{matrix}: packed matrices are {' or '.join(DTYPES)} but this one is {weight.dtype}")
+    check = check_matrix(matrix, weight, TWO_OF_FOUR)  # PyTorch drops a third value of a group without a word
+    if check.first_violation is not None:
+        row, column = check.first_violation
+        raise SparsityError(f"{matrix} breaks 2 of 4 at row {row}, column {column}, and nothing else can be packed")
+    if refusal := STORED.refusal(check.shape):
+        raise SparsityError(f"{matrix} cannot be packed: {refusal}")
+    values, meta = sparse_semi_structured_from_dense_cutlass(weight.contiguous())  # type: ignore[no-untyped-call]
+    packed = Packed(values, meta)
+    if not torch.equal(unpack(packed).view(torch.int16), weight.contiguous().view(torch.int16)):
+        raise SparsityError(
+            f"{matrix} was not the same after packing and unpacking",
+            hint="this is a defect: please report it with the versions of torch and nxm_sweep",
+        )
+    return packed
+
+
+def unpack(packed: Packed) -> Tensor:
+    """Return the dense matrix, shape ``(rows, columns)``, on the packed one's device.
+
+    Raises:
+        SparsityError: Values and metadata do not fit each other.
+    """
+    try:
+        dense: Tensor = sparse_semi_structured_to_dense_cutlass(packed.values, packed.meta)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise SparsityError(f"the packed matrix is damaged: {str(error).splitlines()[0]}") from error
+    return dense
+
+
+def choose_backend(device: torch.device) -> str:
+    """Return whose 2:4 kernels run on a device: ``cuSPARSELt``, else ``CUTLASS``.
+
+    Raises:
+        SparsityError: None do.
+    """
+    if device.type != "cuda" or not torch.cuda.is_available():
+        raise SparsityError("PyTorch's 2:4 kernels need a CUDA device", hint="device='cpu' loads the dense weights")
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= 8 and torch.backends.cusparselt.is_available():
+        return "cuSPARSELt"
+    if major == 8:
+        return "CUTLASS"
+    raise SparsityError(
+        f"no 2:4 kernel for compute capability {major}.{minor} here",
+        hint="cuSPARSELt (part of PyTorch's CUDA packages) needs 8.0 or later; CUTLASS needs 8.x",
+    )
+
+
+def to_kernels(packed: Packed, backend: str) -> Tensor | None:
+    """Return a packed matrix on a CUDA device as the tensor whose products run on the 2:4 kernels.
+
+    None where the backend does not take the shape.
+
+    Args:
+        packed: On the CUDA device.
+        backend: ``cuSPARSELt`` or ``CUTLASS``.
+    """
+    if KERNELS[backend].refusal(packed.shape):
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*SparseSemiStructuredTensor is in prototype stage.*")
+        if backend == "CUTLASS":
+            return SparseSemiStructuredTensorCUTLASS(
+                torch.Size(packed.shape),
+                packed=packed.values,
+                meta=packed.meta,
+                packed_t=None,
+                meta_t=None,
+                compressed_swizzled_bitmask=None,
+            )
+        return SparseSemiStructuredTensorCUSPARSELT.from_dense(unpack(packed))

@@ -1,0 +1,281 @@
+"""The report of real records in a real browser: Debian's Chromium, without a screen and without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from nxm_sweep.report.formats import Content
+from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.statistics import compare
+from nxm_sweep.report.table import make_table
+from nxm_sweep.report.writing import write
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "outputs/examples/rte-mrpc"
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+HOSTILE = "</script><script>window.broken = 1</script>\"><img src=x onerror='window.broken = 2'>"
+SMALLEST_CONTRAST = 4.5  # WCAG 2.2, level AA, for text of any size
+
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (text) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
+    const pixel = canvas.getImageData(0, 0, 1, 1).data;
+    return [pixel[0], pixel[1], pixel[2], pixel[3]];
+  };
+  const light = ([red, green, blue]) => {
+    const part = (value) => (value / 255 <= 0.03928 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part(red) + 0.7152 * part(green) + 0.0722 * part(blue);
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = rgb(getComputedStyle(at).backgroundColor);
+      if (color[3] > 0) return color;
+    }
+    return [255, 255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = Array.from(element.childNodes).some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || element.closest("script") || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const svg = element instanceof SVGElement;
+    if (svg && !/currentcolor/i.test(element.getAttribute("style"))) continue;  // the number on a tile has the tile's ink
+    const [first, second] = [light(rgb(svg ? style.fill : style.color)), light(behind(element))];
+    const ratio = (Math.max(first, second) + 0.05) / (Math.min(first, second) + 0.05);
+    found.push([ratio, element.tagName + " " + element.textContent.slice(0, 40)]);
+  }
+  return found.sort((first, second) => first[0] - second[0]);
+}"""
+
+OUTSIDE = """() => Array.from(document.querySelectorAll(".panels svg")).flatMap((svg) => {
+  const frame = svg.getBoundingClientRect();
+  return Array.from(svg.querySelectorAll("text")).filter((text) => {
+    const box = text.getBoundingClientRect();
+    return box.left < frame.left - 3 || box.right > frame.right + 3 || box.top < frame.top - 3 || box.bottom > frame.bottom + 3;
+  }).map((text) => svg.getAttribute("aria-label").slice(0, 60) + ": " + text.textContent);
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root its sandbox
+    with sync_api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=program, args=arguments)
+        yield running
+        running.close()
+
+
+def make_page(folder: Path, target: Path, watch: float | None = None) -> Path:
+    report = read_report([folder])
+    content = Content(report, make_table(report), compare(report), target=target, watch=watch)
+    list(write(content, target, ["html"]))
+    return target / "index.html"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the committed records."""
+    return make_page(EXAMPLE, tmp_path_factory.mktemp("real") / "reports")
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the committed records and of changed copies, with every picture, a hostile name and a damaged record."""
+    folder = tmp_path_factory.mktemp("rich")
+    shutil.copytree(EXAMPLE / "trials", folder / "trials")
+    for number, path in enumerate(sorted(folder.glob("trials/*/result.json"))):
+        record = json.loads(path.read_text())
+        residuals = {"primal": 0.1, "dual": 0.1, "support_flips": 0.02}
+        for step in record["iterations"]:
+            names = ("attention.self.query", "attention.output.dense", "output.dense")
+            step["groups"] = [
+                {"group": f"bert.encoder.layer.*.{name}", "distance": 0.1 + place / 10, **residuals}
+                for place, name in enumerate(names)
+            ]
+        path.write_text(json.dumps(record))
+        record["identity"] = f"changed{number}"
+        record["hashed"]["training"]["batch_size"] = 16
+        record["best"]["value"] += 0.01
+        if record["method"] == "nxm":
+            record["method"] = "gradual" if number % 2 else HOSTILE
+            for layer, check in enumerate(record["sparsity"]["checked"]):
+                check["zeros"] = check["zeros"] * (100 - layer) // 100
+        copy = folder / "trials" / record["identity"] / "result.json"
+        copy.parent.mkdir()
+        copy.write_text(json.dumps(record))
+    (folder / "trials/changed0/result.json").write_text('{"schema": 1, <script>')
+    return make_page(folder, folder / "reports")
+
+
+class Tab:
+    """A page that is open, with what its browser complained of and asked for."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1400, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def choice(self, name: str) -> Any:
+        """A filter of the table of trials."""
+        return self.page.locator("#filters label").filter(has_text=re.compile(f"^{name}")).locator("select")
+
+    def column(self, name: str) -> list[str]:
+        """The shown texts of a column of the table of trials."""
+        heads = self.page.locator("#trial-table thead th").all_inner_texts()
+        place = [head.strip() for head in heads].index(name) + 1
+        texts = self.page.locator(f"#trial-table tbody tr:visible td:nth-child({place})").all_inner_texts()
+        return [text.strip() for text in texts]
+
+
+@pytest.fixture(params=["real", "rich"])
+def path(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_every_picture_is_drawn_inside_its_frame_and_nothing_is_complained_of(
+    browser: Any, path: Path, width: int
+) -> None:
+    with Tab(browser, path, width) as tab:
+        boxes = [svg.bounding_box() for svg in tab.page.locator(".panels svg").all()]
+        assert len(boxes) >= 17
+        assert all(box["width"] > 250 and box["height"] > 60 for box in boxes)
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        assert tab.page.evaluate(OUTSIDE) == []
+        assert tab.page.evaluate("window.broken") is None
+        assert tab.complaints == []
+        assert tab.requests == [path.as_uri()]
+
+
+def test_every_kind_of_picture_is_there(browser: Any, rich: Path) -> None:
+    with Tab(browser, rich) as tab:
+        drawn = tab.page.locator("figure:has(svg)").evaluate_all("all => all.map((one) => one.id)")
+        assert len(drawn) == len(set(drawn)) == tab.page.locator("figure").count() == 10
+        names = tab.page.locator(".panels svg").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
+        assert all(len(name) > 30 for name in names)
+        ids = tab.page.evaluate("Array.from(document.querySelectorAll('[id]')).map((one) => one.id)")
+        assert len(ids) == len(set(ids))
+
+
+def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(browser: Any, path: Path) -> None:
+    with Tab(browser, path, 390, has_touch=True, is_mobile=True) as tab:
+        assert tab.page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]") == [390, 390]
+        box = tab.page.locator(".scroll:has(#trial-table)")
+        assert box.evaluate("box => box.scrollWidth > box.clientWidth && box.clientWidth <= 390")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_is_legible(browser: Any, path: Path, scheme: str) -> None:
+    with Tab(browser, path, color_scheme=scheme) as tab:
+        found = tab.page.evaluate(CONTRAST)
+        assert len(found) > 200
+        assert [row for row in found if row[0] < SMALLEST_CONTRAST] == []
+        paper = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
+
+
+def test_a_click_sorts_by_number_and_another_turns_it_round(browser: Any, path: Path) -> None:
+    with Tab(browser, path) as tab:
+        for name in ("score", "seconds", "unpruned"):
+            head = tab.page.locator("#trial-table").get_by_role("columnheader", name=name, exact=True)
+            for direction in ("descending", "ascending"):
+                head.get_by_role("button").click()
+                assert head.get_attribute("aria-sort") == direction
+                shown = tab.column(name)
+                numbers = [float(text) for text in shown if text]
+                assert numbers == sorted(numbers, reverse=direction == "descending")
+                assert not any(shown[len(numbers) :])  # what is missing comes last
+        assert tab.page.locator("[aria-sort]").count() == 1
+        assert len(tab.column("score")) > 15
+
+
+def test_names_sort_as_names_and_from_the_keyboard(browser: Any, real: Path) -> None:
+    with Tab(browser, real) as tab:
+        button = tab.page.locator("#trial-table th button").get_by_text("task", exact=True)
+        button.focus()
+        tab.page.keyboard.press("Enter")
+        assert tab.column("task") == ["glue/mrpc"] * 8 + ["glue/rte"] * 8
+        tab.page.keyboard.press("Enter")
+        assert tab.column("task") == ["glue/rte"] * 8 + ["glue/mrpc"] * 8
+
+
+def test_filters_narrow_the_trials_together_and_are_counted(browser: Any, real: Path) -> None:
+    with Tab(browser, real) as tab:
+        said = tab.page.locator("#shown")
+        assert said.inner_text() == "16 of 16 trials shown"
+        tab.choice("method").select_option("nxm")
+        assert tab.column("method") == ["nxm"] * 8
+        tab.choice("task").select_option("glue/rte")
+        assert said.inner_text() == "4 of 16 trials shown"
+        tab.page.locator("#filters input").fill("751b4bff 2e-4")
+        assert tab.column("record") == ["751b4bff"]
+        tab.page.locator("#filters input").fill("nothing like it")
+        assert said.inner_text() == "0 of 16 trials shown"
+
+
+def test_a_hostile_name_is_a_choice_like_any_other(browser: Any, rich: Path) -> None:
+    with Tab(browser, rich) as tab:
+        tab.choice("method").select_option(HOSTILE)
+        assert set(tab.column("method")) == {HOSTILE}
+        assert tab.page.evaluate("window.broken") is None
+        assert "changed0" in tab.page.locator("table:has-text('unreadable')").first.inner_text()
+
+
+def test_without_javascript_the_trials_are_a_plain_table(browser: Any, real: Path) -> None:
+    with Tab(browser, real, java_script_enabled=False) as tab:
+        assert len(tab.column("score")) == 16
+        assert not tab.page.locator("#filters").is_visible()
+        assert tab.page.locator("#trial-table button").count() == 0
+
+
+def test_a_link_opens_the_record(browser: Any, real: Path) -> None:
+    with Tab(browser, real) as tab:
+        tab.page.locator("#results a").first.click()
+        tab.page.wait_for_url("**/result.json")
+        assert json.loads(tab.page.locator("pre").first.inner_text())["method"] == "dense"
+
+
+def test_printing_gives_pages_on_white_without_controls(browser: Any, path: Path) -> None:
+    with Tab(browser, path, color_scheme="dark") as tab:
+        printed = tab.page.pdf(format="A4")
+        pages = len(re.findall(rb"/Type\s*/Page\b", printed))
+        assert 3 <= pages <= 20
+        tab.page.emulate_media(media="print")
+        assert not tab.page.locator("#filters").is_visible()
+        assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        tab.page.set_viewport_size({"width": 688, "height": 900})  # A4 within its margins, at 96 dots an inch
+        assert tab.page.evaluate("document.scrollingElement.scrollWidth") <= 688
+
+
+def test_a_watched_page_reloads_itself_and_keeps_its_filters(browser: Any, tmp_path: Path) -> None:
+    with Tab(browser, make_page(EXAMPLE, tmp_path, watch=2.0)) as tab:
+        with tab.page.expect_event("load", timeout=60_000):
+            tab.choice("method").select_option("asp")
+        assert tab.choice("method").input_value() == "asp"
+        assert tab.column("method") == ["asp"] * 4
+        assert tab.complaints == []

@@ -1,0 +1,159 @@
+"""The report as text, and what hostile or damaged records do to it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nxm_sweep.report import __main__ as command
+from nxm_sweep.report.formats import Content
+from nxm_sweep.report.formats import csv as to_csv
+from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.latex import latex, latex_text
+from nxm_sweep.report.markdown import markdown, markdown_text
+from nxm_sweep.report.statistics import compare
+from nxm_sweep.report.table import make_table
+from tests.report.records import plan, record, write
+
+HOSTILE = ("<script>alert(1)</script>", "=cmd|' /C calc'!A0", "50%_&#$~^{}\\", "a|b", "x" * 1_000_000, "naïve ü")
+
+
+def content(folder: Path) -> Content:
+    report = read_report([folder])
+    return Content(report, make_table(report), compare(report))
+
+
+def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    return command.main()
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    return write(
+        tmp_path, *(record(f"a{number}", 0.5 + number / 100, model=name) for number, name in enumerate(HOSTILE))
+    )
+
+
+def test_a_formula_reaches_no_spreadsheet(hostile: Path) -> None:
+    rows = list(csv.reader(io.StringIO(to_csv(content(hostile).report.trials))))
+    cells = [cell for row in rows for cell in row]
+    assert not [cell for cell in cells if cell[:1] in {"=", "+", "@"}]
+    assert "'=cmd|' /C calc'!A0" in cells
+
+
+def test_markdown_escapes_html_and_its_own_signs(hostile: Path) -> None:
+    text = markdown(content(hostile))
+    assert "<script" not in text
+    assert "a\\|b" in text
+    assert len(text) < 100_000
+
+
+def test_a_million_characters_are_cut_and_that_is_said(hostile: Path) -> None:
+    assert "(1,000,000 characters)" in markdown(content(hostile))
+
+
+def test_latex_escapes_every_sign_that_it_would_read() -> None:
+    assert latex_text("50%_&#$~^{}\\") == (r"50\%\_\&\#\$\textasciitilde{}\textasciicircum{}\{\}\textbackslash{}")
+    assert latex_text("a\nb") == "a b"
+    assert latex_text("ü") == "{[}U+00FC]"
+
+
+def test_markdown_text_stays_on_one_line() -> None:
+    assert markdown_text("a\n| *b* | [c](d)") == r"a \| \*b\* \| \[c\](d)"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
+def test_latex_compiles(hostile: Path, tmp_path: Path) -> None:
+    plan(hostile, ["z"])
+    (tmp_path / "table.tex").write_text(latex(content(hostile)))
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 10_000
+
+
+def test_json_is_whole_and_strict(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(str(hostile), "--formats", "json", monkeypatch=monkeypatch) == 0
+    found = json.loads((hostile / "reports" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert len(found["trials"]) == len(HOSTILE)
+    assert {trial["value"] for trial in found["trials"]} == {0.5 + number / 100 for number in range(len(HOSTILE))}
+    assert found["paper"]["figures"]["dense BERT-base, average of the dev scores"] == 81.8
+
+
+def test_damaged_and_partial_records_are_listed_and_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial, nan = record("p", 0.5), record("q", float("nan"))
+    del partial["epochs"]
+    write(tmp_path, record("a", 0.6), partial, nan)
+    for identity, text in (("b", '{"schema": 1, "iden'), ("c", "[]"), ("d", "")):
+        (tmp_path / "trials" / identity).mkdir()
+        (tmp_path / "trials" / identity / "result.json").write_text(text)
+    assert run(str(tmp_path), monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert "60.0" in out
+    problems = read_report([tmp_path]).problems.set_index("identity")["kind"].to_dict()
+    assert problems == {"b": "unreadable", "c": "unreadable", "d": "unreadable", "p": "incomplete", "q": "incomplete"}
+    assert "Points without a usable record: 5" in out
+    assert out.count("no record:") == 5
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda _: None, "holds no records"),
+        (lambda folder: plan(folder, ["x"]), "holds no usable record (1 to do)"),
+    ],
+    ids=["none", "none yet"],
+)
+def test_without_a_record_it_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prepare: object,
+    message: str,
+) -> None:
+    assert callable(prepare)
+    prepare(tmp_path)
+    assert run(str(tmp_path), monkeypatch=monkeypatch) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
+
+
+def test_bad_input_is_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, record("a", 0.6))
+    assert run(str(tmp_path), "--formats", "word", monkeypatch=monkeypatch) == 2
+    assert run(str(tmp_path / "nowhere"), monkeypatch=monkeypatch) == 2
+    assert run(*[str(tmp_path)] * 3, monkeypatch=monkeypatch) == 2
+    assert run(str(tmp_path), "--to", str(tmp_path / "trials" / "a" / "result.json"), monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err.count("error: ") == 4
+
+
+def test_two_folders_are_shown_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    first, second = write(tmp_path / "a", record("a", 0.6)), write(tmp_path / "b", record("b", 0.7))
+    assert run(str(first), str(second), monkeypatch=monkeypatch) == 0
+    assert "+10.0" in capsys.readouterr().out
+
+
+def test_the_command_of_a_sweep_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6))
+    plan(tmp_path, ["a"])
+    assert read_report([tmp_path]).commands == ("python -m nxm_sweep -m task=glue/rte 'data.path=a b'",)

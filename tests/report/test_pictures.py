@@ -1,0 +1,262 @@
+"""Pictures: what they show against the frames they come from, and what every one of them keeps to."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nxm_sweep.report.curves import by_group, kept, pruned_and_unpruned, residual
+from nxm_sweep.report.drawing import Picture, look, order
+from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.plots import cells_of, cost, draw, expected_best, heat_map, pareto, scores, sensitivity
+from nxm_sweep.report.statistics import compare
+from nxm_sweep.report.table import METHOD_ORDER, make_table
+from tests.report.records import record, write
+
+HOSTILE = '<script>alert("$x$")</script>&\x00'
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def trials(methods: tuple[str, ...] = ("dense", "asp", "nxm"), tasks: tuple[str, ...] = ("glue/rte",)) -> pd.DataFrame:
+    """A grid of trials whose score tells where it comes from."""
+    grid = itertools.product(tasks, methods, (1e-5, 3e-5), (16, 32), (1e-3, 4e-3))
+    rows = [
+        {
+            "task": task,
+            "method": method,
+            "sparsity": "dense" if method == "dense" else "2of4",
+            "model": "tiny",
+            "metric": "accuracy",
+            "folder": "here",
+            "identity": str(place),
+            "learning_rate.value": rate,
+            "training.batch_size": batch,
+            "rho.value": rho if method == "nxm" else np.nan,
+            "seed": 0,
+            "seconds": 100.0 + place,
+            "value": 50.0 + place + 0.25,
+            "selected": 0.5 + place / 100,
+        }
+        for place, (task, method, rate, batch, rho) in enumerate(grid)
+    ]
+    return pd.DataFrame(rows)
+
+
+def epochs(methods: tuple[str, ...] = ("asp", "nxm")) -> pd.DataFrame:
+    rows = trials(methods).drop_duplicates("method")[
+        ["task", "method", "sparsity", "model", "metric", "folder", "identity"]
+    ]
+    more = pd.DataFrame({"epoch": [1, 2, 3], "selected": [50.0, 60.0, 61.5], "unpruned": [70.0, 71.0, 72.0]})
+    return rows.merge(more.assign(residual=[0.3, 0.2, 0.125]), how="cross")
+
+
+def matrices(zeros: tuple[int, ...]) -> pd.DataFrame:
+    rows = trials(("gradual",)).head(1)[["task", "method", "sparsity", "model", "metric", "folder", "identity"]]
+    names = [f"bert.encoder.layer.{layer}.output.dense.weight" for layer in range(len(zeros))]
+    more = pd.DataFrame({"matrix": names, "constraint": "2 of 4", "rows": 10, "columns": 20, "zeros": zeros})
+    return rows.merge(more, how="cross")
+
+
+def iterations() -> pd.DataFrame:
+    rows = trials(("nxm",)).head(1)[["task", "method", "sparsity", "model", "metric", "folder", "identity"]]
+    groups = ["all", *(f"bert.encoder.layer.*.{name}.dense" for name in ("attention.output", "intermediate"))]
+    more = [
+        {"group": group, "step": step, "distance": 0.1 * place + step / 100, "support_flips": 0.5}
+        for place, group in enumerate(groups)
+        for step in (1, 2)
+    ]
+    return rows.merge(pd.DataFrame(more), how="cross")
+
+
+def cells() -> pd.DataFrame:
+    first = {"task": "glue/rte", "method": "asp", "sparsity": "2of4", "model": "tiny"}
+    second = {**first, "method": "dense", "sparsity": "dense"}
+    return pd.DataFrame([{**first, "value": 61.0, "low": 59.0, "high": 63.0}, {**second, "value": 66.0}])
+
+
+def expected() -> pd.DataFrame:
+    counts = pd.DataFrame({"trials": [1, 2, 3], "value": [50.0, 55.0, 56.0]})
+    return cells()[["task", "method", "sparsity", "model"]].merge(counts, how="cross")
+
+
+ALL: dict[str, Callable[[], Picture]] = {
+    "scores": lambda: scores(cells()),
+    "rho": lambda: sensitivity(trials()),
+    "learning-rate-and-batch": lambda: heat_map(trials()),
+    "residual": lambda: residual(epochs()),
+    "pruned-and-unpruned": lambda: pruned_and_unpruned(epochs()),
+    "expected-best": lambda: expected_best(expected()),
+    "cost": lambda: cost(trials()),
+    "kept": lambda: kept(matrices((100, 120, 150))),
+    "distance-by-group": lambda: by_group(iterations(), "distance", "Relative residual", "ratio"),
+    "support-flips-by-group": lambda: by_group(iterations(), "support_flips", "Flips", "share"),
+}
+
+
+def texts(picture: Picture) -> list[str]:
+    """Every text that a picture's drawings show."""
+    return [
+        "".join(text.itertext())
+        for panel in picture.panels
+        for text in ET.fromstring(panel.svg).iter(f"{SVG}text")  # noqa: S314
+    ]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_picture_is_the_same_text_every_time_and_its_file_stands_alone(name: str) -> None:
+    first, second = ALL[name](), ALL[name]()
+    assert first == second
+    assert first.name == name
+    assert first.panels
+    for panel in first.panels:
+        root = ET.fromstring(panel.file())  # noqa: S314
+        assert float(root.attrib["width"].removesuffix("pt")) > 0
+        assert root.attrib["aria-label"] == panel.alt
+        assert len(panel.alt) > 30
+        assert not re.search(r"\b20\d\d-\d\d|http://(?!www\.w3\.org)|<style|font-family", panel.svg)
+        assert "#010203" not in panel.svg
+        assert "currentColor" in panel.svg
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"scores", "distance-by-group", "support-flips-by-group"}))
+def test_both_axes_are_labelled(name: str) -> None:
+    picture = ALL[name]()
+    words = {text for text in texts(picture) if len(text) > 3}
+    labels = {
+        "rho": {"rho (strength of the penalty, no unit)", "score times 100 (accuracy)"},
+        "learning-rate-and-batch": {"learning rate", "batch size", "(rows)"},
+        "residual": {"epoch", "||W - P(W)|| / ||W|| (ratio)"},
+        "pruned-and-unpruned": {"epoch", "score times 100 (accuracy)"},
+        "expected-best": {"trials drawn (count)", "expected best times 100"},
+        "cost": {"cost (seconds of one trial)", "score times 100 (accuracy)"},
+        "kept": {"layer", "kept (% of the weights)"},
+    }
+    assert labels[name] <= words
+
+
+def test_no_two_methods_share_a_colour_or_a_marker() -> None:
+    looks = [look(method) for method in METHOD_ORDER]
+    assert len({one.color for one in looks}) == len({one.marker for one in looks}) == len(METHOD_ORDER)
+    assert len({str(one.line) for one in looks}) == len(METHOD_ORDER)
+    assert order([*reversed(METHOD_ORDER), "mine"])[-1] == "mine"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_is_what_no_other_trial_dominates(seed: int) -> None:
+    numbers = np.random.default_rng(seed).integers(0, 12, size=(40, 2))
+    frame = pd.DataFrame(numbers, columns=["seconds", "value"])
+    points = [tuple(map(int, point)) for point in numbers]
+    free = {
+        (seconds, value)
+        for seconds, value in points
+        if not any(s <= seconds and v >= value and (s, v) != (seconds, value) for s, v in points)
+    }
+    front = pareto(frame)
+    assert [tuple(map(int, row)) for row in front.itertuples(index=False)] == sorted(free)
+
+
+def test_a_tile_shows_the_score_of_the_trial_that_was_selected() -> None:
+    frame = trials(("nxm",))
+    frame.loc[0, "value"] = 99.0  # the best reported, but rho 4e-3 was selected
+    shown = texts(heat_map(frame))
+    assert "99.0" not in shown
+    assert {"51.2", "53.2", "55.2", "57.2"} <= set(shown)
+
+
+def test_rho_is_drawn_where_it_was_read_alone() -> None:
+    picture = sensitivity(trials())
+    assert len(picture.panels) == 1
+    assert "nxm 73.2 at 4e-3" in picture.panels[0].alt
+    assert "asp" not in picture.panels[0].alt
+
+
+def test_kept_weights_are_said_in_words_where_the_pattern_fixes_them_and_drawn_where_not() -> None:
+    same = kept(matrices((100, 100, 100)))
+    assert not same.panels
+    assert "keeps the same share, 50.0% (2 of 4)" in same.words
+    (panel,) = kept(matrices((100, 120, 150))).panels
+    assert "from 25.0% to 50.0%" in panel.alt
+
+
+def test_groups_are_compared_at_the_last_iteration() -> None:
+    (panel,) = by_group(iterations(), "distance", "Relative residual", "ratio").panels
+    assert "largest 0.220, dense, nxm" not in panel.alt
+    assert "largest 0.220, intermediate.dense, nxm" in panel.alt
+
+
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        (lambda: scores(cells().head(0)), "no cell has a score"),
+        (lambda: sensitivity(trials(("dense",))), "no trial has a penalty"),
+        (lambda: sensitivity(trials().query("`rho.value` == 0.004")), r"found: 4e-3"),
+        (lambda: sensitivity(trials().drop(columns="rho.value")), "no trial has a penalty"),
+        (lambda: heat_map(trials().head(1)), "one learning rate and one batch size"),
+        (lambda: residual(epochs().assign(residual=np.nan)), "no trial measured its distance"),
+        (lambda: pruned_and_unpruned(epochs().head(0)), "no trial has an epoch's score"),
+        (lambda: expected_best(expected().query("trials == 1")), "no cell has two trials"),
+        (lambda: cost(trials().head(1)), "fewer than two trials"),
+        (lambda: kept(matrices(())), "no trial pruned a matrix"),
+        (lambda: by_group(iterations().query("group == 'all'"), "distance", "t", "x"), "by group of matrices"),
+    ],
+)
+def test_a_picture_without_data_is_left_out_and_says_why(picture: Callable[[], Picture], why: str) -> None:
+    left_out = picture()
+    assert left_out.panels == ()
+    assert re.search(why, left_out.words)
+
+
+@pytest.mark.parametrize(
+    "name", [HOSTILE, "x" * 1_000_000, "日本語 😀", ""], ids=["script", "million", "glyphs", "empty"]
+)
+def test_a_name_of_any_kind_is_drawn_short_and_escaped(name: str) -> None:
+    frame = trials((name,)).assign(task=name, model=name, sparsity=name, metric=name)
+    for picture in (cost(frame), heat_map(frame), scores(frame.head(1).assign(low=1.0, high=2.0))):
+        for panel in picture.panels:
+            tags = {element.tag.removeprefix(SVG) for element in ET.fromstring(panel.file()).iter()}  # noqa: S314
+            assert "script" not in tags
+            assert len(panel.svg) < 100_000
+            assert len(panel.alt) < 3_000
+
+
+def test_a_name_is_no_formula() -> None:
+    assert "$a^2$: asp" in texts(heat_map(trials(("asp",), ("$a^2$",))))
+
+
+def test_ids_are_unique_over_all_pictures() -> None:
+    panels = [panel for make in ALL.values() for panel in make().panels]
+    ids = [name for panel in panels for name in set(re.findall(r'id="([^"]*)"', panel.svg))]
+    assert ids
+    assert len(ids) == len(set(ids))
+
+
+def test_many_panels_are_cut_and_counted() -> None:
+    picture = cost(trials(("asp",), tuple(f"task{place:02}" for place in range(14))))
+    assert len(picture.panels) == 12
+    assert picture.words.endswith("The first 12 of 14 panels are drawn.")
+
+
+def test_every_picture_of_a_report_is_there_and_scores_are_times_100(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        *(record(f"{method}{lr}", 0.6, method=method, lr=lr) for method in ("asp", "dense") for lr in (1e-4, 2e-4)),
+    )
+    report = read_report([tmp_path])
+    table = make_table(report)
+    assert set(cells_of(table)["value"]) == {60.0}
+    pictures = draw(report, table, compare(report))
+    assert [picture.name for picture in pictures] == list(ALL)
+    assert all(picture.panels or picture.words for picture in pictures)
+    assert {picture.name for picture in pictures if not picture.panels} == {
+        "rho",
+        "kept",
+        "distance-by-group",
+        "support-flips-by-group",
+    }

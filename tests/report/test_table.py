@@ -1,0 +1,153 @@
+"""The results table, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from scipy.stats import t as student
+
+from nxm_sweep.report.comparison import compare_tables
+from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.settings_text import short
+from nxm_sweep.report.table import Entry, Table, detail_frame, make_table, table_frame
+from tests.report.records import plan, record, write
+
+
+def entry(table: Table, method: str, task: str = "glue/rte", model: str = "tiny") -> Entry:
+    (row,) = (row for row in table.rows if (row.method, row.model) == (method, model))
+    return row.entries[task]
+
+
+def test_an_entry_is_the_best_of_its_cell_with_what_gave_it(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        record("a", 0.61, lr=1e-4),
+        record("b", 0.64, lr=2e-4, batch=16),
+        record("c", 0.60, lr=3e-4),
+        record("d", 0.70, method="dense"),
+    )
+    table = make_table(read_report([tmp_path]))
+    best = entry(table, "asp")
+    assert (best.value, best.text, best.trials, best.identities) == (0.64, "64.0", 3, ("b",))
+    assert best.hyperparameters == "lr 2e-4, batch 16, seed 0"
+    assert best.optimistic
+    assert [row.method for row in table.rows] == ["dense", "asp"]
+
+
+def test_other_rows_may_select_and_then_the_reported_score_is_shown(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.9, lr=1e-4, selected=0.5), record("b", 0.6, lr=2e-4, selected=0.8))
+    best = entry(make_table(read_report([tmp_path])), "asp")
+    assert (best.value, best.identities, best.optimistic) == (0.6, ("b",), False)
+
+
+def test_the_mean_over_seeds_is_of_the_best_hyperparameters_with_students_interval(tmp_path: Path) -> None:
+    low, high = (0.60, 0.61, 0.62), (0.66, 0.64, 0.65)
+    write(
+        tmp_path,
+        *(record(f"a{seed}", value, lr=1e-4, seed=seed) for seed, value in enumerate(low)),
+        *(record(f"b{seed}", value, lr=2e-4, seed=seed) for seed, value in enumerate(high)),
+        record("c", 0.9, lr=3e-4),  # one seed alone is no mean of three
+    )
+    best = entry(make_table(read_report([tmp_path]), by="seed"), "asp")
+    assert best.value == pytest.approx(0.65)
+    reach = float(student.ppf(0.975, 2)) * 0.01 / math.sqrt(3)
+    assert (best.low, best.high) == pytest.approx((0.65 - reach, 0.65 + reach))
+    assert best.text == "65.0 ± 2.5"
+    assert (best.seeds, best.trials, best.hyperparameters) == (3, 7, "lr 2e-4, batch 32")
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6))
+    best = entry(make_table(read_report([tmp_path]), by="seed"), "asp")
+    assert (best.low, best.high, best.text) == (None, None, "60.0")
+
+
+def test_the_average_is_over_the_tasks_that_every_row_has(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        record("a", 0.6),
+        record("b", 0.8, task="glue/mrpc", metrics=("accuracy", "f1")),
+        record("c", 0.7, method="dense"),
+        record("d", 0.9, method="dense", task="glue/mrpc", metrics=("accuracy", "f1")),
+        record("e", 0.5, method="dense", task="glue/cola", metrics=("matthews",)),
+    )
+    table = make_table(read_report([tmp_path]))
+    assert [task.label for task in table.tasks] == ["CoLA", "MRPC", "RTE"]
+    assert [task.metric for task in table.tasks] == ["Matthews", "mean of accuracy and F1", "accuracy"]
+    assert table.averaged == ("glue/mrpc", "glue/rte")
+    assert {row.method: row.average for row in table.rows} == {"dense": pytest.approx(0.8), "asp": pytest.approx(0.7)}
+    frame = table_frame(table)
+    assert list(frame["average"]) == ["80.0", "70.0"]
+    assert list(frame["CoLA (Matthews; 2,490)"]) == ["50.0", "-"]
+
+
+def test_mnli_shows_both_sets_and_counts_with_their_mean(tmp_path: Path) -> None:
+    reported = {"matched": {"accuracy": 0.84, "loss": 0.4}, "mismatched": {"accuracy": 0.86, "loss": 0.4}}
+    write(tmp_path, record("a", 0.84, task="glue/mnli", reported=reported))
+    best = entry(make_table(read_report([tmp_path])), "asp", "glue/mnli")
+    assert best.text == "84.0/86.0"
+    assert best.value == pytest.approx(0.85)
+
+
+def test_points_without_a_record_are_counted_in_their_entry_and_named(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6))
+    plan(tmp_path, ["a", "b", "c"])
+    failed = tmp_path / "trials" / "b"
+    failed.mkdir()
+    (failed / "failures.json").write_text(
+        '[{"kind": "non-finite", "message": "the training loss became nan", "when": "2026-01-01T00:00:00+00:00"}]'
+    )
+    report = read_report([tmp_path])
+    table = make_table(report)
+    assert entry(table, "asp").holes == {"non-finite": 1, "to do": 1}
+    assert table_frame(table).iloc[0, 3] == "60.0 [2 missing]"
+    assert any("Points without a usable record: 2" in note for note in table.notes)
+    assert list(report.problems["reason"]) == ["the training loss became nan", "not trained yet"]
+    assert list(report.problems["point"]) == [
+        "learning_rate.value=0.0001, seed=1",
+        "learning_rate.value=0.0001, seed=2",
+    ]
+
+
+def test_a_cell_without_any_record_has_a_row_all_the_same(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6))
+    plan(tmp_path, ["x"], cell="glue/rte  nxm  2of4  tiny")
+    found = entry(make_table(read_report([tmp_path])), "nxm")
+    assert (found.value, found.text, found.holes) == (None, "-", {"to do": 1})
+
+
+def test_two_contents_of_one_models_name_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6, weights="1" * 64), record("b", 0.7, weights="2" * 64))
+    table = make_table(read_report([tmp_path]))
+    assert [row.model for row in table.rows] == ["tiny (111111)", "tiny (222222)"]
+
+
+def test_differing_budgets_are_said(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6, epochs=2), record("b", 0.7, epochs=3))
+    notes = make_table(read_report([tmp_path])).notes
+    assert "Budgets differ: glue/rte has trials with training.epochs 2, 3." in notes
+
+
+def test_details_name_the_trials(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6), record("b", 0.7, lr=2e-4))
+    row = detail_frame(make_table(read_report([tmp_path]))).iloc[0]
+    assert (row["score"], row["trials"], row["trial"]) == ("70.0", 2, "b")
+
+
+def test_two_sweeps_are_compared_entry_by_entry(tmp_path: Path) -> None:
+    first = write(tmp_path / "first", record("a", 0.6), record("b", 0.7, method="dense"))
+    second = write(tmp_path / "second", record("a", 0.65), record("c", 0.5, method="nxm", rho=1e-3))
+    tables = [make_table(read_report([folder])) for folder in (first, second)]
+    frame = compare_tables(tables[0], tables[1], ("one", "two"))
+    rows = {row["method"]: (row["one"], row["two"], row["difference"]) for row in frame.to_dict("records")}
+    assert rows == {"dense": ("70.0", "-", "-"), "asp": ("60.0", "65.0", "+5.0"), "nxm": ("-", "50.0", "-")}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2e-4, "2e-4"), (0.00015, "1.5e-4"), (32, "32"), (32.0, "32"), (0.5, "0.5"), ("z", "z"), (1e-2, "0.01")],
+)
+def test_settings_are_shown_shortly(value: object, text: str) -> None:
+    assert short(value) == text
