@@ -1,6 +1,7 @@
 """How long does a report of many records take, and how much memory?
 
-Makes records in a temporary folder, as large as real ones: each is a real record with another identity, seed and score.
+Makes records in a temporary folder, as large as real ones: each is a real record with another identity, seed and score, of
+one of nine tasks, three models and three patterns.
 Usage: python benchmarks/report.py [RECORDS]
 """
 
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "outputs" / "examples" / "rte-mrpc" / "trials"
+TASKS = ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")
 
 
 def main() -> None:
@@ -25,8 +27,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         for number in range(count):
             record = samples[number % len(samples)]
+            rest, task = divmod(number // len(samples), len(TASKS))
+            rest, model = divmod(rest, 3)
+            seed, pattern = divmod(rest, 3)
             record["identity"] = f"{number:016x}"
-            record["hashed"]["seed"] = number // len(samples)
+            record["task"], record["model_name"] = f"glue/{TASKS[task]}", f"model{model}"
+            record["sparsity_name"] = "dense" if record["method"] == "dense" else f"{pattern + 1}of4"
+            record["hashed"]["seed"] = seed if record["method"] != "dense" else 3 * seed + pattern
             record["best"]["value"] += draw.gauss(0, 1e-4)
             folder = Path(root) / "trials" / record["identity"]
             folder.mkdir(parents=True)

@@ -18,10 +18,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from nxm_sweep.config import compose_settings
+from nxm_sweep.export.__main__ import main as export
 from nxm_sweep.sensitivity import main
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.training.demo import generate
 from nxm_sweep.training.heldout import heldout_rows
+from nxm_sweep.verify import main as verify
 
 TRAIN, DEV = 80, 16
 SLICE = 24
@@ -186,7 +188,11 @@ def test_rows_that_a_trial_held_out_are_scored(
 
 @pytest.mark.parametrize("method", ["asp", "nxm"])
 def test_mixed_patterns_are_trained_saved_and_recorded(
-    method: str, scan: Callable[..., dict[str, Any]], place: Place, tmp_path: Path
+    method: str,
+    scan: Callable[..., dict[str, Any]],
+    place: Place,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     chosen = scan("--density", "0.6")["chosen"]["matrices"]
     assert len(set(chosen.values())) > 1
@@ -203,6 +209,11 @@ def test_mixed_patterns_are_trained_saved_and_recorded(
     for name, held in chosen.items():
         kept = torch.count_nonzero(weights[name].reshape(-1, 4), dim=1)
         assert int(kept.max()) == most[held]
+
+    shipped = str(tmp_path / "shipped")
+    assert export([record["identity"], "--output-dir", str(place.outputs), "--to", shipped]) == 0
+    assert verify([shipped]) == 0
+    assert "held against sparsity.json (mixed)" in capsys.readouterr().out
 
     (tmp_path / "scan.json").rename(tmp_path / "moved.json")
     moved = place.train(f"method={method}", "rho.value=1e-2", "sparsity=mixed", f"sparsity.scan={tmp_path}/moved.json")

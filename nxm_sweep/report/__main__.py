@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Screen
+from rich.text import Text
 
 from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
 from nxm_sweep.report.comparison import compare_sweeps, comparison_files
@@ -190,9 +190,9 @@ def _print(frame: pd.DataFrame, console: Console) -> None:
     screen = Screen(box=None, pad_edge=False, header_style="bold")
     for name in frame.columns:
         left = name in {"task", "method", "pattern", "model", "hyperparameters"}
-        screen.add_column(escape(name), justify="left" if left else "right")
+        screen.add_column(Text(name), justify="left" if left else "right")
     for row in frame.itertuples(index=False):
-        screen.add_row(*(escape(str(value)) for value in row))
+        screen.add_row(*(Text(str(value)) for value in row))
     console.print(screen)
 
 

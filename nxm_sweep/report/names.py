@@ -13,6 +13,8 @@ _REASON = 300
 def name(value: Any, longest: int = LONGEST) -> str:
     """Return a text for a table: what cannot be printed is replaced, what is too long is cut with a note."""
     text = str(value)
+    if len(text) <= longest and text.isprintable():
+        return text
     note = f"... ({len(text):,} characters)" if len(text) > longest else ""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:longest]) + note
 

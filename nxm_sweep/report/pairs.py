@@ -58,7 +58,7 @@ def pair(mine: Sequence[Trial], reference: Sequence[Trial], settings: Sequence[s
     return Pairs(differences, words)
 
 
-def tested(differences: NDArray[np.float64]) -> dict[str, Any]:
+def assess(differences: NDArray[np.float64]) -> dict[str, Any]:
     """Return mean, 95% bootstrap interval (percentiles), p of a paired permutation test (two-sided) and what limits them.
 
     Args:

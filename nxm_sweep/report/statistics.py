@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nxm_sweep.report.cautions import cautions
 from nxm_sweep.report.frames import CELL, Report
-from nxm_sweep.report.pairs import pair, tested
+from nxm_sweep.report.pairs import assess, pair
 from nxm_sweep.report.predictions import mcnemar
 from nxm_sweep.report.sentences import difference_sentences, gap_sentences
 from nxm_sweep.report.table import Table, make_table
@@ -93,15 +95,25 @@ def expected_best(report: Report) -> pd.DataFrame:
     Source: see :data:`ESTIMATOR`.
     """
     rows: list[dict[str, Any]] = []
-    for names, trials in report.trials.groupby(CELL, sort=False):
-        values = trials.sort_values(["selected", "identity"], kind="stable")["value"].to_numpy(dtype=float)
+    ordered = report.trials[[*CELL, "identity", "selected", "value"]].sort_values(
+        ["selected", "identity"], kind="stable"
+    )
+    for names, values in ordered.groupby(CELL)["value"]:
         cell = dict(zip(CELL, names, strict=True))
-        n = len(values)
-        for k in _some(n):
-            i = np.arange(n, k, -1)  # down from the best: C(i - 2, k - 1) / C(i - 1, k - 1) = (i - k) / (i - 1)
-            weights = k / n * np.cumprod([1.0, *((i - k) / (i - 1))])
-            rows.append({**cell, "trials": k, "value": float(np.dot(weights, values[::-1][: n - k + 1]))})
+        best_first = values.to_numpy(dtype=float)[::-1]
+        for k, weights in _weights(len(values)):
+            rows.append({**cell, "trials": k, "value": float(np.dot(weights, best_first[: len(weights)]))})
     return pd.DataFrame(rows, columns=[*CELL, "trials", "value"])
+
+
+@cache
+def _weights(n: int) -> list[tuple[int, NDArray[np.float64]]]:
+    """Per k, how probable it is that each of n trials, the best first, is the best of k."""
+    found = []
+    for k in _some(n):
+        i = np.arange(n, k, -1)  # C(i - 2, k - 1) / C(i - 1, k - 1) = (i - k) / (i - 1)
+        found.append((k, k / n * np.cumprod([1.0, *((i - k) / (i - 1))])))
+    return found
 
 
 def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
@@ -112,20 +124,21 @@ def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
         reference = _reference(cells, (task, method, sparsity, model), against)
         if _base(method) in {"dense", against} or not reference:
             continue
-        row = {"task": task, "model": model, "method": method, "sparsity": sparsity, "against": against}
+        row: dict[str, Any] = {"task": task, "model": model, "method": method, "sparsity": sparsity}
+        row["against"] = against
         pairs = pair(mine, reference, settings)
-        row |= {"pairs": len(pairs), "held": pairs.held}
+        row["pairs"], row["held"] = len(pairs), pairs.held
         if not pairs.differences:
             yield {**row, "n": 0, "note": "no seed and hyperparameters in common"}
             continue
         seeds = per_seed.setdefault((model, method, sparsity), {})[task] = pairs.by_seed()
         p = mcnemar(_best_folder(mine), _best_folder(reference))
-        yield {**row, "mcnemar": p, **tested(np.array(list(seeds.values())))}
+        yield {**row, "mcnemar": p, **assess(np.array(list(seeds.values())))}
     for (model, method, sparsity), tasks in per_seed.items():
         if len(tasks) > 1:
             common = set.intersection(*(set(seeds) for seeds in tasks.values()))
             means = [float(np.mean([seeds[seed] for seeds in tasks.values()])) for seed in sorted(common)]
-            found = tested(np.array(means))
+            found = assess(np.array(means))
             note = "; ".join(part for part in (f"over {', '.join(tasks)}", found["note"]) if part)
             row = {"task": "average", "model": model, "method": method, "sparsity": sparsity, "against": against}
             yield {**row, "pairs": len(common) * len(tasks), **found, "note": note}
@@ -139,7 +152,8 @@ def _cells(report: Report, settings: list[str]) -> dict[_Cell, list[dict[str, An
     needed = list(dict.fromkeys([*CELL, "path", "value", "selected", "seed", *settings]))
     trials = report.trials.reindex(columns=needed).astype(object)
     cells: dict[_Cell, list[dict[str, Any]]] = {}
-    for row in trials.where(trials.notna(), None).to_dict("records"):
+    for named in trials.where(trials.notna(), None).to_dict("records"):
+        row = {str(name): value for name, value in named.items()}
         cells.setdefault((row["task"], row["method"], row["sparsity"], row["model"]), []).append(row)
     return cells
 

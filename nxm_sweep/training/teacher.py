@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import DistillationSettings, TrialSettings
 from nxm_sweep.training.distillation import Distillation, Mixture, matching_layers
@@ -80,7 +78,7 @@ def check_labels(distillation: DistillationSettings, teacher: Teacher, labels: t
 def build_distillation(
     distillation: DistillationSettings, teacher: Teacher | None, tokenizer: Any
 ) -> Distillation | None:
-    """Load a teacher; None without one. PyTorch's random state stays as it is.
+    """Load a teacher; None without one. No random number is drawn.
 
     Args:
         distillation: Settings.
@@ -92,8 +90,7 @@ def build_distillation(
     """
     if teacher is None:
         return None
-    with torch.random.fork_rng(devices=[]):
-        model = load_trained_model(teacher.folder)
+    model = load_trained_model(teacher.folder)
     mixture = Mixture(
         weight=distillation.weight,
         temperature=distillation.temperature,

@@ -10,10 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nxm_sweep.report import __main__ as command
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.formats import Content, entry_frame
 from nxm_sweep.report.formats import csv as to_csv
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.latex import latex, latex_text
@@ -22,7 +23,16 @@ from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
 from tests.report.records import plan, record, write
 
-HOSTILE = ("<script>alert(1)</script>", "=cmd|' /C calc'!A0", "50%_&#$~^{}\\", "a|b", "x" * 1_000_000, "naïve ü")
+HOSTILE = (
+    "[2cm]",
+    "*",
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "50%_&#$~^{}\\",
+    "a|b",
+    "x" * 1_000_000,
+    "naïve ü",
+)
 
 
 def content(folder: Path) -> Content:
@@ -38,7 +48,8 @@ def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     return write(
-        tmp_path, *(record(f"a{number}", 0.5 + number / 100, model=name) for number, name in enumerate(HOSTILE))
+        tmp_path,
+        *(record(f"a{number}", 0.5 + number / 100, model=name, method=name) for number, name in enumerate(HOSTILE)),
     )
 
 
@@ -63,6 +74,7 @@ def test_a_million_characters_are_cut_and_that_is_said(hostile: Path) -> None:
 def test_latex_escapes_every_sign_that_it_would_read() -> None:
     assert latex_text("50%_&#$~^{}\\") == (r"50\%\_\&\#\$\textasciitilde{}\textasciicircum{}\{\}\textbackslash{}")
     assert latex_text("a\nb") == "a b"
+    assert latex_text("[2cm]*") == "{[}2cm]{*}"  # after a row's end they would be its options
     assert latex_text("ü") == "{[}U+00FC]"
 
 
@@ -142,6 +154,57 @@ def test_bad_input_is_exit_code_2(
     assert run(*[str(tmp_path)] * 3, monkeypatch=monkeypatch) == 2
     assert run(str(tmp_path), "--to", str(tmp_path / "trials" / "a" / "result.json"), monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err.count("error: ") == 4
+
+
+def test_csv_keeps_numbers_and_quotes_every_text(tmp_path: Path) -> None:
+    negative = record("a", -0.034, task="glue/cola", metrics=("matthews",))
+    write(tmp_path, negative, record("b", 0.6, model="a;=1+1"))
+    text = to_csv(entry_frame(content(tmp_path).table))
+    assert '"a;=1+1"' in text
+    (row,) = (row for row in csv.DictReader(io.StringIO(text)) if row["task"] == "glue/cola")
+    assert (row["value"], row["trials"], row["hyperparameters"]) == ("-0.034", "1", "lr 1e-4, batch 32, seed 0")
+    assert to_csv(pd.DataFrame({"-text": ["-3.4", "-3+4", "+"]})) == '"\'-text"\n"-3.4"\n"\'-3+4"\n"\'+"\n'
+
+
+def test_a_command_stays_in_its_block(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6))
+    plan(tmp_path, ["a"])
+    file = tmp_path / "sweeps" / "a.json"
+    file.write_text(file.read_text().replace("data.path=a b", "tag=x\\n\\n<script>alert(1)</script>\\u001b[31m"))
+    block = markdown(content(tmp_path)).partition("## Commands")[2].strip("\n").splitlines()
+    assert len(block) == 1
+    assert block[0].startswith("    python -m nxm_sweep -m ")
+    assert "\x1b" not in block[0]
+
+
+def test_a_comparison_is_written_where_it_is_asked_for_and_says_what_else_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(tmp_path / "a", record("a", 0.6))
+    second = write(tmp_path / "b", record("b", 0.7, weights="v" * 64, epochs=3))
+    assert (
+        run(str(first), str(second), "--to", str(tmp_path / "c"), "--formats", "csv,json", monkeypatch=monkeypatch) == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["comparison.csv", "comparison.json"]
+    notes = json.loads((tmp_path / "c" / "comparison.json").read_text())["notes"]
+    assert "Not the same: the model tiny has other weights in the second sweep." in notes
+    assert "Settings differ: training.epochs is 2 in the first sweep and 3 in the second." in notes
+    assert not (first / "reports").exists()
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_trials_are_listed_beside_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = record("a", 0.6)
+    whole["config"] = {"learning_rate": {"value": 1e-4}, "training": {"batch_size": 32}}
+    write(tmp_path, whole)
+    (tmp_path / "trials" / "b").mkdir()
+    (tmp_path / "trials" / "b" / "result.json").write_text("{")
+    assert run(str(tmp_path), "--trials", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert "0.6000" in out
+    assert "no record: (b): unreadable" in out.replace("  ", " ")
 
 
 def test_two_folders_are_shown_side_by_side(

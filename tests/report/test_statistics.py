@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import statistics
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap, permutation_test
 
 from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.pairs import assess, coverage
 from nxm_sweep.report.predictions import mcnemar
-from nxm_sweep.report.statistics import Statistics, compare
+from nxm_sweep.report.statistics import Statistics, compare, expected_best
 from tests.report.records import predict, record, write
 
 
@@ -118,6 +121,103 @@ def test_the_average_is_paired_over_the_seeds_that_every_task_has(tmp_path: Path
     assert found["n"] == 2
 
 
+def test_interval_and_p_are_scipys() -> None:
+    values = np.array([0.01, 0.03, -0.02, 0.04, 0.02, 0.05, 0.01])
+    found = assess(values)
+    interval = bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
+    assert found["low"] == pytest.approx(interval.confidence_interval.low, abs=2e-3)
+    assert found["high"] == pytest.approx(interval.confidence_interval.high, abs=2e-3)
+    test = permutation_test((values,), np.mean, permutation_type="samples", n_resamples=2**7)  # all signs
+    assert found["p"] == pytest.approx(test.pvalue)
+
+
+def test_few_seeds_say_what_their_interval_can_hold() -> None:
+    draw = np.random.default_rng(0).normal(size=(4000, 3))
+    inside = np.mean((draw.min(axis=1) < 0) & (draw.max(axis=1) > 0))  # where any percentile of a bootstrap lies
+    assert coverage(3) == pytest.approx(inside, abs=0.02)
+    assert assess(draw[0])["note"] == "3 seeds: p cannot fall below 0.25, the interval covers 75% at most"
+    assert (coverage(6), assess(np.arange(6.0))["note"]) == (0.95, "")
+
+
+def test_trials_of_other_budgets_are_no_pair(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.60, epochs=2), record("n", 0.63, method="nxm", rho=1e-3, epochs=5))
+    assert row(compare(read_report([tmp_path])), "nxm", "asp")["note"] == "no seed and hyperparameters in common"
+
+
+def test_a_budget_and_none_are_no_pair(tmp_path: Path) -> None:
+    whole, cut = record("a", 0.60), record("n", 0.63, method="nxm", rho=1e-3)
+    whole["hashed"]["training"]["max_train_samples"], cut["hashed"]["training"]["max_train_samples"] = None, 100
+    write(tmp_path, whole, cut)
+    assert row(compare(read_report([tmp_path])), "nxm", "asp")["n"] == 0
+
+
+def test_an_average_needs_seeds_that_the_tasks_share(tmp_path: Path) -> None:
+    for seed, task in enumerate(("glue/rte", "glue/cola")):
+        write(
+            tmp_path,
+            record(f"a{seed}", 0.5, task=task, seed=seed),
+            record(f"n{seed}", 0.6, task=task, method="nxm", rho=1e-3, seed=seed),
+        )
+    found = row(compare(read_report([tmp_path])), "nxm", "asp", "average")
+    assert (found["n"], found["note"]) == (0, "over glue/rte, glue/cola; no seed in common")
+
+
+def test_a_method_with_a_teacher_is_compared_with_its_like(tmp_path: Path) -> None:
+    taught = {"distillation": {"name": "full", "teacher_digest": "t"}}
+    write(
+        tmp_path,
+        record("a", 0.5),
+        {**record("b", 0.6), **taught},
+        {**record("n", 0.7, method="nxm", rho=1e-3), **taught},
+        record("m", 0.65, method="nxm", rho=1e-3),
+    )
+    found = compare(read_report([tmp_path]))
+    assert row(found, "nxm (distillation=full)", "asp")["mean"] == pytest.approx(0.1)
+    assert row(found, "nxm", "asp")["mean"] == pytest.approx(0.15)
+
+
+def test_the_gap_is_also_that_of_the_averages(tmp_path: Path) -> None:
+    scores = {"glue/rte": (0.5, 0.7, 0.6), "glue/cola": (0.2, 0.4, 0.4)}
+    for task, (asp, dense, nxm) in scores.items():
+        name = task[-3:]
+        write(
+            tmp_path,
+            record(f"a{name}", asp, task=task),
+            record(f"d{name}", dense, task=task, method="dense"),
+            record(f"n{name}", nxm, task=task, method="nxm", rho=1e-3),
+        )
+    gaps = compare(read_report([tmp_path])).gaps.set_index("task")["share"]
+    assert gaps.to_dict() == pytest.approx({"glue/rte": 0.5, "glue/cola": 1.0, "average": 0.75})
+
+
+def test_mcnemar_counts_all_sets_of_a_task(tmp_path: Path) -> None:
+    for identity, predictions in (("a", [1, 1, 1]), ("b", [0, 0, 0])):
+        folder = tmp_path / identity
+        folder.mkdir()
+        sets = {name: {"labels": [0, 0, 0], "predictions": predictions} for name in ("matched", "mismatched")}
+        (folder / "predictions.json").write_text(json.dumps({"epoch": 1, "sets": sets}))
+    assert mcnemar(tmp_path / "a", tmp_path / "b") == pytest.approx(2 / 2**6)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"sets": {}}', '{"sets": {"v": {"labels": [[0], 1], "predictions": [0]}}}', "[" * 100_000]
+)
+def test_damaged_predictions_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "predictions.json").write_text(text)
+    assert mcnemar(tmp_path, tmp_path) is None
+
+
+def test_many_trials_have_an_expected_best_too(tmp_path: Path) -> None:
+    write(tmp_path, *(record(f"a{number}", number / 100, seed=number) for number in range(60)))
+    frame = expected_best(read_report([tmp_path])).set_index("trials")["value"]
+    assert (frame.index[0], frame.index[-1]) == (1, 60)
+    assert frame[1] == pytest.approx(statistics.fmean(number / 100 for number in range(60)))
+    k = int(frame.index[len(frame) // 2])
+    weights = [math.comb(number, k - 1) / math.comb(60, k) for number in range(60)]
+    assert frame[k] == pytest.approx(sum(w * number / 100 for number, w in enumerate(weights)))
+    assert frame[60] == pytest.approx(0.59)
+
+
 def test_mcnemar_is_the_exact_test_of_the_discordant_rows(tmp_path: Path) -> None:
     write(tmp_path, record("a", 0.6), record("n", 0.8, method="nxm", rho=1e-3))
     labels = [0] * 10 + [1] * 10
@@ -136,7 +236,7 @@ def test_mcnemar_needs_right_and_wrong_on_the_same_rows(
 ) -> None:
     write(tmp_path, record("a", 0.6), record("n", 0.8))
     predict(tmp_path, "a", labels, predictions)
-    predict(tmp_path, "n", [0.5, 1.5] if isinstance(labels[0], float) else [0, 1], [0, 1])
+    predict(tmp_path, "n", [0.5, 1.5] if labels[0] == 0.5 else [0, 1], [0, 1])
     assert mcnemar(tmp_path / "trials" / "n", tmp_path / "trials" / "a") is None
 
 

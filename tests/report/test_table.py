@@ -81,6 +81,24 @@ def test_the_average_is_over_the_tasks_that_every_row_has(tmp_path: Path) -> Non
     frame = table_frame(table)
     assert list(frame["average"]) == ["80.0", "70.0"]
     assert list(frame["CoLA (Matthews; 2,490)"]) == ["50.0", "-"]
+    assert "The average is over the tasks that every row has: MRPC, RTE." in table.notes
+
+
+def test_a_task_that_a_row_has_no_score_of_is_not_averaged(tmp_path: Path) -> None:
+    write(
+        tmp_path, record("a", 0.6), record("b", 0.8, method="dense"), record("c", 0.9, method="dense", task="glue/cola")
+    )
+    plan(tmp_path, ["x"], cell="glue/cola asp 2of4 tiny")
+    table = make_table(read_report([tmp_path]))
+    assert table.averaged == ("glue/rte",)
+    assert {row.method: row.average for row in table.rows} == {"dense": 0.8, "asp": 0.6}
+
+
+def test_without_a_task_in_every_row_there_is_no_average_and_that_is_said(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6), record("b", 0.8, method="dense", task="glue/cola"))
+    table = make_table(read_report([tmp_path]))
+    assert "No task has a score in every row, so there is no average." in table.notes
+    assert "average" not in table_frame(table)
 
 
 def test_mnli_shows_both_sets_and_counts_with_their_mean(tmp_path: Path) -> None:

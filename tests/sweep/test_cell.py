@@ -50,6 +50,21 @@ def test_a_points_identity_is_that_of_its_settings(method: str) -> None:
         assert point.identity == identity_of(point.settings, data_digest="rows", model_digest="files")[0]
 
 
+def test_a_taught_cell_is_named_so_and_its_points_identities_are_those_of_their_settings() -> None:
+    overrides = ["method=nxm", "distillation=logits", "distillation.teacher.path=x"]
+    axes: Axes = {"distillation.weight": (0.25, 1.0), "distillation.temperature": (1.0, 2.0)}
+    cell = _cell(*overrides, axes=axes, digests=Digests("rows", "files", 100, "teacher"))
+    for point in cell.points():
+        settings = compose_settings(point.overrides)
+        expected = identity_of(settings, data_digest="rows", model_digest="files", teacher_digest="teacher")[0]
+        assert point.identity == expected
+    assert len({point.identity for point in cell.points()}) == 4
+    assert cell.name == "glue/rte nxm 2of4 bert_base distillation=logits"
+    other = _cell(*overrides, axes=axes, digests=Digests("rows", "files", 100, "another"))
+    assert other.fingerprint != cell.fingerprint
+    assert live_axes(compose_settings(["method=nxm"]), axes) == {}  # without a teacher nothing reads them
+
+
 def test_every_combination_is_a_point_once() -> None:
     points = list(_cell().points())
     assert [tuple(point.values.values()) for point in points] == [

@@ -48,7 +48,7 @@ from nxm_sweep.training.distillation import (
     segments,
 )
 from nxm_sweep.training.methods import METHODS
-from nxm_sweep.training.teacher import Teacher, check_labels, find_teacher
+from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels, find_teacher
 from nxm_sweep.training.trainer import SparseTrainer
 
 VOCABULARY = 40
@@ -70,7 +70,7 @@ def bert(
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             initializer_range=0.2,
-            num_labels=outputs,
+            id2label={number: f"LABEL_{number}" for number in range(outputs)},
         )
     )
 
@@ -114,14 +114,15 @@ def trainer_of(
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    ours = (
-        {} if kind is Trainer else {"sparse_method": build_method(_method(method), model), "distillation": distillation}
-    )
+    ours: dict[str, Any] = {}
+    if kind is not Trainer:
+        ours = {"sparse_method": build_method(_method(method), model), "distillation": distillation}
+    rows: list[Any] = [rows_of(24), rows_of(10, seed=1)]
     return kind(
         model=model,
         args=TrainingArguments(**{**settings, **changes}),
-        train_dataset=rows_of(24),  # type: ignore[arg-type]
-        eval_dataset=rows_of(10, seed=1),  # type: ignore[arg-type]
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
         data_collator=pad,
         callbacks=list(callbacks),
         **ours,
@@ -170,7 +171,7 @@ def test_a_student_that_is_its_own_teacher_gets_no_gradient_from_it(mixture: Mix
         distillation = Distillation(teacher, mixture)
         distillation.attach_(student, torch.device("cpu"))
         student.zero_grad()
-        distillation.term(student(**batch, **distillation.extras), batch).backward()
+        torch.autograd.backward(distillation.term(student(**batch, **distillation.extras), batch))
         found = [weight.grad for weight in student.parameters() if weight.grad is not None]
         assert found
         return float(torch.nn.utils.get_total_norm(found))
@@ -265,6 +266,7 @@ def test_a_teacher_of_no_weight_leaves_every_bit_of_training_with_dropout_as_it_
 
 def test_training_minimises_the_mixture_and_evaluation_the_tasks_loss_alone(tmp_path: Path) -> None:
     student, teacher = bert(), bert(seed=1, dropout=0.5)
+    twin = copy.deepcopy(teacher).eval()
     calls: list[bool] = []
     teacher.register_forward_hook(lambda module, *_: calls.append(module.training))
     mixture = Mixture(weight=0.3, temperature=2.0)
@@ -272,12 +274,11 @@ def test_training_minimises_the_mixture_and_evaluation_the_tasks_loss_alone(tmp_
     batch = pad(rows_of(24)[:8])
     with torch.no_grad():
         ours = student.eval()(**batch)
-        theirs = teacher.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        theirs = twin(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     soft = functional.kl_div(
         (ours.logits / 2).log_softmax(1), (theirs / 2).log_softmax(1), reduction="batchmean", log_target=True
     )
     expected = 0.7 * float(ours.loss) + 0.3 * 4 * float(soft)
-    calls.clear()
     student.train()
     assert trainer.compute_loss(student, dict(batch)).item() == pytest.approx(expected, rel=1e-5)
     student.eval()
@@ -483,6 +484,18 @@ def test_a_teacher_without_a_trained_head_is_refused(tmp_path: Path, teacher_fol
     settings = taught(folder, tiny_model, f"output_dir={tmp_path / 'o'}")
     with pytest.raises(ModelError, match=r"no trained classifier: it lacks 2 weights, such as classifier\.bias"):
         run_point(settings, Console(file=io.StringIO()))
+
+
+def test_loading_a_teacher_draws_no_random_number(teacher_folder: Path, tiny_model: Path) -> None:
+    settings = taught(teacher_folder, tiny_model)
+    before = torch.get_rng_state()
+    distillation = build_distillation(
+        settings.distillation, find_teacher(settings, tiny_model), BertTokenizer.from_pretrained(tiny_model)
+    )
+    assert distillation is not None
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(weight.requires_grad for weight in distillation.teacher.parameters())
+    assert distillation.mixture == Mixture()
 
 
 def test_a_missing_teacher_is_named_before_data_or_models_are_read(

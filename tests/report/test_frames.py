@@ -1,0 +1,163 @@
+"""What the report reads from a folder, and what it does not believe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.table import make_table
+from nxm_sweep.sweep.files import write_json
+from tests.report.records import plan, record, write
+
+
+def problems(folder: Path) -> dict[str, tuple[str, str]]:
+    rows = read_report([folder]).problems.to_dict("records")
+    return {row["identity"]: (row["kind"], row["reason"]) for row in rows}
+
+
+def test_old_plans_and_new_ones_name_the_cell_of_a_hole(tmp_path: Path) -> None:
+    plan(tmp_path, ["a"], cell="glue/rte  nxm  2of4  tiny")
+    plan(tmp_path, ["b"], cell="glue/rte nxm 2of4 tiny")
+    plan(tmp_path, ["c"], cell="my task nxm 2of4 my model distillation=full")
+    file = tmp_path / "sweeps" / "c.json"
+    written = json.loads(file.read_text())
+    names = {"task": "my task", "method": "nxm", "sparsity": "2of4", "model": "my model", "distillation": "full"}
+    written["cells"][0]["names"] = names
+    file.write_text(json.dumps(written))
+    found = read_report([tmp_path]).problems.set_index("identity")[["task", "method", "sparsity", "model"]]
+    assert list(found.loc["a"]) == list(found.loc["b"]) == ["glue/rte", "nxm", "2of4", "tiny"]
+    assert list(found.loc["c"]) == ["my task", "nxm (distillation=full)", "2of4", "my model"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"cells": []}',
+        '{"cells": [{"name": "x"}], "written": 1}',
+        '{"cells": 1, "written": 1}',
+        "[" * 100_000,
+    ],
+    ids=["empty", "torn", "list", "no time", "no points", "no cells", "deep"],
+)
+def test_a_damaged_plan_is_listed_and_the_others_are_read(tmp_path: Path, text: str) -> None:
+    write(tmp_path, record("a", 0.6))
+    plan(tmp_path, ["a", "b"])
+    (tmp_path / "sweeps" / "broken.json").write_text(text)
+    assert problems(tmp_path) == {
+        "broken": ("unreadable", "broken.json, a sweep's plan, is damaged"),
+        "b": ("to do", "not trained yet"),
+    }
+
+
+def _changed(place: str, value: Any) -> dict[str, Any]:
+    whole = record("a", 0.5, rho=1e-3)
+    inner = whole
+    *path, last = place.split("/")
+    for name in path:
+        inner = inner[name]
+    inner[last] = value
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("best/value", float("nan")),
+        ("best/value", float("inf")),
+        ("best/value", 10**400),
+        ("best/value", None),
+        ("best/selection_value", float("nan")),
+        ("best/epoch", 7),
+        ("identity", "b"),
+        ("hashed/seed", "first"),
+        ("hashed/learning_rate", {"value": "high"}),
+        ("steps", "many"),
+        ("epochs", []),
+        ("sparsity", None),
+    ],
+)
+def test_a_record_that_is_none_is_listed_with_its_reason(tmp_path: Path, place: str, value: object) -> None:
+    folder = tmp_path / "trials" / "a"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(_changed(place, value)))
+    (kind, reason) = problems(tmp_path)["a"]
+    assert kind == "incomplete"
+    assert reason.startswith("result.json is not what a record is: ")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": 99}', "\x00"], ids=["deep", "later", "zero"])
+def test_a_file_that_cannot_be_read_is_listed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "trials" / "a").mkdir(parents=True)
+    (tmp_path / "trials" / "a" / "result.json").write_text(text)
+    assert problems(tmp_path)["a"][0] == "unreadable"
+
+
+def test_folders_that_no_plan_names_are_listed_with_their_last_failure(tmp_path: Path) -> None:
+    failures = [
+        {"kind": kind, "message": "m\n\x1b[31m", "when": "now", "new": 1} for kind in ("killed", "out of memory")
+    ]
+    write_json(tmp_path / "trials" / "a" / "failures.json", failures)
+    (tmp_path / "trials" / "b").mkdir()
+    assert problems(tmp_path) == {
+        "a": ("out of memory", "m \ufffd[31m"),
+        "b": ("unfinished", "it has left no record, and no sweep's plan names it"),
+    }
+
+
+def test_trials_of_a_search_that_are_still_to_come_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6))
+    plan(tmp_path, ["a"])
+    file = tmp_path / "sweeps" / "a.json"
+    written = json.loads(file.read_text())
+    written["cells"][0]["wanted"] = 5
+    file.write_text(json.dumps(written))
+    assert problems(tmp_path) == {"": ("to do", "4 trials of a search are still to come")}
+
+
+def test_with_and_without_a_teacher_are_two_rows(tmp_path: Path) -> None:
+    taught = {**record("b", 0.7), "distillation": {"name": "full", "teacher_digest": "t"}}
+    write(tmp_path, record("a", 0.6), taught)
+    assert [row.method for row in make_table(read_report([tmp_path])).rows] == ["asp", "asp (distillation=full)"]
+
+
+def test_scores_selected_on_other_rows_are_not_compared_within_an_entry(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6), record("b", 0.5, lr=2e-4, selected=0.9))
+    rows = make_table(read_report([tmp_path])).rows
+    assert {row.method: row.average for row in rows} == {"asp (selection=dev)": 0.6, "asp (selection=heldout)": 0.5}
+
+
+def test_two_patterns_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    first, second = record("a", 0.6), record("b", 0.7)
+    first["hashed"]["sparsity"], second["hashed"]["sparsity"] = {"rules": [1]}, {"rules": [2]}
+    write(tmp_path, first, second)
+    patterns = {row.sparsity for row in make_table(read_report([tmp_path])).rows}
+    assert len(patterns) == 2
+    assert all(pattern.startswith("2of4 (") for pattern in patterns)
+
+
+def test_a_setting_cannot_stand_in_for_a_result(tmp_path: Path) -> None:
+    whole = record("a", 0.6)
+    whole["hashed"] |= {"value": 0.99, "task": "other"}
+    write(tmp_path, whole)
+    (trial,) = read_report([tmp_path]).trials.to_dict("records")
+    assert (trial["value"], trial["task"]) == (0.6, "glue/rte")
+
+
+def test_records_of_before_are_read() -> None:
+    examples = Path(__file__).resolve().parents[2] / "outputs" / "examples" / "rte-mrpc"
+    report = read_report([examples])
+    assert len(report.trials) == 16
+    assert report.problems.empty
+    best = max(
+        (json.loads(path.read_text()) for path in (examples / "trials").glob("*/result.json")),
+        key=lambda found: (found["task"], found["method"] == "nxm", found["best"]["value"]),
+    )
+    row = next(row for row in make_table(report).rows if row.method == "nxm")
+    assert row.entries["glue/rte"].value == best["best"]["value"]
