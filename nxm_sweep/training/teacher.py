@@ -39,7 +39,10 @@ def find_teacher(settings: TrialSettings, student: Path) -> Teacher | None:
     try:
         folder = locate_model(model)
     except ModelError as error:
-        raise ModelError(f"the teacher: {error.message}", error.hint) from error
+        raise ModelError(
+            f"the teacher: {error.message}",
+            hint="distillation.teacher.source and .path say where it is, as model.source and .path do of a model",
+        ) from error
     _check_vocabulary(student, folder)
     _check_layers(settings.distillation, student, folder)
     return Teacher(folder, digest_model(folder))
