@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from transformers import Trainer
-from transformers.integrations import MLflowCallback, TensorBoardCallback
+from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback
 
 TENSORBOARD = "tensorboard"
 """Folder of TensorBoard's files, in a trial's folder."""
@@ -28,4 +28,4 @@ def end_reports(trainer: Trainer) -> None:
     """Close the reports of a training that an error has ended, or else the next one in this process would add to them."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback | MLflowCallback):
-            callback.on_train_end(trainer.args, trainer.state, trainer.control)
+            callback.on_train_end(trainer.args, trainer.state, trainer.control)  # type: ignore[no-untyped-call]
