@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from nxm_sweep.notation import short
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.pairs import ENOUGH
-from nxm_sweep.report.settings_text import short
 
 _AXES = ("learning_rate.value", "rho.value")  # others only where three values or more were tried
 _NOT_AXES = ("seed", "training.batch_size")

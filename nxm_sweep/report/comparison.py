@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from nxm_sweep.notation import short
 from nxm_sweep.report.formats import Content, csv
 from nxm_sweep.report.latex import latex_table
 from nxm_sweep.report.markdown import markdown_list, markdown_table
-from nxm_sweep.report.settings_text import short
 from nxm_sweep.report.table import Table, shown
 
 _MUST_AGREE = {

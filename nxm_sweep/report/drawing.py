@@ -18,6 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nxm_sweep.notation import short
+from nxm_sweep.report.names import METHOD_ORDER, place_in
+
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports on its font cache
 
 INK = "#010203"  # stands for the colour of the surrounding text until the SVG is written
@@ -128,8 +131,7 @@ def look(method: str) -> Look:
 
 def order(methods: Sequence[str]) -> list[str]:
     """Return the methods in the order of every legend: those known here first, then by name."""
-    known = list(_LOOKS)
-    return sorted(set(methods), key=lambda name: (known.index(name) if name in known else len(known), name))
+    return sorted(set(methods), key=place_in(METHOD_ORDER))
 
 
 def shown(text: object, length: int = _NAME) -> str:
@@ -199,15 +201,7 @@ def rates(axes: Axes, values: Sequence[float], which: str = "x") -> None:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_minor_locator(mpl.ticker.NullLocator())
     axis.set_major_locator(mpl.ticker.FixedLocator(list(values)))
-    axis.set_major_formatter(mpl.ticker.FixedFormatter([rate(value) for value in values]))
-
-
-def rate(value: float) -> str:
-    """Return a learning rate or a strength as people write it: 2e-4; 0 stays 0."""
-    if not value:
-        return "0"
-    mantissa, _, exponent = f"{value:e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
+    axis.set_major_formatter(mpl.ticker.FixedFormatter([short(value) for value in values]))
 
 
 def _embedded(svg: str, alt: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Sequence
 from typing import Any
 
+METHOD_ORDER = ("dense", "asp", "admm_unstructured", "nxm", "nxm_refit", "sr_ste", "gradual")
+"""The order of methods in tables, legends and sentences; others follow by name."""
 LONGEST = 120
 """Characters of a name; of a longer one the rest is cut, and that is said."""
 _REASON = 300
@@ -22,6 +25,16 @@ def name(value: Any, longest: int = LONGEST) -> str:
 def reason(value: Any) -> str:
     """Return why something failed, for a table: as :func:`name`, in words as they stand."""
     return name(" ".join(str(value)[: 4 * _REASON].split()), _REASON)
+
+
+def place_in(order: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    """Return the key that sorts names into an order, those that it lacks behind them by name; additions do not count."""
+
+    def place(text: str) -> tuple[int, str]:
+        base = text.partition(" (")[0]
+        return (order.index(base) if base in order else len(order)), text
+
+    return place
 
 
 def command(words: list[Any]) -> str:

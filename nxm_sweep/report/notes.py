@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from nxm_sweep.notation import short
 from nxm_sweep.report.frames import Report
-from nxm_sweep.report.settings_text import short
 
 _BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
 _ENTRY = {

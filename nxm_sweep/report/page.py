@@ -19,8 +19,7 @@ from markupsafe import Markup
 from nxm_sweep.report.drawing import Picture
 from nxm_sweep.report.formats import SOURCE, Content
 from nxm_sweep.report.frames import Report
-from nxm_sweep.report.links import link
-from nxm_sweep.report.rows import columns_of, number, trial_rows
+from nxm_sweep.report.rows import columns_of, link, number, trial_rows
 from nxm_sweep.report.statistics import ESTIMATOR, Statistics
 from nxm_sweep.report.table import REFERENCES, Entry, Table
 

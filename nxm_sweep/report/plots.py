@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from nxm_sweep.notation import short
 from nxm_sweep.report.curves import curves
-from nxm_sweep.report.drawing import FAINT, INK, Panel, Picture, drawing, legend, panel, rate, rates, shown
+from nxm_sweep.report.drawing import FAINT, INK, Panel, Picture, drawing, legend, panel, rates, shown
 from nxm_sweep.report.frames import Report
 from nxm_sweep.report.series import PANELS, Sheet, picture, places, series
 from nxm_sweep.report.statistics import Statistics
@@ -107,7 +108,7 @@ def sensitivity(trials: pd.DataFrame) -> Picture:
         return sheet.without("no trial has a penalty")
     several = trials.groupby(["task", "model"])[_RHO].transform("nunique") > 1
     if not several.any():
-        found = ", ".join(rate(float(value)) for value in sorted(trials[_RHO].unique()))
+        found = ", ".join(short(value) for value in sorted(trials[_RHO].unique()))
         return sheet.without(f"no task was trained with two values of rho (found: {found})")
 
     def mark(axes: Axes, group: pd.DataFrame) -> str:
@@ -118,7 +119,7 @@ def sensitivity(trials: pd.DataFrame) -> Picture:
             small = {**row.look.marks(), "markersize": 3.5, "markeredgewidth": 0.3, "alpha": 0.6}
             axes.plot(dots[_RHO], dots["value"], linestyle="none", **small)
             axes.plot(best.index, best, label=row.label, linestyle=row.look.line, **row.look.marks())
-            said.append(f"{row.label} {best.max():.1f} at {rate(best.index[int(best.argmax())])}")
+            said.append(f"{row.label} {best.max():.1f} at {short(best.index[int(best.argmax())])}")
         rates(axes, sorted(group[_RHO].unique()))
         return f"best {'; '.join(said)}"
 
@@ -146,7 +147,7 @@ def heat_map(trials: pd.DataFrame) -> Picture:
         with drawing(heading, "learning rate", "batch size\n(rows)", height=1.0 + 0.32 * len(best)) as (figure, axes):
             _tiles(axes, best, values.min(), values.max())
             top = row.frame.sort_values("selected").iloc[-1]
-            said = f"best {top['value']:.1f} at learning rate {rate(top[_RATE])} and batch size {top[_BATCH]:g}"
+            said = f"best {top['value']:.1f} at learning rate {short(top[_RATE])} and batch size {top[_BATCH]:g}"
             panels.append(panel(figure, f"{name}-{len(panels)}", f"{title}, {heading}: {said}."))
     words = "Best over all other axes; brighter is higher, on one scale per task; a dash: no trial."
     return picture(name, title, panels, len(rows), words)
@@ -163,7 +164,7 @@ def _tiles(axes: Axes, best: pd.DataFrame, low: float, high: float) -> None:
         color = INK if np.isnan(value) else "#000000" if (value - low) / span > 0.5 else "#ffffff"
         text = "-" if np.isnan(value) else f"{value:.1f}"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=color)
-    axes.set_xticks(np.arange(best.shape[1]) + 0.5, [rate(float(value)) for value in best.columns])
+    axes.set_xticks(np.arange(best.shape[1]) + 0.5, [short(value) for value in best.columns])
     axes.set_yticks(np.arange(best.shape[0]) + 0.5, [f"{value:g}" for value in best.index])
     axes.tick_params(length=0)
 

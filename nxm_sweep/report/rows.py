@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
+from nxm_sweep.notation import alias, short
 from nxm_sweep.report.frames import CELL, Report
-from nxm_sweep.report.links import link
-from nxm_sweep.report.settings_text import short
 
 _AXES = 6  # hyperparameters that have a column of their own
-_ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def columns_of(report: Report) -> list[Column]:
         columns.insert(0, Column("folder", "folder"))
     for source in report.hyperparameters()[:_AXES]:
         kind = pd.api.types.is_numeric_dtype(trials[source]) and not pd.api.types.is_bool_dtype(trials[source])
-        columns.append(Column(_ALIASES.get(source, source), source, numeric=kind))
+        columns.append(Column(alias(source), source, numeric=kind))
     return [
         *columns,
         Column("score", "value", numeric=True, form="{:.2f}", factor=100.0),
@@ -84,6 +84,11 @@ def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Cell]
         [_cell(column, value, href) for column, value in zip(columns, row, strict=True)]
         for row, href in zip(rows, links, strict=True)
     ], words
+
+
+def link(path: str, target: Path) -> str:
+    """Return the relative address of a file for a page that lies in the folder ``target``."""
+    return quote(Path(os.path.relpath(path, target)).as_posix())
 
 
 def number(value: Any, form: str) -> str:

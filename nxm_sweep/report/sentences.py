@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.pairs import ENOUGH, coverage
-from nxm_sweep.report.table import METHOD_ORDER
 
 
 def difference_sentences(differences: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence per difference; those without a pair have none."""
-    place = {name: number for number, name in enumerate(METHOD_ORDER)}
-    for row in sorted(differences.to_dict("records"), key=lambda row: (row["task"], place.get(row["method"], 99))):
+    place = place_in(METHOD_ORDER)
+    for row in sorted(differences.to_dict("records"), key=lambda row: (row["task"], place(row["method"]))):
         if row["n"] > 0:
             yield _difference(row)
 

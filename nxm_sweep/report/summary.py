@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_METHODS = ("dense", "asp", "admm_unstructured", "nxm")  # the order of a table's rows; others follow
+from nxm_sweep.notation import short
+from nxm_sweep.report.names import METHOD_ORDER, place_in
 
 
 def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
@@ -66,13 +67,12 @@ def comparison(records: Iterable[Mapping[str, Any]], console: Console) -> None:
 def _row(record: Mapping[str, Any]) -> list[str]:
     config = record["config"]
     best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
-    constraints = sorted({str(row["constraint"]) for row in record["sparsity"]["targets"]})
     return [
         record["method"],
-        ", ".join(constraints).replace(" unstructured", "") or "dense",
-        _short(config["learning_rate"]["value"]),
+        record["sparsity_name"],
+        short(config["learning_rate"]["value"]),
         str(config["training"]["batch_size"]),
-        _short(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
+        short(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
         _number(best["selection"]) if best["pruned"] else "-",
         _number(best["unpruned_selection"]),
         str(best["epoch"]),
@@ -82,9 +82,7 @@ def _row(record: Mapping[str, Any]) -> list[str]:
 
 
 def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    method = record["method"]
-    place = _METHODS.index(method) if method in _METHODS else len(_METHODS)
-    return record["task"], record["model_name"], place, method, record["identity"]
+    return record["task"], record["model_name"], place_in(METHOD_ORDER)(record["method"]), record["identity"]
 
 
 def _best(record: Mapping[str, Any]) -> str:
@@ -104,12 +102,6 @@ def _verified(record: Mapping[str, Any]) -> str:
     exact = sum(check["exact"] for check in checked)
     constraints = ", ".join(sorted({check["constraint"] for check in checked}))
     return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {constraints}"
-
-
-def _short(value: float) -> str:
-    """A strength or a rate: 2e-4."""
-    mantissa, _, exponent = f"{value:e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -11,13 +11,12 @@ import pandas as pd
 from scipy.stats import t as student
 
 from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.notes import table_notes
 from nxm_sweep.report.settings_text import settings_text
 
 TASK_ORDER = [f"glue/{name}" for name in ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")]
 """The paper's order; then the rest of GLUE."""
-METHOD_ORDER = ["dense", "asp", "admm_unstructured", "nxm", "nxm_refit", "sr_ste", "gradual"]
-"""The order of a table's rows; others follow by name."""
 REFERENCES = (
     ("dense BERT-base, average of the dev scores", 81.8),
     ("ADMM-Unstructured, average of the dev scores", 81.3),
@@ -124,8 +123,8 @@ def make_table(report: Report, by: str = "best") -> Table:
     for missing, kinds in report.problems[report.problems["task"] != ""].groupby(CELL)["kind"]:
         holes = {str(kind): int(n) for kind, n in kinds.value_counts().items()}
         entries[_cell(missing)] = replace(entries.get(_cell(missing), Entry(None, "-")), holes=holes)
-    tasks = sorted({cell[0] for cell in entries}, key=_place(TASK_ORDER))
-    keys = sorted({cell[1:] for cell in entries}, key=lambda key: (key[2], _place(METHOD_ORDER)(key[0]), key[1]))
+    tasks = sorted({cell[0] for cell in entries}, key=place_in(TASK_ORDER))
+    keys = sorted({cell[1:] for cell in entries}, key=lambda key: (key[2], place_in(METHOD_ORDER)(key[0]), key[1]))
     of_rows = {
         (method, sparsity, model): {
             task: entries[task, method, sparsity, model] for task in tasks if (task, method, sparsity, model) in entries
@@ -267,11 +266,3 @@ def _average(row: dict[str, Entry], tasks: Sequence[str]) -> float | None:
     values = [row[task].value for task in tasks]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _place(order: Sequence[str]) -> Any:
-    def place(name: str) -> tuple[int, str]:
-        base = name.partition(" (")[0]
-        return (order.index(base) if base in order else len(order)), name
-
-    return place

@@ -10,12 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
+from nxm_sweep.notation import short
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
 from nxm_sweep.sweep.survey import DONE, FAILED, PRUNED, RUNNING, TO_DO, point_state
-from nxm_sweep.sweep.words import clock, number_words, plain_table
+from nxm_sweep.sweep.words import clock, plain_table
 
 _SAID = (DONE, FAILED, TO_DO)
 """States that are counted also where there is none."""
@@ -67,7 +68,7 @@ def axes_words(axes: Mapping[str, Any]) -> str:
 
 
 def _values_words(values: Any) -> str:
-    return " ".join(map(number_words, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]"
+    return " ".join(map(short, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]"
 
 
 def _state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from nxm_sweep.notation import alias, short
 from nxm_sweep.sweep.claims import read_progress
 
-_SHORT = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
 _LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
 
 
@@ -21,15 +21,7 @@ def describe(cell: str, values: Mapping[str, Any]) -> str:
 
 def values_words(values: Mapping[str, Any]) -> str:
     """Return a point's values: ``lr 2e-4 batch 32``."""
-    return " ".join(f"{_SHORT.get(key, key)} {number_words(value)}" for key, value in values.items())
-
-
-def number_words(value: Any) -> str:
-    """Return a value: ``2e-4``, ``32``, ``linear``."""
-    if isinstance(value, float) and value != 0:
-        mantissa, _, exponent = f"{value:e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}" if int(exponent) < -1 else f"{value:g}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return " ".join(f"{alias(key)} {short(value)}" for key, value in values.items())
 
 
 def score_words(value: float | None) -> str:

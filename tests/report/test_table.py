@@ -10,7 +10,6 @@ from scipy.stats import t as student
 
 from nxm_sweep.report.comparison import compare_tables
 from nxm_sweep.report.frames import read_report
-from nxm_sweep.report.settings_text import short
 from nxm_sweep.report.table import Entry, Table, detail_frame, make_table, table_frame
 from tests.report.records import plan, record, write
 
@@ -161,11 +160,3 @@ def test_two_sweeps_are_compared_entry_by_entry(tmp_path: Path) -> None:
     frame = compare_tables(tables[0], tables[1], ("one", "two"))
     rows = {row["method"]: (row["one"], row["two"], row["difference"]) for row in frame.to_dict("records")}
     assert rows == {"dense": ("70.0", "-", "-"), "asp": ("60.0", "65.0", "+5.0"), "nxm": ("-", "50.0", "-")}
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(2e-4, "2e-4"), (0.00015, "1.5e-4"), (32, "32"), (32.0, "32"), (0.5, "0.5"), ("z", "z"), (1e-2, "0.01")],
-)
-def test_settings_are_shown_shortly(value: object, text: str) -> None:
-    assert short(value) == text
