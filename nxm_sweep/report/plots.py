@@ -131,26 +131,31 @@ def sensitivity(trials: pd.DataFrame) -> Picture:
 
 
 def heat_map(trials: pd.DataFrame) -> Picture:
-    """Draw the best score for each learning rate and batch size: a panel per task, method and sparsity."""
+    """Draw the best score for each learning rate and batch size: a panel per task and model, a band of rows per method."""
     name, title = "learning-rate-and-batch", "Learning rate and batch size"
     known = {_RATE, _BATCH} <= set(trials.columns)
     trials = trials.dropna(subset=["value", _RATE, _BATCH]) if known else trials.head(0)
     if trials.empty or trials[_RATE].nunique() * trials[_BATCH].nunique() < 2:
         return Picture(name, title, words="Left out: all trials have one learning rate and one batch size.")
-    rows = [(heading, group["value"], row) for heading, group in places(trials) for row in series(group)]
+    found = list(places(trials))
     panels: list[Panel] = []
-    for place, values, row in rows[:PANELS]:
-        best = row.frame.sort_values("selected").pivot_table(
-            index=_BATCH, columns=_RATE, values="value", aggfunc="last"
-        )
-        heading = f"{place}: {row.label}"
-        with drawing(heading, "learning rate", "batch size\n(rows)", height=1.0 + 0.32 * len(best)) as (figure, axes):
-            _tiles(axes, best, values.min(), values.max())
-            top = row.frame.sort_values("selected").iloc[-1]
-            said = f"best {top['value']:.1f} at learning rate {short(top[_RATE])} and batch size {top[_BATCH]:g}"
-            panels.append(panel(figure, f"{name}-{len(panels)}", f"{title}, {heading}: {said}."))
-    words = "Best over all other axes; brighter is higher, on one scale per task; a dash: no trial."
-    return picture(name, title, panels, len(rows), words)
+    for heading, group in found[:PANELS]:
+        bands = {row.label: row.frame.sort_values("selected") for row in series(group)}
+        tables = [
+            band.pivot_table(index=_BATCH, columns=_RATE, values="value", aggfunc="last") for band in bands.values()
+        ]
+        best = pd.concat(tables, keys=bands).sort_index(axis="columns")
+        up = "method and\nbatch size (rows)"
+        with drawing(heading, "learning rate", up, height=1.0 + max(1.0, 0.2 * len(best))) as (figure, axes):
+            _tiles(axes, best, group["value"].min(), group["value"].max())
+            tops = {label: band.iloc[-1] for label, band in bands.items()}
+            said = [
+                f"{label} {top['value']:.1f} at learning rate {short(top[_RATE])} and batch size {short(top[_BATCH])}"
+                for label, top in tops.items()
+            ]
+            panels.append(panel(figure, f"{name}-{len(panels)}", f"{title}, {heading}: best {'; '.join(said)}."))
+    words = "Best over all other axes; brighter is higher, on one scale per panel; a dash: no trial."
+    return picture(name, title, panels, len(found), words)
 
 
 def _tiles(axes: Axes, best: pd.DataFrame, low: float, high: float) -> None:
@@ -165,7 +170,10 @@ def _tiles(axes: Axes, best: pd.DataFrame, low: float, high: float) -> None:
         text = "-" if np.isnan(value) else f"{value:.1f}"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=color)
     axes.set_xticks(np.arange(best.shape[1]) + 0.5, [short(value) for value in best.columns])
-    axes.set_yticks(np.arange(best.shape[0]) + 0.5, [f"{value:g}" for value in best.index])
+    axes.set_yticks(np.arange(best.shape[0]) + 0.5, [f"{label}  {short(batch)}" for label, batch in best.index])
+    axes.set_ylim(len(best), 0)
+    for place in np.flatnonzero(best.index.codes[0][1:] != best.index.codes[0][:-1]):  # type: ignore[attr-defined]
+        axes.axhline(place + 1, color=INK, linewidth=1.5)
     axes.tick_params(length=0)
 
 

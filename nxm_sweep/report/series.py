@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from nxm_sweep.report.drawing import Look, Panel, Picture, drawing, legend, look, order, panel, shown
 
-PANELS = 12  # at most, of one picture
+PANELS = 9  # at most, of one picture: the tasks of GLUE
 
 
 @dataclass(frozen=True)
