@@ -172,8 +172,9 @@ def _tiles(axes: Axes, best: pd.DataFrame, low: float, high: float) -> None:
     axes.set_xticks(np.arange(best.shape[1]) + 0.5, [short(value) for value in best.columns])
     axes.set_yticks(np.arange(best.shape[0]) + 0.5, [f"{label}  {short(batch)}" for label, batch in best.index])
     axes.set_ylim(len(best), 0)
-    for place in np.flatnonzero(best.index.codes[0][1:] != best.index.codes[0][:-1]):  # type: ignore[attr-defined]
-        axes.axhline(place + 1, color=INK, linewidth=1.5)
+    bands = [label for label, _ in best.index]
+    for place in [place for place in range(1, len(bands)) if bands[place] != bands[place - 1]]:
+        axes.axhline(place, color=INK, linewidth=1.5)
     axes.tick_params(length=0)
 
 

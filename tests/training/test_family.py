@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from transformers import TrainingArguments
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import ImportanceSettings
@@ -31,23 +31,9 @@ from nxm_sweep.training.methods import (
 )
 from nxm_sweep.training.methods.gradual import stages
 from nxm_sweep.training.trainer import SparseTrainer
+from tests.training.tiny import bert
 
 STEPS_PER_EPOCH = 3
-
-
-def bert() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=40,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=16,
-            initializer_range=0.1,
-        )
-    )
 
 
 def targets_of(model: nn.Module, constraint: Constraint | None = None) -> list[Target]:

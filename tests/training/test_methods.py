@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
     PreTrainedModel,
     TrainerCallback,
     TrainerControl,
@@ -28,23 +26,9 @@ from nxm_sweep.sparsity import Admm, Pattern, Schedule, Target, Unstructured, en
 from nxm_sweep.training.build import build_method
 from nxm_sweep.training.methods import AdmmSwitches, AdmmUnstructured, Asp, Budget, Dense, Nxm, SparseMethod
 from nxm_sweep.training.trainer import SparseTrainer
+from tests.training.tiny import bert
 
 STEPS_PER_EPOCH = 3
-
-
-def bert() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=40,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=16,
-            initializer_range=0.1,
-        )
-    )
 
 
 def targets_of(model: nn.Module) -> list[Target]:

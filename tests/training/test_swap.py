@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
     BertForSequenceClassification,
     TrainingArguments,
 )
@@ -29,6 +28,7 @@ from nxm_sweep.sparsity import Pattern, check_file, encoder_rules, select_target
 from nxm_sweep.training.demo import generate
 from nxm_sweep.training.methods import AdmmSwitches, Nxm, NxmRefit
 from nxm_sweep.training.swap import sparse_trainer
+from tests.training.tiny import bert
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "run_glue.md"
 RULES = encoder_rules(Pattern(2, 4))
@@ -162,21 +162,6 @@ def test_an_unmodified_script_trains_under_the_method_and_saves_a_sparse_model(
 # --- the trainer's own part --------------------------------------------------------------------------------------------
 
 
-def bert() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=40,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=16,
-            initializer_range=0.3,
-        )
-    )
-
-
 ROWS = [{"input_ids": torch.arange(1, 7) + number % 20, "labels": torch.tensor(number % 2)} for number in range(24)]
 
 
@@ -192,12 +177,12 @@ def trainer_of(folder: Path, make_method: Any, **changes: Any) -> Any:
         "use_cpu": True,
     }
     return sparse_trainer(make_method)(
-        bert(), TrainingArguments(**{**settings, **changes}), train_dataset=ROWS, eval_dataset=ROWS
+        bert(spread=0.3), TrainingArguments(**{**settings, **changes}), train_dataset=ROWS, eval_dataset=ROWS
     )
 
 
 def is_sparse(file: Path) -> bool:
-    targets = select_targets(bert(), RULES)
+    targets = select_targets(bert(spread=0.3), RULES)
     return all(check.exact for check in check_file(file, {target.name: target.constraint for target in targets}))
 
 

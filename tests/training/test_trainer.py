@@ -15,8 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
     EvalPrediction,
     Trainer,
     TrainerCallback,
@@ -39,27 +37,10 @@ from nxm_sweep.training.methods import (
     SrSte,
 )
 from nxm_sweep.training.trainer import SparseTrainer
+from tests.training.tiny import VOCABULARY, bert
 
-VOCABULARY = 40
 TWO_OF_FOUR = Pattern(2, 4)
 Rows = list[dict[str, list[int] | int]]
-
-
-def bert(*, dropout: float = 0.1, seed: int = 0) -> BertForSequenceClassification:
-    torch.manual_seed(seed)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=16,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            initializer_range=0.1,  # weights that matter, so that pruning them changes scores
-        )
-    )
 
 
 def targets_of(model: nn.Module, pattern: Pattern = TWO_OF_FOUR) -> list[Target]:

@@ -10,12 +10,13 @@ from torch import Tensor
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Constraint, Masking, Pattern, Target, Unstructured
-from nxm_sweep.training.methods.base import Budget, SparseMethod
+from nxm_sweep.training.methods.base import Budget
+from nxm_sweep.training.methods.masked import Masked
 
 _DENSITY_STAGES = 8  # of an unstructured density, which has no stages of its own
 
 
-class Gradual(SparseMethod):
+class Gradual(Masked):
     """Masks by magnitude, ever tighter: 3 of 4, then 2 of 4, at equal distances over the first part of the budget.
 
     An N:M pattern loses one weight of each group a stage. An unstructured density falls in 8 stages on the cubic curve of
@@ -38,24 +39,12 @@ class Gradual(SparseMethod):
         if not 0.0 <= end_fraction <= 1.0:
             raise SparsityError(f"end_fraction must lie in [0, 1] but got {end_fraction}")
         self.end_fraction = end_fraction
-        self._masking: Masking | None = None
         self._stage = -1
         self._step, self._budget = 0, Budget(1, 1)
 
     @classmethod
     def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
         return cls(targets, settings.method.gradual.end_fraction)
-
-    @property
-    def masking(self) -> Masking:
-        """The masks of the present stage.
-
-        Raises:
-            SparsityError: Training has not started.
-        """
-        if self._masking is None:
-            raise SparsityError("the method has no masks before start_()")
-        return self._masking
 
     @property
     def prunes(self) -> bool:
@@ -69,16 +58,10 @@ class Gradual(SparseMethod):
         self._budget, self._step, self._stage = budget, 0, -1
         self._tighten_when_due_()
 
-    def before_clip_(self, *, scale: float = 1.0) -> None:
-        self.masking.mask_gradients_()
-
     def after_step_(self) -> None:
         self._step += 1
-        self.masking.apply_()
+        super().after_step_()
         self._tighten_when_due_()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.masking.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
         self._budget, self._step = budget, step
