@@ -33,6 +33,8 @@ _BAD_INPUT = 2
 _PERIOD = 30.0
 _SHOWN_PROBLEMS = 10
 _SHOWN_DETAILS = 40
+_NAMES = ("task", "method", "pattern", "model")
+_NAME = 20  # characters of a name that are not broken
 
 
 def main() -> int:
@@ -187,10 +189,12 @@ def _say_problems(report: Report, console: Console) -> None:
 
 
 def _print(frame: pd.DataFrame, console: Console) -> None:
+    """Print a frame; where a terminal is narrow, heads and long texts are broken, not names."""
     screen = Screen(box=None, pad_edge=False, header_style="bold")
     for name in frame.columns:
-        left = name in {"task", "method", "pattern", "model", "hyperparameters"}
-        screen.add_column(Text(name), justify="left" if left else "right")
+        whole = name in _NAMES and max(map(len, frame[name].astype(str)), default=0) <= _NAME
+        left = name in _NAMES or name == "hyperparameters"
+        screen.add_column(Text(name), justify="left" if left else "right", overflow="fold", no_wrap=whole)
     for row in frame.itertuples(index=False):
         screen.add_row(*(Text(str(value)) for value in row))
     console.print(screen)

@@ -7,14 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.pairs import ENOUGH, coverage
 
 
 def difference_sentences(differences: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence per difference; those without a pair have none."""
-    place = place_in(METHOD_ORDER)
-    for row in sorted(differences.to_dict("records"), key=lambda row: (row["task"], place(row["method"]))):
+    for row in differences.to_dict("records"):
         if row["n"] > 0:
             yield _difference(row)
 
@@ -33,7 +31,7 @@ def _difference(row: dict[Any, Any]) -> str:
     points, n = 100 * row["mean"], int(row["n"])
     held = f" with {row['held']}" if row["held"] and not pd.isna(row["held"]) else ""
     words = f"{_place(row)}, {_method(row)}{held} is {abs(points):.1f} points {'above' if points >= 0 else 'below'} "
-    words += f"{row['against']} ({n} seed{'s' if n > 1 else ''}, {row['pairs']} pairs of equal hyperparameters"
+    words += f"{row['against']} ({_many(n, 'seed')}, {_many(int(row['pairs']), 'pair')} of equal hyperparameters"
     if not pd.isna(row["low"]):
         level = "95%" if n >= ENOUGH else f"not 95% but at most {coverage(n):.0%}"
         words += f"; bootstrap interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, {level}"
@@ -42,6 +40,10 @@ def _difference(row: dict[Any, Any]) -> str:
     if not pd.isna(row["mcnemar"]):
         words += f"; McNemar's p of the two best trials {row['mcnemar']:.3g}"
     return words + ")."
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _place(row: dict[Any, Any]) -> str:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from nxm_sweep.report.cautions import cautions
 from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.pairs import assess, pair
 from nxm_sweep.report.predictions import mcnemar
 from nxm_sweep.report.sentences import difference_sentences, gap_sentences
-from nxm_sweep.report.table import Table, make_table
+from nxm_sweep.report.table import TASK_ORDER, Table, make_table
 
 REFERENCES = ("asp", "dense")
 ESTIMATOR = (
@@ -75,6 +76,10 @@ def compare(report: Report, table: Table | None = None) -> Statistics:
     if table is None or table.by != "best":
         table = make_table(report)
     rows = [row for against in REFERENCES for row in _differences(report, against)]
+    tasks = place_in(["average", *(task.name for task in table.tasks)])
+    rows.sort(
+        key=lambda row: (row["model"], tasks(row["task"]), place_in(METHOD_ORDER)(row["method"]), row["sparsity"])
+    )
     differences = pd.DataFrame(rows, columns=_COLUMNS)
     gaps = pd.DataFrame(list(_gaps(table)), columns=[*_PLACE, "method", "sparsity", "dense", "asp", "value", "share"])
     return Statistics(
@@ -139,7 +144,8 @@ def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
             common = set.intersection(*(set(seeds) for seeds in tasks.values()))
             means = [float(np.mean([seeds[seed] for seeds in tasks.values()])) for seed in sorted(common)]
             found = assess(np.array(means))
-            note = "; ".join(part for part in (f"over {', '.join(tasks)}", found["note"]) if part)
+            over = f"over {', '.join(sorted(tasks, key=place_in(TASK_ORDER)))}"
+            note = f"{over}; {found['note']}" if found["note"] else over
             row = {"task": "average", "model": model, "method": method, "sparsity": sparsity, "against": against}
             yield {**row, "pairs": len(common) * len(tasks), **found, "note": note}
 
