@@ -66,6 +66,9 @@ def test_ctrl_c_ends_the_command_with_exit_code_0_and_a_page_that_stays(tmp_path
     write(tmp_path, record("a", 0.6))
     command = [sys.executable, "-m", "nxm_sweep.report", str(tmp_path), "--watch", "1", "--formats", "html"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # under nohup it is ignored, and a child inherits that
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -77,6 +80,7 @@ def test_ctrl_c_ends_the_command_with_exit_code_0_and_a_page_that_stays(tmp_path
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=120)
         finally:
+            signal.signal(signal.SIGINT, before)
             process.kill()
     assert (process.returncode, errors) == (0, "")
     assert "reloads itself no longer" in out

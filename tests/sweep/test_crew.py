@@ -134,7 +134,13 @@ def test_settings_from_json_are_checked(settings: TrialSettings) -> None:
         settings_of(values)
 
 
-_CHILD = "import os; from nxm_sweep.sweep.signs import end_with; print('up', flush=True); end_with(os.getppid())"
+_CHILD = """
+import os
+from nxm_sweep.sweep.signs import end_with
+parent = os.getppid()
+print("up", flush=True)
+end_with(parent)
+"""
 _PARENT = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {_CHILD!r}], stdout=subprocess.PIPE)
