@@ -23,6 +23,8 @@ def gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
         scores = f"ASP ({100 * row['asp']:.1f}) and dense ({100 * row['dense']:.1f}), best against best"
         if pd.isna(row["share"]):
             yield f"{_place(row)}, {_method(row)} has no gap to close between {scores}: dense is not above ASP."
+        elif row["share"] < 0.0:
+            yield f"{_place(row)}, {_method(row)} closes nothing of the gap between {scores}: it is below ASP."
         else:
             yield f"{_place(row)}, {_method(row)} closes {100 * row['share']:.0f}% of the gap between {scores}."
 
