@@ -163,7 +163,7 @@ def test_every_picture_is_drawn_inside_its_frame_and_nothing_is_complained_of(
 ) -> None:
     with Tab(browser, path, width) as tab:
         boxes = [svg.bounding_box() for svg in tab.page.locator(".panels svg").all()]
-        assert len(boxes) >= 17
+        assert len(boxes) >= 13
         assert all(box["width"] > 250 and box["height"] > 60 for box in boxes)
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
         assert tab.page.evaluate(OUTSIDE) == []
