@@ -18,11 +18,12 @@ from rich.console import Console
 
 from nxm_sweep.config import config_dir, explain, load_settings, register_schema
 from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, RankError, SweepIncompleteError
+from nxm_sweep.terminal import BAD_INPUT, error_console, tell
 
-_FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+_FAILED, _INTERRUPTED = 1, 130
 _IS_FOLLOWER = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 """Whether ``torchrun`` has started this process beside a first one, which alone speaks."""
-_ERRORS = Console(stderr=True, soft_wrap=True, highlight=False, quiet=_IS_FOLLOWER)
+_ERRORS = error_console(quiet=_IS_FOLLOWER)
 
 
 def main() -> int:
@@ -83,10 +84,8 @@ def _check_flags() -> None:
 
 def _tell(error: NxmSweepError) -> int:
     """Print an error in one line, with its hint in another; return the exit code."""
-    _ERRORS.print(f"error: {error.message}", markup=False)
-    if error.hint:
-        _ERRORS.print(f"hint: {error.hint}", markup=False)
-    return _FAILED if isinstance(error, NonFiniteError | RankError) else _BAD_INPUT
+    tell(error, _ERRORS)
+    return _FAILED if isinstance(error, NonFiniteError | RankError) else BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:

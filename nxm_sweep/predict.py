@@ -20,11 +20,12 @@ from nxm_sweep.errors import ConfigError, DataError, ModelError, NxmSweepError, 
 from nxm_sweep.settings import DataSettings
 from nxm_sweep.sweep.finished import SAVE_AGAIN, find_trial, saved_model
 from nxm_sweep.sweep.records import read_record
+from nxm_sweep.terminal import BAD_INPUT, error_console, tell
 
-_BROKEN, _BAD_INPUT = 1, 2
+_BROKEN = 1
 _FOLDER = "predicted"
 _CLASSES_SHOWN = 5
-_ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
+_ERRORS = error_console()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         _predict(options)
     except NxmSweepError as error:
-        _ERRORS.print(f"error: {error.message}", markup=False)
-        if error.hint:
-            _ERRORS.print(f"hint: {error.hint}", markup=False)
-        return _BAD_INPUT
+        tell(error)
+        return BAD_INPUT
     return 0
 
 

@@ -26,8 +26,8 @@ from nxm_sweep.sparsity.hardware import TWO_OF_FOUR
 from nxm_sweep.sparsity.pattern import Constraint, parse_constraint
 from nxm_sweep.sparsity.targets import ENCODER_LAYERS
 from nxm_sweep.sweep.files import write_json
+from nxm_sweep.terminal import BAD_INPUT, tell
 
-_BAD_INPUT = 2
 _ROWS = 512
 _CANDIDATES = ("2of4", "1of4")
 _PIPED_WIDTH = 160  # columns, where nobody's window wraps them
@@ -47,11 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scan = _scan(_find(options), candidates, options, console)
         write_json(options.to, scan)
     except NxmSweepError as error:
-        errors = Console(stderr=True, soft_wrap=True, highlight=False)
-        errors.print(f"error: {error.message}", markup=False)
-        if error.hint:
-            errors.print(f"hint: {error.hint}", markup=False)
-        return _BAD_INPUT
+        tell(error)
+        return BAD_INPUT
     show_scan(scan, console)
     console.print(
         f"{options.to}: sparsity=mixed sparsity.scan={options.to} trains with it", markup=False, soft_wrap=True

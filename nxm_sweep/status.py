@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from nxm_sweep.errors import RecordError
 from nxm_sweep.sweep.claims import read_progress
 from nxm_sweep.sweep.records import trial_folder
 from nxm_sweep.sweep.survey import (
@@ -30,8 +31,9 @@ from nxm_sweep.sweep.survey import (
     survey,
 )
 from nxm_sweep.sweep.words import clock, describe, plain_table, progress_words, score_words, values_words
+from nxm_sweep.terminal import BAD_INPUT, tell
 
-_INCOMPLETE, _BAD_INPUT = 1, 2
+_INCOMPLETE = 1
 _HOLES_SHOWN = 20
 
 
@@ -42,10 +44,9 @@ def main() -> int:
     output_dir: Path = parser.parse_args().output_dir
     plans = read_plans(output_dir)
     if not plans:
-        errors = Console(stderr=True, soft_wrap=True, highlight=False)
-        errors.print(f"error: {output_dir} holds no sweep", markup=False)
-        errors.print("hint: python -m nxm_sweep -m ... starts one; python -m nxm_sweep.report shows single trials")
-        return _BAD_INPUT
+        hint = "python -m nxm_sweep -m ... starts one; python -m nxm_sweep.report shows single trials"
+        tell(RecordError(f"{output_dir} holds no sweep", hint=hint))
+        return BAD_INPUT
     console = Console(highlight=False)
     complete = [_show(plan, output_dir, console) for plan in reversed(plans)]  # the newest last, next to the prompt
     return 0 if all(complete) else _INCOMPLETE

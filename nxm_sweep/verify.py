@@ -23,8 +23,9 @@ from nxm_sweep.sparsity.manifest import read_manifest
 from nxm_sweep.sparsity.pattern import Constraint, constraint, parse_constraint
 from nxm_sweep.sparsity.targets import ENCODER_LAYERS
 from nxm_sweep.sparsity.weights import Weights, open_weights
+from nxm_sweep.terminal import BAD_INPUT, error_console, tell
 
-_DOES_NOT_HOLD, _BAD_INPUT = 1, 2
+_DOES_NOT_HOLD = 1
 _SHOWN = 20  # reasons
 _PIPED_WIDTH = 200  # columns, where nobody's window wraps them
 
@@ -32,15 +33,12 @@ _PIPED_WIDTH = 200  # columns, where nobody's window wraps them
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         weights = _open(options.path)
         found, source = _audit(weights, _asked_for(options), options.match)
     except NxmSweepError as error:
-        errors.print(f"error: {error.message}", markup=False)
-        if error.hint:
-            errors.print(f"hint: {error.hint}", markup=False)
-        return _BAD_INPUT
+        tell(error)
+        return BAD_INPUT
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
@@ -49,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(_matrices(found))
     if found.untouched:
         console.print(_untouched(found))
-    return _conclude(found, console, errors)
+    return _conclude(found, console, error_console())
 
 
 def _parser() -> argparse.ArgumentParser:

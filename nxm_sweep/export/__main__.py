@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from nxm_sweep.errors import ConfigError, ExportError, NxmSweepError
+from nxm_sweep.terminal import BAD_INPUT, tell
 
-_FAILED, _BAD_INPUT = 1, 2
+_FAILED = 1
 _FORMATS = ("dense", "onnx", "semi_structured")
 _DTYPES = ("float16", "bfloat16")
 
@@ -25,11 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         said = _export(options)
     except NxmSweepError as error:
-        errors = Console(stderr=True, soft_wrap=True, highlight=False)
-        errors.print(f"error: {error.message}", markup=False)
-        if error.hint:
-            errors.print(f"hint: {error.hint}", markup=False)
-        return _FAILED if isinstance(error, ExportError) else _BAD_INPUT
+        tell(error)
+        return _FAILED if isinstance(error, ExportError) else BAD_INPUT
     console = Console(highlight=False, soft_wrap=True)
     for line in said:
         console.print(line, markup=False)

@@ -28,8 +28,8 @@ from nxm_sweep.report.table import detail_frame, make_table, table_frame
 from nxm_sweep.report.watching import watch
 from nxm_sweep.report.writing import FORMATS, write, write_files
 from nxm_sweep.sweep.records import read_record
+from nxm_sweep.terminal import BAD_INPUT, tell
 
-_BAD_INPUT = 2
 _PERIOD = 30.0
 _SHOWN_PROBLEMS = 10
 _SHOWN_DETAILS = 40
@@ -51,11 +51,8 @@ def main() -> int:
         else:
             _show(arguments, console)
     except NxmSweepError as error:
-        errors = Console(stderr=True, soft_wrap=True, highlight=False)
-        errors.print(f"error: {error.message}", markup=False)
-        if error.hint:
-            errors.print(f"hint: {error.hint}", markup=False)
-        return _BAD_INPUT
+        tell(error)
+        return BAD_INPUT
     return 0
 
 
