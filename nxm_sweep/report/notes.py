@@ -31,7 +31,8 @@ def table_notes(
         tasks: The columns' labels.
         averaged: Those of the tasks that the average is over.
     """
-    yield "Scores times 100. Tasks with two metrics count with their mean, MNLI with the mean of m and mm (GLUE's rule)."
+    yield "Scores times 100; a column's head names the metric and the number of training rows."
+    yield "Tasks with two metrics count with their mean, MNLI with the mean of m and mm (GLUE's rule)."
     if optimistic:
         yield (
             "Optimistic: epoch and hyperparameters were selected on the rows that are reported (the paper's protocol; "
