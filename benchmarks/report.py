@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "outputs" / "examples" / "rte-mrpc" / "trials"
+EXAMPLE = Path(__file__).resolve().parents[1] / "outputs" / "examples" / "methods" / "trials"
 TASKS = ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")
 
 

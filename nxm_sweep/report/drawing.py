@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -173,7 +175,7 @@ def _fit(figure: Figure) -> None:
 
     Matplotlib's own layouts do the same in several passes, which take longer than the drawing.
     """
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    renderer = _ruler()
     (axes,) = figure.axes
     below = sum(legend.get_window_extent(renderer).height for legend in figure.legends)
     figure.set_figheight(figure.get_figheight() + max(0.0, below / figure.dpi - 0.22))
@@ -184,6 +186,13 @@ def _fit(figure: Figure) -> None:
     right, top = outside.x1 - inside.x1 + pad, outside.y1 - inside.y1 + pad
     size = (max(width - left - right, width / 4) / width, max(height - bottom - top, height / 8) / height)
     axes.set_position((left / width, bottom / height, *size))
+
+
+@cache
+def _ruler() -> RendererBase:
+    """What texts are measured with. Matplotlib remembers sizes for each renderer, and pictures repeat their texts."""
+    renderer: RendererBase = FigureCanvasAgg(Figure()).get_renderer()  # type: ignore[no-untyped-call]
+    return renderer
 
 
 def legend(axes: Axes) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from nxm_sweep.errors import RecordError
 from nxm_sweep.report.holes import damaged_plans, planned, problem, unplanned
 from nxm_sweep.report.names import command
-from nxm_sweep.report.record_rows import NOT_A_RECORD, Rows, rows_of
+from nxm_sweep.report.record_rows import COLUMNS, NOT_A_RECORD, Rows, rows_of
 from nxm_sweep.sweep.records import RESULT, read_record
 from nxm_sweep.sweep.survey import read_plans
 
@@ -83,7 +83,7 @@ def read_report(folders: Sequence[Path]) -> Report:
     Raises:
         RecordError: A folder does not exist.
     """
-    rows: Rows = {name: [] for name in _COLUMNS}
+    rows: Rows = {name: [] for name in (*_FIRST, *COLUMNS)}
     commands: dict[str, None] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -96,20 +96,17 @@ def read_report(folders: Sequence[Path]) -> Report:
             rows["problems"].extend(missing)
             settled |= {row["identity"] for row in missing}
         rows["problems"].extend(unplanned(folder, identity) for identity in open_ if identity not in settled)
-    frames = {name: pd.DataFrame(entries) for name, entries in rows.items()}
-    for name, columns in _COLUMNS.items():
-        frames[name] = frames[name].reindex(columns=list(dict.fromkeys([*columns, *frames[name].columns])))
+    frames = {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items()}
+    for name, columns in _FIRST.items():
+        frame = pd.DataFrame(rows[name])
+        frames[name] = frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
     frames["trials"] = _told_apart(frames["trials"])
     return Report(tuple(folders), **frames, commands=tuple(commands))
 
 
 _KEY = ["folder", "identity"]
-_COLUMNS = {
+_FIRST = {  # the columns that are there without any row
     "trials": [*CELL, *_KEY, "value", "selected", "selection", "metric", "epoch", "unpruned", "residual"],
-    "scores": [*_KEY, "set", "metric", "value"],
-    "epochs": [*_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"],
-    "iterations": [*_KEY, "group", "step", "primal", "dual", "distance", "support_flips", "rho"],
-    "matrices": [*_KEY, "matrix", "constraint", "rows", "columns", "zeros"],
     "problems": [*_KEY, *CELL, "kind", "reason", "point"],
 }
 

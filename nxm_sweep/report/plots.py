@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from matplotlib.axes import Axes
 from nxm_sweep.notation import short
 from nxm_sweep.report.curves import curves
 from nxm_sweep.report.drawing import FAINT, INK, Panel, Picture, drawing, legend, panel, rates, shown
-from nxm_sweep.report.frames import Report
+from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.series import PANELS, Sheet, picture, places, series
 from nxm_sweep.report.statistics import Statistics
 from nxm_sweep.report.table import Entry, Table
 
 _RATE, _BATCH, _RHO = "learning_rate.value", "training.batch_size", "rho.value"
+SERIES = 10  # methods and patterns in one panel, at most
 _SAID = 40  # scores that an alternative text lists
 
 
@@ -27,17 +29,29 @@ def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
     metrics = {task.name: task.metric for task in table.tasks}
     trials = in_order(report.trials, tasks).assign(value=100 * report.trials["value"])
     trials["metric"] = trials["task"].map(metrics).fillna(trials["metric"])
-    expected = in_order(statistics.expected, tasks).assign(value=100 * statistics.expected["value"])
-    before, after = curves(report, trials)
-    return [
-        scores(cells_of(table)),
-        sensitivity(trials),
-        heat_map(trials),
+    best = best_cells(trials)
+    shown_trials = trials.merge(best, on=CELL)
+    expected = in_order(statistics.expected.merge(best, on=CELL), tasks)
+    before, after = curves(report, shown_trials)
+    pictures = [
+        sensitivity(shown_trials),
+        heat_map(shown_trials),
         *before,
-        expected_best(expected),
-        cost(trials),
+        expected_best(expected.assign(value=100 * expected["value"])),
+        cost(shown_trials),
         *after,
     ]
+    if len(shown_trials) < len(trials):
+        words = f"Of each task's methods and patterns the best {SERIES} are drawn."
+        pictures = [replace(one, words=f"{one.words} {words}") if one.panels else one for one in pictures]
+    return [scores(cells_of(table)), *pictures]
+
+
+def best_cells(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with the best selecting score, at most :data:`SERIES` of a task and model: more no legend can hold."""
+    cells = trials.groupby(CELL, sort=False)["selected"].max().reset_index()
+    place = cells.groupby(["task", "model"])["selected"].rank(ascending=False, method="first")
+    return cells.loc[place <= SERIES, CELL]
 
 
 def in_order(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:

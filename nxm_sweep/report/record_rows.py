@@ -11,12 +11,19 @@ from typing import Any
 from nxm_sweep.report.names import method_name, name
 from nxm_sweep.sweep.records import selected_value
 
-Rows = dict[str, list[dict[str, Any]]]
-
+Rows = dict[str, list[Any]]
+"""Rows by frame: dictionaries for ``trials`` and ``problems``, else values in the order of :data:`COLUMNS`."""
+_KEY = ("folder", "identity")
+_RESIDUALS = ("primal", "dual", "distance", "support_flips")
+COLUMNS = {
+    "scores": (*_KEY, "set", "metric", "value"),
+    "epochs": (*_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"),
+    "iterations": (*_KEY, "group", "step", *_RESIDUALS, "rho", "penalty_share"),
+    "matrices": (*_KEY, "matrix", "constraint", "rows", "columns", "zeros"),
+}
 NOT_A_RECORD = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, ArithmeticError)
 """What reading a value that is missing or of a wrong type raises."""
 _LARGEST = 2**53  # what is larger, or no number, nobody measured; a setting like that is shown as it was written
-_RESIDUALS = ("primal", "dual", "distance", "support_flips")
 _NUMBERS = ("learning_rate.value", "rho.value", "training.batch_size", "seed")
 
 
@@ -40,20 +47,21 @@ def rows_of(folder: Path, path: Path, record: Mapping[str, Any]) -> Rows:
     return {
         "trials": [{**_trial(record, epoch), **key, "path": str(path)}],
         "scores": [
-            {**key, "set": name(part), "metric": name(metric), "value": _number(score)}
+            (*key.values(), name(part), name(metric), _number(score))
             for part, values in reported.items()
             for metric, score in values.items()
         ],
-        "epochs": [{**key, **_epoch(entry)} for entry in record["epochs"]],
-        "iterations": [{**key, **group} for iteration in record["iterations"] for group in _groups(iteration)],
+        "epochs": [(*key.values(), *_epoch(entry)) for entry in record["epochs"]],
+        "iterations": [(*key.values(), *group) for iteration in record["iterations"] for group in _groups(iteration)],
         "matrices": [
-            {
-                **key,
-                "matrix": name(row["matrix"]),
-                "constraint": name(row["constraint"]),
-                **{side: int(row[side]) for side in ("rows", "columns")},
-                "zeros": int(check["zeros"]),
-            }
+            (
+                *key.values(),
+                name(row["matrix"]),
+                name(row["constraint"]),
+                int(row["rows"]),
+                int(row["columns"]),
+                int(check["zeros"]),
+            )
             for row, check in zip(sparsity["targets"], sparsity["checked"], strict=True)
         ],
     }
@@ -93,25 +101,15 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _epoch(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "epoch": int(entry["epoch"]),
-        "step": int(entry["step"]),
-        "training_loss": _number(entry["training_loss"]),
-        "selected": _number(entry["selection"]),
-        "unpruned": _number(entry["unpruned_selection"]),
-        "residual": _number(entry["relative_distance"]),
-    }
+def _epoch(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    scores = (_number(entry[key]) for key in ("selection", "unpruned_selection", "training_loss", "relative_distance"))
+    return int(entry["epoch"]), int(entry["step"]), *scores
 
 
-def _groups(iteration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    shared = {
-        "step": int(iteration["step"]),
-        "rho": _number(iteration["rho"]),
-        "penalty_share": _number(iteration.get("penalty_share")),
-    }
+def _groups(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    step, *shared = int(iteration["step"]), _number(iteration["rho"]), _number(iteration.get("penalty_share"))
     for group in ({**iteration, "group": "all"}, *iteration.get("groups", [])):
-        yield {"group": name(group["group"]), **shared, **{key: _number(group[key]) for key in _RESIDUALS}}
+        yield name(group["group"]), step, *(_number(group[key]) for key in _RESIDUALS), *shared
 
 
 def _settings(hashed: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def compare(report: Report, table: Table | None = None) -> Statistics:
     if table is None or table.by != "best":
         table = make_table(report)
     rows = [row for against in REFERENCES for row in _differences(report, against)]
+    for row, found in zip(rows, assess([row.pop("seeds") for row in rows]), strict=True):
+        row |= {**found, "note": "; ".join(part for part in (row.pop("remark", ""), found["note"]) if part)}
     tasks = place_in(["average", *(task.name for task in table.tasks)])
     rows.sort(
         key=lambda row: (row["model"], tasks(row["task"]), place_in(METHOD_ORDER)(row["method"]), row["sparsity"])
@@ -122,6 +124,7 @@ def _weights(n: int) -> list[tuple[int, NDArray[np.float64]]]:
 
 
 def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
+    """Rows without their tests; ``seeds`` holds the differences, one per seed, ``remark`` what the note begins with."""
     settings = [name for name in report.settings() if len(report.trials[name].unique()) > 1]
     cells = _cells(report, settings)
     per_seed: dict[tuple[str, str, str], dict[str, dict[Any, float]]] = {}
@@ -133,21 +136,20 @@ def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
         row["against"] = against
         pairs = pair(mine, reference, settings)
         row["pairs"], row["held"] = len(pairs), pairs.held
-        if not pairs.differences:
-            yield {**row, "n": 0, "note": "no seed and hyperparameters in common"}
+        seeds = pairs.by_seed()
+        if not seeds:
+            yield {**row, "seeds": np.array([])}
             continue
-        seeds = per_seed.setdefault((model, method, sparsity), {})[task] = pairs.by_seed()
+        per_seed.setdefault((model, method, sparsity), {})[task] = seeds
         p = mcnemar(_best_folder(mine), _best_folder(reference))
-        yield {**row, "mcnemar": p, **assess(np.array(list(seeds.values())))}
+        yield {**row, "mcnemar": p, "seeds": np.array(list(seeds.values()))}
     for (model, method, sparsity), tasks in per_seed.items():
         if len(tasks) > 1:
             common = set.intersection(*(set(seeds) for seeds in tasks.values()))
             means = [float(np.mean([seeds[seed] for seeds in tasks.values()])) for seed in sorted(common)]
-            found = assess(np.array(means))
             over = f"over {', '.join(sorted(tasks, key=place_in(TASK_ORDER)))}"
-            note = f"{over}; {found['note']}" if found["note"] else over
             row = {"task": "average", "model": model, "method": method, "sparsity": sparsity, "against": against}
-            yield {**row, "pairs": len(common) * len(tasks), **found, "note": note}
+            yield {**row, "pairs": len(common) * len(tasks), "seeds": np.array(means), "remark": over}
 
 
 _Cell = tuple[str, str, str, str]

@@ -238,6 +238,19 @@ def test_ids_are_unique_over_all_pictures() -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_a_panel_holds_the_best_methods_and_patterns_alone_and_says_so(tmp_path: Path) -> None:
+    patterns = [f"{place + 1}of16" for place in range(12)]
+    for place, pattern in enumerate(patterns):
+        write(tmp_path, record(f"{place:02}", 0.5 + 0.01 * place) | {"sparsity_name": pattern})
+    report = read_report([tmp_path])
+    table = make_table(report)
+    pictures = {picture.name: picture for picture in draw(report, table, compare(report, table))}
+    drawn = {text.removeprefix("asp ") for text in texts(pictures["cost"]) if text.startswith("asp ")}
+    assert drawn == set(patterns[2:])
+    assert pictures["cost"].words.endswith("Of each task's methods and patterns the best 10 are drawn.")
+    assert {text.removeprefix("asp ") for text in texts(pictures["scores"]) if text.startswith("asp ")} == set(patterns)
+
+
 def test_many_panels_are_cut_and_counted() -> None:
     picture = cost(trials(("asp",), tuple(f"task{place:02}" for place in range(14))))
     assert len(picture.panels) == 9

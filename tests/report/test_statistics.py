@@ -123,7 +123,9 @@ def test_the_average_is_paired_over_the_seeds_that_every_task_has(tmp_path: Path
 
 def test_interval_and_p_are_scipys() -> None:
     values = np.array([0.01, 0.03, -0.02, 0.04, 0.02, 0.05, 0.01])
-    found = assess(values)
+    other = np.array([0.2, 0.1, 0.4, -0.1, 0.3, 0.0, 0.1])
+    (found, *_, beside) = assess([values, np.array([]), np.array([0.5]), np.array([0.1, 0.2]), other])
+    assert (beside["low"], beside["p"]) == (assess([other])[0]["low"], assess([other])[0]["p"])
     interval = bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
     assert found["low"] == pytest.approx(interval.confidence_interval.low, abs=2e-3)
     assert found["high"] == pytest.approx(interval.confidence_interval.high, abs=2e-3)
@@ -135,8 +137,8 @@ def test_few_seeds_say_what_their_interval_can_hold() -> None:
     draw = np.random.default_rng(0).normal(size=(4000, 3))
     inside = np.mean((draw.min(axis=1) < 0) & (draw.max(axis=1) > 0))  # where any percentile of a bootstrap lies
     assert coverage(3) == pytest.approx(inside, abs=0.02)
-    assert assess(draw[0])["note"] == "3 seeds: p cannot fall below 0.25, the interval covers 75% at most"
-    assert (coverage(6), assess(np.arange(6.0))["note"]) == (0.95, "")
+    assert assess([draw[0]])[0]["note"] == "3 seeds: p cannot fall below 0.25, the interval covers 75% at most"
+    assert (coverage(6), assess([np.arange(6.0)])[0]["note"]) == (0.95, "")
 
 
 def test_trials_of_other_budgets_are_no_pair(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_an_average_needs_seeds_that_the_tasks_share(tmp_path: Path) -> None:
             record(f"n{seed}", 0.6, task=task, method="nxm", rho=1e-3, seed=seed),
         )
     found = row(compare(read_report([tmp_path])), "nxm", "asp", "average")
-    assert (found["n"], found["note"]) == (0, "over glue/cola, glue/rte; no seed in common")
+    assert (found["n"], found["note"]) == (0, "over glue/cola, glue/rte; no seed and hyperparameters in common")
 
 
 def test_a_method_with_a_teacher_is_compared_with_its_like(tmp_path: Path) -> None:
