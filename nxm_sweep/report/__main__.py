@@ -119,8 +119,7 @@ def _show(arguments: argparse.Namespace, console: Console) -> None:
     for note in [*content.table.notes, *content.statistics.warnings, *(paper if glue else [])]:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     _say_problems(content.report, console)
-    for path in write(content, target, formats):
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    _say_written(list(write(content, target, formats)), target, console)
 
 
 def _files(arguments: argparse.Namespace) -> tuple[Path, Path, list[str]]:
@@ -162,8 +161,7 @@ def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
     for note in found.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     if arguments.to is not None:
-        for path in write_files(comparison_files(found, formats), target):
-            console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        _say_written(list(write_files(comparison_files(found, formats), target)), target, console)
 
 
 def _show_trials(folders: Sequence[Path], console: Console) -> None:
@@ -183,6 +181,12 @@ def _say_problems(report: Report, console: Console) -> None:
         console.print(words.replace(":  (", ": ("), markup=False, soft_wrap=True)
     if len(report.problems) > _SHOWN_PROBLEMS:
         console.print(f"... and {len(report.problems) - _SHOWN_PROBLEMS} more, all in the files")
+
+
+def _say_written(paths: Sequence[Path], target: Path, console: Console) -> None:
+    files = [path.name for path in paths if path.parent == target]
+    pictures = [f"{len(paths) - len(files)} pictures"] if len(files) < len(paths) else []
+    console.print(f"wrote to {target}: {', '.join([*files, *pictures])}", markup=False, soft_wrap=True)
 
 
 def _print(frame: pd.DataFrame, console: Console) -> None:
