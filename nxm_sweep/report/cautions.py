@@ -26,12 +26,12 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
             f"Differences rest on {counts} seed{'s' if most > 1 else ''}: the p of a paired permutation test over n seeds "
             f"cannot fall below 2/2^n, so fewer than {ENOUGH} seeds cannot reach p < 0.05."
         )
-    for names, cell in trials.groupby(CELL, sort=False):
-        if len(cell) > 1 and len(cell["value"].unique()) == 1:
+    for names, scores in trials.groupby(CELL, sort=False)["value"]:
+        if len(scores) > 1 and len(scores.unique()) == 1:
             place = " ".join(map(str, names))
-            yield f"All {len(cell)} trials of {place} scored {cell['value'].iloc[0]:.4f}: the training may have collapsed."
+            yield f"All {len(scores)} trials of {place} scored {scores.iloc[0]:.4f}: the training may have collapsed."
     for axis in report.hyperparameters():
-        if axis in _NOT_AXES or not _is_number(trials[axis]):
+        if axis in _NOT_AXES or not _is_number(trials[axis]) or trials[axis].nunique() < 2:
             continue
         at_edge = list(_at_edge(trials, axis))
         if at_edge:
@@ -40,7 +40,7 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
 
 def _at_edge(trials: pd.DataFrame, axis: str) -> Iterator[str]:
     """The cells whose best trial has the lowest or the highest value tried of an axis."""
-    for names, cell in trials.groupby(CELL, sort=False):
+    for names, cell in trials[[*CELL, axis, "selected"]].groupby(CELL, sort=False):
         values = np.sort(cell[axis].dropna().unique())
         best = cell[axis].to_numpy()[cell["selected"].to_numpy().argmax()]
         if len(values) > (1 if axis in _AXES else 2) and best in (values[0], values[-1]):
