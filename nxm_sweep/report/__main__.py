@@ -113,7 +113,7 @@ def _show(arguments: argparse.Namespace, console: Console) -> None:
     details = detail_frame(content.table).drop(columns=["trial", "without a record"])
     if len(details) <= _SHOWN_DETAILS:
         console.print()
-        _print(details if len(details["model"].unique()) > 1 else details.drop(columns=["model"]), console)
+        _print(_without_one_model(details), console)
     paper = [f"The paper's figures, for reference ({SOURCE}): {'; '.join(reference_lines())}."]
     glue = any(task.name.startswith("glue/") for task in content.table.tasks)
     for note in [*content.table.notes, *content.statistics.warnings, *(paper if glue else [])]:
@@ -156,8 +156,12 @@ def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
         raise ConfigError(f"at most two output folders can be compared but got {len(folders)}")
     _, target, formats = _files(arguments)
     first, second = (_content(folder, arguments.by) for folder in folders)
-    found = compare_sweeps(first, second, (f"1: {folders[0]}", f"2: {folders[1]}"))
-    _print(found.frame, console)
+    names = (f"1: {folders[0]}", f"2: {folders[1]}")
+    found = compare_sweeps(first, second, names)
+    shown = found.frame.rename(columns={name: name[0] for name in names}).drop(columns="hyperparameters")
+    _print(_without_one_model(shown), console)
+    for name in names:
+        console.print(name, markup=False, soft_wrap=True)
     for note in found.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     if arguments.to is not None:
@@ -187,6 +191,11 @@ def _say_written(paths: Sequence[Path], target: Path, console: Console) -> None:
     files = [path.name for path in paths if path.parent == target]
     pictures = [f"{len(paths) - len(files)} pictures"] if len(files) < len(paths) else []
     console.print(f"wrote to {target}: {', '.join([*files, *pictures])}", markup=False, soft_wrap=True)
+
+
+def _without_one_model(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without a column that says the same in every row."""
+    return frame.drop(columns="model") if len(frame["model"].unique()) == 1 else frame
 
 
 def _print(frame: pd.DataFrame, console: Console) -> None:

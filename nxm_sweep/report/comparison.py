@@ -20,6 +20,7 @@ _MUST_AGREE = {
     "data": "the task {name} has other rows",
 }
 _SETTINGS = ("training.", "selection.")
+_OF_A_TABLE = ("Points without", "The average is", "No task has a score in every row")  # notes of one table alone
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def compare_sweeps(first: Content, second: Content, names: tuple[str, str]) -> C
         names: What the sweeps are called.
     """
     shared = dict.fromkeys([*first.table.notes, *second.table.notes])
-    notes = [line for line in shared if not line.startswith("Points without")]
+    notes = [line for line in shared if not line.startswith(_OF_A_TABLE)]
     for name, content in zip(names, (first, second), strict=True):
         if len(content.report.problems):
             notes.append(f"{name}: {len(content.report.problems)} points without a usable record.")
