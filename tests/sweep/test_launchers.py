@@ -92,7 +92,12 @@ def _outcomes(output_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def _leftovers(output_dir: Path) -> set[str]:
-    return {path.name for path in output_dir.glob("trials/*/*")} - {"result.json", "predictions.json", "log.txt", ".lock"}
+    return {path.name for path in output_dir.glob("trials/*/*")} - {
+        "result.json",
+        "predictions.json",
+        "log.txt",
+        ".lock",
+    }
 
 
 def _until(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
