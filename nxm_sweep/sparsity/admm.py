@@ -13,9 +13,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,36 +22,10 @@ from torch import Tensor
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import ranks
 from nxm_sweep.sparsity.masking import prune_, pruned
+from nxm_sweep.sparsity.residuals import Energies, Residuals
 from nxm_sweep.sparsity.targets import Target
 
 FIRST_ITERATIONS = ("project", "zero_dual")
-
-
-@dataclass(frozen=True, slots=True)
-class Residuals:
-    """How far one Z and dual step found the weights from the constraint, over all targets together.
-
-    Attributes:
-        primal: ``||W - Z|| / max(||W||, ||Z||)``.
-        dual: ``||Z - Z_before|| / ||U||``, 0 where both vanish (relative dual residual of the scaled form).
-        distance: ``||W - P(W)|| / ||W||``: what a hard prune would cut now.
-        support_flips: Share of Z's kept entries that the step before had not kept.
-        rho: The penalty's strength during the W-step before.
-        groups: The same for each group of matrices (:attr:`Target.group`); empty inside a group.
-    """
-
-    primal: float
-    dual: float
-    distance: float
-    support_flips: float
-    rho: float
-    groups: Mapping[str, Residuals] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the residuals of ``dataclasses.asdict``; the groups may be missing."""
-        groups = {name: cls.from_dict(group) for name, group in values.get("groups", {}).items()}
-        return cls(**{**values, "groups": groups})
 
 
 class Admm:
@@ -163,7 +136,7 @@ class Admm:
         """
         owner = ranks.owners_of(self.targets)
         masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight) + self.u[target.name])
-        found = torch.zeros(len(self.targets), len(dataclasses.fields(_Energies)), dtype=torch.float64)
+        found = torch.zeros(len(self.targets), len(dataclasses.fields(Energies)), dtype=torch.float64)
         for index, (target, mask) in enumerate(zip(self.targets, masks, strict=True)):
             weight, z_before, dual = _full_precision(target.weight), self.z[target.name], self.u[target.name]
             z = (weight + dual).masked_fill(~mask, 0.0)
@@ -171,7 +144,7 @@ class Admm:
             self.z[target.name] = z
             if owner[index] != ranks.rank():
                 continue
-            energies = _Energies(
+            energies = Energies(
                 weight=_energy(weight),
                 cut=_energy(weight[~target.support(weight)]),
                 z=_energy(z),
@@ -186,10 +159,10 @@ class Admm:
 
     def _residuals(self, found: Tensor) -> Residuals:
         """The residuals of a Z and dual step, from a row of energies per target."""
-        sums: dict[str, _Energies] = {}
+        sums: dict[str, Energies] = {}
         for target, row in zip(self.targets, found.tolist(), strict=True):
-            sums.setdefault(target.group, _Energies()).add_(**dataclasses.asdict(_Energies(*row)))
-        total = _Energies()
+            sums.setdefault(target.group, Energies()).add_(**dataclasses.asdict(Energies(*row)))
+        total = Energies()
         for energies in sums.values():
             total.add_(**dataclasses.asdict(energies))
         groups = {group: energies.residuals(self._rho) for group, energies in sums.items()}
@@ -253,33 +226,6 @@ class Admm:
         return [_upcast(target.weight.detach()) - self.z[target.name] + self.u[target.name] for target in self.targets]
 
 
-@dataclass(slots=True)
-class _Energies:
-    """Squared norms and counts over a set of matrices, from which residuals are made."""
-
-    weight: float = 0.0
-    cut: float = 0.0
-    z: float = 0.0
-    primal: float = 0.0
-    moved: float = 0.0
-    dual: float = 0.0
-    flipped: int = 0
-    kept: int = 0
-
-    def add_(self, **more: float) -> None:
-        for name, value in more.items():
-            setattr(self, name, getattr(self, name) + value)
-
-    def residuals(self, rho: float) -> Residuals:
-        return Residuals(
-            primal=_ratio(self.primal, max(self.weight, self.z)),
-            dual=_ratio(self.moved, self.dual),
-            distance=_ratio(self.cut, self.weight),
-            support_flips=self.flipped / self.kept if self.kept else 0.0,
-            rho=rho,
-        )
-
-
 def _checked_rho(rho: float) -> float:
     if not 0.0 <= rho < float("inf"):
         raise SparsityError(f"rho must be finite and not negative but got {rho}")
@@ -297,10 +243,3 @@ def _full_precision(weight: Tensor) -> Tensor:
 def _energy(matrix: Tensor) -> float:
     """Squared Frobenius norm."""
     return float(torch.linalg.vector_norm(matrix)) ** 2
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    """Ratio of two norms given as energies; 0 where the numerator vanishes, infinite where only the denominator does."""
-    if numerator == 0.0:
-        return 0.0
-    return (numerator / denominator) ** 0.5 if denominator else float("inf")

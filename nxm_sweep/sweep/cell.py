@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,11 +14,7 @@ from nxm_sweep.checks import check_fit, check_value
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.axes import Axes, Range, Values, agrees, combinations, is_wordy, whole_ranges_listed
 from nxm_sweep.sweep.identity import canonical_json, hash_of, identity_of
-
-_PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
-"""A word that the command line takes without quotes, and for nothing but a word."""
-_BEFORE_QUOTE = re.compile(r"(\\+)(?='|$)")
-"""Backslashes that a quoted word needs twice; elsewhere one is one."""
+from nxm_sweep.sweep.keys import assign_, has, holder_of, value_at, word
 
 _LISTED = 10_000
 """A search lists its points where there are no more than so many."""
@@ -100,7 +95,7 @@ class Cell:
         for hashed in fixed:
             for key in self.axes:
                 if has(hashed, key):
-                    parent, leaf = _parent(hashed, key)
+                    parent, leaf = holder_of(hashed, key)
                     del parent[leaf]
         lists = {key: values for key, values in self.axes.items() if isinstance(values, tuple)}
         words = {key: sorted(map(str, values)) for key, values in lists.items() if is_wordy(values)}
@@ -184,7 +179,7 @@ class Cell:
     def _places(self) -> dict[Words, list[tuple[str, dict[str, Any], str]]]:
         """Where the numbers of the axes stand in what is hashed."""
         return {
-            words: [(key, *_parent(hashed, key)) for key in self.axes if has(hashed, key) and key not in dict(words)]
+            words: [(key, *holder_of(hashed, key)) for key in self.axes if has(hashed, key) and key not in dict(words)]
             for words, hashed in self._variants.items()
         }
 
@@ -226,76 +221,6 @@ def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Word
         )
         found[_words(values)] = hashed
     return found
-
-
-def can_be_axis(settings: TrialSettings, key: str) -> bool:
-    """Return whether a key names a number or a word that changes a trial; no device, no path, no group."""
-    place: Any = settings
-    for name in key.split("."):
-        known = getattr(place, "__dataclass_fields__", {})
-        if name not in known or not all(known[name].metadata.get(mark, True) for mark in ("identity", "axis")):
-            return False
-        place = getattr(place, name)
-    return place is None or isinstance(place, int | float | str)
-
-
-def word(value: Any) -> str:
-    """Return a value as the command line takes it."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:.12g}"
-        case str() if not _PLAIN.fullmatch(value):
-            return "'" + _BEFORE_QUOTE.sub(r"\1\1", value).replace("'", "\\'") + "'"
-    return str(value)
-
-
-def assign_(settings: TrialSettings, values: Mapping[str, Any]) -> TrialSettings:
-    """Set dotted keys in place."""
-    for key, value in values.items():
-        *path, leaf = key.split(".")
-        place: Any = settings
-        for name in path:
-            place = getattr(place, name)
-        setattr(place, leaf, value)
-    return settings
-
-
-def value_at(settings: TrialSettings, key: str) -> Any:
-    """Return the value of a dotted key."""
-    place: Any = settings
-    for name in key.split("."):
-        place = getattr(place, name)
-    return place
-
-
-def exists(settings: TrialSettings, key: str) -> bool:
-    """Return whether a dotted key names a setting or a group of them."""
-    place: Any = settings
-    for name in key.split("."):
-        if name not in getattr(place, "__dataclass_fields__", {}):
-            return False
-        place = getattr(place, name)
-    return True
-
-
-def has(tree: Any, key: str) -> bool:
-    """Return whether a dotted key names a plain value in nested dictionaries."""
-    for name in key.split("."):
-        if not isinstance(tree, dict) or name not in tree:
-            return False
-        tree = tree[name]
-    return not isinstance(tree, dict)
-
-
-def _parent(tree: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    *path, leaf = key.split(".")
-    for name in path:
-        tree = tree[name]
-    return tree, leaf
 
 
 def _words(values: Mapping[str, Any]) -> Words:

@@ -9,12 +9,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep.attempts import Failure, add_failure, classify, forget_failures, is_worth_a_try, read_failures
+from nxm_sweep.sweep.board import Board
 from nxm_sweep.sweep.catch_up import CatchUp
 from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.claims import Claims, read_progress
@@ -30,27 +30,6 @@ _TICK_SECONDS = 0.25
 _LOOK_AROUND_SECONDS = 5.0
 _CATCH_UP_SECONDS = 0.1
 """Of every tick, so much is spent on telling the studies what other sweeps have left."""
-
-
-@dataclass
-class Board:
-    """Where every point of a plan stands.
-
-    Attributes:
-        done: Points with a record; the value is the best score, or None until it has been read.
-        failed: Points that will not be tried again, with their last failure.
-        pruned: Points that a pruner has stopped, with their last score.
-        running: Points that this coordinator has handed out, with their number in the study.
-        elsewhere: Points that somebody else works on.
-        trained: How many attempts of this sweep ended with a record.
-    """
-
-    done: dict[str, float | None] = field(default_factory=dict)
-    failed: dict[str, Failure] = field(default_factory=dict)
-    pruned: dict[str, float | None] = field(default_factory=dict)
-    running: dict[str, int] = field(default_factory=dict)
-    elsewhere: set[str] = field(default_factory=set)
-    trained: int = 0
 
 
 class Coordinator:

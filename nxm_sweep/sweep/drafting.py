@@ -15,7 +15,8 @@ from nxm_sweep.config import load_settings, unknown_setting
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.axes import Range, canonical, listed
-from nxm_sweep.sweep.cell import Cell, can_be_axis, exists, live_axes
+from nxm_sweep.sweep.cell import Cell, live_axes
+from nxm_sweep.sweep.keys import can_be_axis, exists
 
 _NAMES = ("task", "method", "sparsity", "model")
 """What a rule can name beside settings."""

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
+from nxm_sweep.sweep.board import Board
 from nxm_sweep.sweep.cell import Cell
 from nxm_sweep.sweep.claims import Claims
-from nxm_sweep.sweep.coordinator import Board, Coordinator
+from nxm_sweep.sweep.coordinator import Coordinator
 from nxm_sweep.sweep.dry_run import show_dry_run
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan, make_plan

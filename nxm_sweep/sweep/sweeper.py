@@ -24,9 +24,10 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.sweep.attempts import classify
 from nxm_sweep.sweep.axes import Range, canonical, count
-from nxm_sweep.sweep.cell import Cell, word
+from nxm_sweep.sweep.cell import Cell
 from nxm_sweep.sweep.digests import DigestMemo
 from nxm_sweep.sweep.drafting import CommandLine, make_cell
+from nxm_sweep.sweep.keys import word
 from nxm_sweep.training.device import check_device, launched
 
 _MANY_POINTS = 10_000

@@ -12,8 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nxm_sweep.sweep.board import Board
 from nxm_sweep.sweep.cell import Point
-from nxm_sweep.sweep.coordinator import Board, Coordinator
+from nxm_sweep.sweep.coordinator import Coordinator
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
 from nxm_sweep.sweep.records import trial_folder

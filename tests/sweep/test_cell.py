@@ -11,8 +11,9 @@ from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.sweep import cell as module
 from nxm_sweep.sweep.axes import Axes, Range, agrees, combinations, count
-from nxm_sweep.sweep.cell import Cell, Digests, live_axes, word
+from nxm_sweep.sweep.cell import Cell, Digests, live_axes
 from nxm_sweep.sweep.identity import identity_of
+from nxm_sweep.sweep.keys import word
 from nxm_sweep.training.methods import METHODS
 
 DIGESTS = Digests("rows", "files", 100)

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from nxm_sweep.config import compose_settings
 from nxm_sweep.sweep.attempts import failure
+from nxm_sweep.sweep.board import Board
 from nxm_sweep.sweep.cell import Cell, Digests
-from nxm_sweep.sweep.coordinator import Board
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan, make_plan
 from nxm_sweep.sweep.view import LiveView, final_report
