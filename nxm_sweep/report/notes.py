@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from nxm_sweep.notation import short
-from nxm_sweep.report.frames import Report
+from nxm_sweep.report.frames import CELL, Report
 
 _BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
 _ENTRY = {
@@ -44,6 +44,7 @@ def table_notes(
     elif len(tasks) > 1:
         yield "No task has a score in every row, so there is no average."
     trials = report.trials
+    yield from _uneven(trials, by)
     for name in [name for name in _BUDGET if name in trials]:
         differing = trials.groupby("task")[name].nunique(dropna=False)
         for task in differing[differing > 1].index:
@@ -56,3 +57,18 @@ def table_notes(
     if len(report.problems):
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.problems["kind"].value_counts().items())
         yield f"Points without a usable record: {len(report.problems)} ({kinds})."
+
+
+def _uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:
+    """Yield what seeds and numbers of trials do to the entries."""
+    seeds = trials.groupby(CELL)["seed"].nunique()
+    if by == "seed" and len(seeds) and seeds.min() < seeds.max():
+        yield f"Cells have {seeds.min()} to {seeds.max()} seeds; an entry without ± rests on one."
+    if by == "best" and len(seeds) and seeds.max() > 1:
+        yield f"The best is also the best of up to {seeds.max()} seeds: --by seed gives means, which are less optimistic."
+    for task, counts in trials.groupby(CELL).size().groupby("task") if by == "best" else ():
+        if counts.min() < counts.max():
+            yield (
+                f"Cells of {task} have {counts.min()} to {counts.max()} trials, and the best of more is higher by chance: "
+                "see the expected best score."
+            )

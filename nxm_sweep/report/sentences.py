@@ -17,10 +17,11 @@ def difference_sentences(differences: pd.DataFrame) -> Iterator[str]:
             yield _difference(row)
 
 
-def gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence per gap between ASP and dense."""
+def gap_sentences(gaps: pd.DataFrame, by: str) -> Iterator[str]:
+    """Yield a sentence per gap between ASP and dense; ``by`` says what its scores are, as in the table."""
+    kind = {"best": "best against best", "seed": "means over seeds"}[by]
     for row in gaps.to_dict("records"):
-        scores = f"ASP ({100 * row['asp']:.1f}) and dense ({100 * row['dense']:.1f}), best against best"
+        scores = f"ASP ({100 * row['asp']:.1f}) and dense ({100 * row['dense']:.1f}), {kind}"
         if pd.isna(row["share"]):
             yield f"{_place(row)}, {_method(row)} has no gap to close between {scores}: dense is not above ASP."
         elif row["share"] < 0.0:

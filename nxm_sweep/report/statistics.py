@@ -71,10 +71,9 @@ def compare(report: Report, table: Table | None = None) -> Statistics:
 
     Args:
         report: What was read.
-        table: Its table; anything but one of bests, which is then made.
+        table: Its table, between whose entries the gaps are; without one, that of bests.
     """
-    if table is None or table.by != "best":
-        table = make_table(report)
+    table = table or make_table(report)
     rows = [row for against in REFERENCES for row in _differences(report, against)]
     for row, found in zip(rows, assess([row.pop("seeds") for row in rows]), strict=True):
         row |= {**found, "note": "; ".join(part for part in (row.pop("remark", ""), found["note"]) if part)}
@@ -89,7 +88,7 @@ def compare(report: Report, table: Table | None = None) -> Statistics:
         gaps=gaps,
         expected=expected_best(report),
         warnings=tuple(cautions(report, differences)),
-        sentences=(*difference_sentences(differences), *gap_sentences(gaps)),
+        sentences=(*difference_sentences(differences), *gap_sentences(gaps, table.by)),
     )
 
 

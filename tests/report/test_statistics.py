@@ -17,6 +17,7 @@ from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.pairs import assess, coverage
 from nxm_sweep.report.predictions import mcnemar
 from nxm_sweep.report.statistics import Statistics, compare, expected_best
+from nxm_sweep.report.table import make_table
 from tests.report.records import predict, record, write
 
 
@@ -62,6 +63,14 @@ def test_the_share_of_the_gap_is_between_the_best(six_seeds: Path) -> None:
     (gap,) = compare(read_report([six_seeds])).gaps.to_dict("records")
     assert (gap["asp"], gap["dense"], gap["value"]) == (0.63, 0.7, 0.66)
     assert gap["share"] == pytest.approx(0.03 / 0.07)
+
+
+def test_the_gap_is_between_the_means_of_a_table_of_means(six_seeds: Path) -> None:
+    report = read_report([six_seeds])
+    found = compare(report, make_table(report, by="seed"))
+    (gap,) = found.gaps.to_dict("records")
+    assert (gap["asp"], gap["dense"], gap["value"]) == pytest.approx((np.mean(ASP), 0.7, np.mean(NXM)))
+    assert found.sentences[-1].endswith(", means over seeds.")
 
 
 def test_no_gap_has_no_share(tmp_path: Path) -> None:

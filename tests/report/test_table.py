@@ -57,6 +57,27 @@ def test_the_mean_over_seeds_is_of_the_best_hyperparameters_with_students_interv
     assert (best.seeds, best.trials, best.hyperparameters) == (3, 7, "lr 2e-4, batch 32")
 
 
+def test_the_notes_say_what_seeds_and_numbers_of_trials_do_to_the_entries(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        *(record(f"a{seed}", 0.6 + seed / 100, seed=seed) for seed in range(3)),
+        record("d", 0.7, method="dense"),
+    )
+    report = read_report([tmp_path])
+    best, means = make_table(report).notes, make_table(report, by="seed").notes
+    assert "The best is also the best of up to 3 seeds: --by seed gives means, which are less optimistic." in best
+    assert any(note.startswith("Cells of glue/rte have 1 to 3 trials, and the best of more is higher") for note in best)
+    assert "Cells have 1 to 3 seeds; an entry without ± rests on one." in means
+    assert not any("higher by chance" in note or "best of up to" in note for note in means)
+
+
+def test_the_notes_are_silent_about_seeds_where_every_cell_has_one_trial(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6), record("d", 0.7, method="dense"))
+    report = read_report([tmp_path])
+    assert not any("seeds:" in note or "chance" in note for note in make_table(report).notes)
+    assert not any("without ±" in note for note in make_table(report, by="seed").notes)
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     write(tmp_path, record("a", 0.6))
     best = entry(make_table(read_report([tmp_path]), by="seed"), "asp")
