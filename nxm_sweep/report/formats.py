@@ -90,6 +90,7 @@ def entry_frame(table: Table) -> pd.DataFrame:
             "optimistic": entry.optimistic,
             "missing": ", ".join(f"{count} {kind}" for kind, count in entry.holes.items()),
             "identities": " ".join(entry.identities),
+            "scores": " ".join(map(str, entry.scores)),
         }
         for task in table.tasks
         for row in table.rows

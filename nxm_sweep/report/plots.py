@@ -61,20 +61,21 @@ def in_order(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
 
 
 def cells_of(table: Table) -> pd.DataFrame:
-    """Return a row per entry of the table: its cell, ``value``, ``low`` and ``high`` times 100 (NaN: no interval)."""
+    """Return a row per entry of the table: its cell and, times 100, ``value``, ``low``, ``high`` (NaN: none) and ``scores``."""
     cells = [
         {"task": task.name, "method": row.method, "sparsity": row.sparsity, "model": row.model, **_hundredfold(entry)}
         for task in table.tasks
         for row in table.rows
         if (entry := row.entries.get(task.name)) is not None and entry.value is not None
     ]
-    return pd.DataFrame(cells, columns=["task", "method", "sparsity", "model", "value", "low", "high"])
+    return pd.DataFrame(cells, columns=["task", "method", "sparsity", "model", "value", "low", "high", "scores"])
 
 
-def _hundredfold(entry: Entry) -> dict[str, float]:
-    """Value and interval times 100, NaN where there is none."""
+def _hundredfold(entry: Entry) -> dict[str, Any]:
+    """Value, interval (NaN where there is none) and each trial's score, times 100."""
     values = {"value": entry.value, "low": entry.low, "high": entry.high}
-    return {name: np.nan if value is None else 100 * value for name, value in values.items()}
+    numbers = {name: np.nan if value is None else 100 * value for name, value in values.items()}
+    return {**numbers, "scores": tuple(100 * score for score in entry.scores)}
 
 
 def scores(cells: pd.DataFrame) -> Picture:
@@ -89,7 +90,7 @@ def scores(cells: pd.DataFrame) -> Picture:
     models = [(str(model), group) for model, group in cells.groupby("model", sort=False)]
     panels = [_scores(name, title, model, group) for model, group in models[:PANELS]]
     intervals = cells["low"].notna()
-    words = "Lines are the table's intervals. " if intervals.any() else ""
+    words = "Lines are the table's intervals, ticks the seeds. " if intervals.any() else ""
     if not intervals.all():
         words += "A mark without a line has no interval: the best of one seed, or too few seeds."
     return picture(name, title, panels, len(models), words.strip())
@@ -97,11 +98,14 @@ def scores(cells: pd.DataFrame) -> Picture:
 
 def _scores(name: str, title: str, model: str, group: pd.DataFrame) -> Panel:
     tasks, rows = list(dict.fromkeys(group["task"])), list(series(group))
-    height = min(14.0, 0.75 + len(tasks) * max(0.3, 0.13 * len(rows)))
+    height = min(14.0, 0.75 + len(tasks) * max(0.3, 0.17 * len(rows)))
     with drawing(model, "score times 100 (each task's own metric)", "", height=height) as (figure, axes):
         for place, row in enumerate(rows):
             at = row.frame["task"].map(tasks.index).to_numpy(float) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
             axes.hlines(at, row.frame["low"], row.frame["high"], color=INK, linewidth=0.9)
+            for line, each in zip(at, row.frame["scores"], strict=True):
+                if len(each) > 1:
+                    axes.plot(each, [line] * len(each), linestyle="none", marker="|", markersize=6, color=INK)
             axes.plot(row.frame["value"], at, linestyle="none", label=row.label, zorder=3, **row.look.marks())
         axes.set_yticks(range(len(tasks)), [shown(task) for task in tasks])
         axes.set_ylim(len(tasks) - 0.5, -0.5)

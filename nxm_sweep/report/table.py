@@ -60,6 +60,7 @@ class Entry:
         seeds: Seeds behind the value.
         hyperparameters: Those that gave it.
         identities: Of the trials behind the value.
+        scores: Reported score of each of them, in the metric's unit.
         holes: Points without a usable record, by kind: ``{"non-finite": 1}``.
         optimistic: Whether it was selected on the rows that it is reported on.
     """
@@ -72,6 +73,7 @@ class Entry:
     seeds: int = 0
     hyperparameters: str = ""
     identities: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
     holes: dict[str, int] = field(default_factory=dict)
     optimistic: bool = True
 
@@ -209,7 +211,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         chosen = _best_settings(trials, names)
         seeds = chosen["seed"].nunique()
     of_sets = _scores(scores, chosen)
-    of_trials = of_sets.mean(axis=1)
+    of_trials = of_sets.mean(axis=1).reindex(chosen["identity"])
     value, low, high = float(of_trials.mean()), None, None
     text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
     if len(of_trials) > 1:
@@ -226,6 +228,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         seeds=int(seeds),
         hyperparameters=settings_text(chosen.iloc[0], names),
         identities=tuple(chosen["identity"]),
+        scores=tuple(of_trials),
         optimistic=bool((chosen["selection"] == "dev").any()),
     )
 
@@ -240,13 +243,14 @@ def _best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Reported scores: a row per trial, a column per validation set where a task has several."""
+    """Reported scores: a row per identity, a column per validation set where a task has several."""
+    whole = chosen.set_index("identity")[["value"]].astype(float)
     if chosen["task"].iloc[0] != "glue/mnli" and not chosen["task"].iloc[0].startswith("glue/mnli "):
-        return chosen[["value"]].astype(float)
+        return whole
     scores = scores[scores["identity"].isin(chosen["identity"])]
     scores = scores[scores["metric"] == chosen["metric"].iloc[0]].drop_duplicates(["identity", "set"])
     wide = scores.pivot_table(index="identity", columns="set", values="value", sort=False)
-    return wide if not wide.empty else chosen[["value"]].astype(float)
+    return wide if not wide.empty else whole
 
 
 def _task(report: Report, name: str) -> Task:

@@ -79,7 +79,12 @@ def iterations() -> pd.DataFrame:
 def cells() -> pd.DataFrame:
     first = {"task": "glue/rte", "method": "asp", "sparsity": "2of4", "model": "tiny"}
     second = {**first, "method": "dense", "sparsity": "dense"}
-    return pd.DataFrame([{**first, "value": 61.0, "low": 59.0, "high": 63.0}, {**second, "value": 66.0}])
+    return pd.DataFrame(
+        [
+            {**first, "value": 61.0, "low": 59.0, "high": 63.0, "scores": (60.0, 62.0)},
+            {**second, "value": 66.0, "scores": (66.0,)},
+        ]
+    )
 
 
 def expected() -> pd.DataFrame:
@@ -124,6 +129,14 @@ def test_a_picture_is_the_same_text_every_time_and_its_file_stands_alone(name: s
         assert not re.search(r"\b20\d\d-\d\d|http://(?!www\.w3\.org)|<style|font-family", panel.svg)
         assert "#010203" not in panel.svg
         assert "currentColor" in panel.svg
+
+
+def test_every_seed_of_an_entry_is_a_tick_on_its_line() -> None:
+    def marks(*scores_: float) -> int:
+        frame = cells().assign(scores=pd.Series([scores_, (66.0,)]))
+        return scores(frame).panels[0].svg.count("<use ")
+
+    assert marks(60.0, 61.0, 62.0) - marks(61.0) == 3
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"scores", "distance-by-group", "support-flips-by-group"}))
@@ -219,7 +232,11 @@ def test_a_picture_without_data_is_left_out_and_says_why(picture: Callable[[], P
 )
 def test_a_name_of_any_kind_is_drawn_short_and_escaped(name: str) -> None:
     frame = trials((name,)).assign(task=name, model=name, sparsity=name, metric=name)
-    for picture in (cost(frame), heat_map(frame), scores(frame.head(1).assign(low=1.0, high=2.0))):
+    for picture in (
+        cost(frame),
+        heat_map(frame),
+        scores(frame.head(1).assign(low=1.0, high=2.0, scores=pd.Series([()]))),
+    ):
         for panel in picture.panels:
             tags = {element.tag.removeprefix(SVG) for element in ET.fromstring(panel.file()).iter()}  # noqa: S314
             assert "script" not in tags

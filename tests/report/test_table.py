@@ -54,6 +54,7 @@ def test_the_mean_over_seeds_is_of_the_best_hyperparameters_with_students_interv
     reach = float(student.ppf(0.975, 2)) * 0.01 / math.sqrt(3)
     assert (best.low, best.high) == pytest.approx((0.65 - reach, 0.65 + reach))
     assert best.text == "65.0 ± 2.5"
+    assert dict(zip(best.identities, best.scores, strict=True)) == {"b0": 0.66, "b1": 0.64, "b2": 0.65}
     assert (best.seeds, best.trials, best.hyperparameters) == (3, 7, "lr 2e-4, batch 32")
 
 
