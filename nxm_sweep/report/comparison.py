@@ -20,7 +20,13 @@ _MUST_AGREE = {
     "data": "the task {name} has other rows",
 }
 _SETTINGS = ("training.", "selection.")
-_OF_A_TABLE = ("Points without", "The average is", "No task has a score in every row")  # notes of one table alone
+_OF_A_TABLE = (
+    "Points without",
+    "The average is",
+    "No task has a score in every row",
+    "Cells ",
+    "The best is",
+)  # notes of one table alone
 
 
 @dataclass(frozen=True)

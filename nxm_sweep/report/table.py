@@ -211,7 +211,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         chosen = _best_settings(trials, names)
         seeds = chosen["seed"].nunique()
     of_sets = _scores(scores, chosen)
-    of_trials = of_sets.mean(axis=1).reindex(chosen["identity"])
+    of_trials = of_sets.mean(axis=1).fillna(chosen["value"].astype(float)).to_numpy()
     value, low, high = float(of_trials.mean()), None, None
     text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
     if len(of_trials) > 1:
@@ -228,7 +228,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         seeds=int(seeds),
         hyperparameters=settings_text(chosen.iloc[0], names),
         identities=tuple(chosen["identity"]),
-        scores=tuple(of_trials),
+        scores=tuple(of_trials.tolist()),
         optimistic=bool((chosen["selection"] == "dev").any()),
     )
 
@@ -243,14 +243,14 @@ def _best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Reported scores: a row per identity, a column per validation set where a task has several."""
-    whole = chosen.set_index("identity")[["value"]].astype(float)
+    """Reported scores: the rows of ``chosen``, a column per validation set where a task has several (NaN: not scored)."""
+    one = chosen[["value"]].astype(float)
     if chosen["task"].iloc[0] != "glue/mnli" and not chosen["task"].iloc[0].startswith("glue/mnli "):
-        return whole
+        return one
     scores = scores[scores["identity"].isin(chosen["identity"])]
     scores = scores[scores["metric"] == chosen["metric"].iloc[0]].drop_duplicates(["identity", "set"])
     wide = scores.pivot_table(index="identity", columns="set", values="value", sort=False)
-    return wide if not wide.empty else whole
+    return one if wide.empty else wide.reindex(chosen["identity"]).set_index(chosen.index)
 
 
 def _task(report: Report, name: str) -> Task:

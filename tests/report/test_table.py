@@ -130,6 +130,19 @@ def test_mnli_shows_both_sets_and_counts_with_their_mean(tmp_path: Path) -> None
     assert best.value == pytest.approx(0.85)
 
 
+def test_each_score_of_mnli_is_of_the_trial_at_its_place(tmp_path: Path) -> None:
+    for seed, (matched, mismatched) in enumerate([(0.80, 0.82), (0.84, 0.86)]):
+        reported = {"matched": {"accuracy": matched}, "mismatched": {"accuracy": mismatched}}
+        write(tmp_path, record(f"{9 - seed}", matched, task="glue/mnli", reported=reported, seed=seed))
+    write(
+        tmp_path, record("7", 0.7, task="glue/mnli", reported={"matched": {"f1": 0.5}}, seed=2)
+    )  # no set with the metric
+    table = make_table(read_report([tmp_path]), by="seed")
+    mean = entry(table, "asp", "glue/mnli")
+    assert dict(zip(mean.identities, mean.scores, strict=True)) == pytest.approx({"9": 0.81, "8": 0.85, "7": 0.7})
+    assert mean.value == pytest.approx((0.81 + 0.85 + 0.7) / 3)
+
+
 def test_points_without_a_record_are_counted_in_their_entry_and_named(tmp_path: Path) -> None:
     write(tmp_path, record("a", 0.6))
     plan(tmp_path, ["a", "b", "c"])
