@@ -19,14 +19,14 @@ from rich.table import Table as Screen
 from rich.text import Text
 
 from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
-from nxm_sweep.report.comparison import compare_sweeps, comparison_files
+from nxm_sweep.report.comparison import compare_sweeps
 from nxm_sweep.report.formats import SOURCE, Content, reference_lines
 from nxm_sweep.report.frames import Report, read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.summary import comparison
 from nxm_sweep.report.table import detail_frame, make_table, table_frame
 from nxm_sweep.report.watching import watch
-from nxm_sweep.report.writing import FORMATS, write, write_files
+from nxm_sweep.report.writing import FORMATS, write, write_comparison
 from nxm_sweep.sweep.records import read_record
 from nxm_sweep.terminal import BAD_INPUT, tell
 
@@ -165,7 +165,7 @@ def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
     for note in found.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     if arguments.to is not None:
-        _say_written(list(write_files(comparison_files(found, formats), target)), target, console)
+        _say_written(list(write_comparison(found, target, formats)), target, console)
 
 
 def _show_trials(folders: Sequence[Path], console: Console) -> None:

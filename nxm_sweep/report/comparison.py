@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from nxm_sweep.notation import short
-from nxm_sweep.report.formats import Content, csv
-from nxm_sweep.report.latex import latex_table
+from nxm_sweep.report.formats import Content
 from nxm_sweep.report.markdown import markdown_list, markdown_table
-from nxm_sweep.report.table import Table, shown
+from nxm_sweep.report.table import Entry, Table, shown
 
 _MUST_AGREE = {
     "weights": "the model {name} has other weights",
@@ -21,6 +20,7 @@ _MUST_AGREE = {
 }
 _SETTINGS = ("training.", "selection.")
 _OF_A_TABLE = (
+    "Scores times 100",
     "Points without",
     "The average is",
     "No task has a score in every row",
@@ -30,11 +30,75 @@ _OF_A_TABLE = (
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two sweeps side by side: a row per entry of either, and what a reader must know."""
+class Pairing:
+    """An entry that either sweep has: its cell, and what each sweep has there."""
 
-    frame: pd.DataFrame
+    task: str
+    method: str
+    pattern: str
+    model: str
+    entries: tuple[Entry | None, Entry | None]
+
+    @property
+    def scores(self) -> tuple[float | None, float | None]:
+        """Both scores, in the metric's unit."""
+        first, second = (None if entry is None else entry.value for entry in self.entries)
+        return first, second
+
+    @property
+    def difference(self) -> float | None:
+        """The second score less the first; None where one is missing."""
+        first, second = self.scores
+        return None if first is None or second is None else second - first
+
+    @property
+    def difference_text(self) -> str:
+        """The difference in points of 100."""
+        return "-" if self.difference is None else f"{100 * self.difference:+.1f}"
+
+    @property
+    def trials(self) -> str:
+        """Numbers of trials: ``3 / 1``."""
+        return " / ".join("0" if entry is None else str(entry.trials) for entry in self.entries)
+
+    @property
+    def hyperparameters(self) -> str:
+        """What gave the scores, said once where it is the same."""
+        texts = ["-" if entry is None or not entry.hyperparameters else entry.hyperparameters for entry in self.entries]
+        return " / ".join(dict.fromkeys(texts))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sweeps side by side.
+
+    Attributes:
+        sides: The sweeps.
+        names: What they are called.
+        pairings: Their entries.
+        notes: What a reader must know.
+    """
+
+    sides: tuple[Content, Content]
+    names: tuple[str, str]
+    pairings: tuple[Pairing, ...]
     notes: tuple[str, ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per entry, as texts: both scores times 100, and the second less the first."""
+        return pd.DataFrame(
+            [
+                {
+                    **{name: getattr(pairing, name) for name in ("task", "method", "pattern", "model")},
+                    **{name: shown(entry) for name, entry in zip(self.names, pairing.entries, strict=True)},
+                    "difference": pairing.difference_text,
+                    "trials": pairing.trials,
+                    "hyperparameters": pairing.hyperparameters,
+                }
+                for pairing in self.pairings
+            ]
+        )
 
 
 def compare_sweeps(first: Content, second: Content, names: tuple[str, str]) -> Comparison:
@@ -46,66 +110,37 @@ def compare_sweeps(first: Content, second: Content, names: tuple[str, str]) -> C
         names: What the sweeps are called.
     """
     shared = dict.fromkeys([*first.table.notes, *second.table.notes])
-    notes = [line for line in shared if not line.startswith(_OF_A_TABLE)]
+    notes = ["Scores times 100; the difference is the second less the first."]
+    notes += [line for line in shared if not line.startswith(_OF_A_TABLE)]
     for name, content in zip(names, (first, second), strict=True):
         if len(content.report.problems):
             notes.append(f"{name}: {len(content.report.problems)} points without a usable record.")
     notes += _disagreements(first.report.trials, second.report.trials)
-    return Comparison(compare_tables(first.table, second.table, names), tuple(notes))
+    return Comparison((first, second), names, tuple(_pairings(first.table, second.table)), tuple(notes))
 
 
-def compare_tables(first: Table, second: Table, names: tuple[str, str]) -> pd.DataFrame:
-    """Return one row per entry of either table: both scores times 100, and the second less the first.
-
-    Args:
-        first: A sweep's table.
-        second: Another's.
-        names: What the sweeps are called.
-    """
-    sides = [
+def _pairings(*tables: Table) -> Iterator[Pairing]:
+    first, second = (
         {
             (task.label, row.method, row.sparsity, row.model): row.entries[task.name]
             for task in table.tasks
             for row in table.rows
             if task.name in row.entries
         }
-        for table in (first, second)
-    ]
-    keys = list(dict.fromkeys([*sides[0], *sides[1]]))
-    rows = []
-    for key in keys:
-        entries = [side.get(key) for side in sides]
-        values = [None if entry is None else entry.value for entry in entries]
-        row = dict(zip(("task", "method", "pattern", "model"), key, strict=True))
-        row |= {name: shown(entry) for name, entry in zip(names, entries, strict=True)}
-        known = [value for value in values if value is not None]
-        row["difference"] = f"{100 * (known[1] - known[0]):+.1f}" if len(known) == 2 else "-"
-        row["trials"] = " / ".join("0" if entry is None else str(entry.trials) for entry in entries)
-        texts = ["-" if entry is None or not entry.hyperparameters else entry.hyperparameters for entry in entries]
-        row["hyperparameters"] = texts[0] if texts[0] == texts[1] else " / ".join(texts)
-        rows.append(row)
-    return pd.DataFrame(rows)
+        for table in tables
+    )
+    for cell in dict.fromkeys([*first, *second]):
+        yield Pairing(*cell, entries=(first.get(cell), second.get(cell)))
 
 
-def comparison_files(comparison: Comparison, formats: Sequence[str]) -> dict[str, str]:
-    """Return the texts of the files of a comparison, by name; formats that it has not are left out."""
-    return {f"comparison.{ending}": text(comparison) for name, (ending, text) in _FILES.items() if name in formats}
-
-
-def _json(comparison: Comparison) -> str:
+def comparison_json(comparison: Comparison) -> str:
+    """Return the rows and the notes as JSON."""
     return json.dumps({"rows": comparison.frame.to_dict("records"), "notes": comparison.notes}, indent=1) + "\n"
 
 
-def _markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the rows and the notes as Markdown."""
     return f"# Comparison\n\n{markdown_table(comparison.frame)}\n\n{markdown_list(comparison.notes)}\n"
-
-
-_FILES: dict[str, tuple[str, Callable[[Comparison], str]]] = {
-    "markdown": ("md", _markdown),
-    "latex": ("tex", lambda comparison: latex_table(comparison.frame, comparison.notes)),
-    "csv": ("csv", lambda comparison: csv(comparison.frame)),
-    "json": ("json", _json),
-}
 
 
 def _disagreements(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[str]:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from nxm_sweep.report.drawing import Picture
 from nxm_sweep.report.formats import SOURCE, Content
 from nxm_sweep.report.frames import Report
-from nxm_sweep.report.rows import columns_of, link, number, trial_rows
+from nxm_sweep.report.rows import columns_of, filters_of, link, number, trial_rows
 from nxm_sweep.report.statistics import ESTIMATOR, Statistics
 from nxm_sweep.report.table import REFERENCES, Entry, Table
+from nxm_sweep.report.template import drawn, fill
 
 LARGEST = 3_000_000  # bytes of the page
 TRIALS = 1500  # rows of the table of trials, at most
 _PROBLEMS = 200
 _WARNINGS = 60
-_FILTERS = ("task", "method", "pattern", "model")
 
 
 def render(content: Content, pictures: Sequence[Picture]) -> str:
@@ -55,46 +50,41 @@ def _fewer(picture: Picture, share: float) -> Picture:
 
 
 def _page(content: Content, pictures: Sequence[Picture], most: int) -> str:
-    templates = files("nxm_sweep.report") / "templates"
-    script = "\n" + (templates / "page.js").read_text(encoding="utf-8")
     report, table, statistics = content.report, content.table, content.statistics
     trials, words = trial_rows(report, content.target, most)
     columns = columns_of(report)
-    environment = Environment(
-        loader=PackageLoader("nxm_sweep.report", "templates"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("page.html.jinja").render(
-        title=f"N:M sparsity sweep: {', '.join(folder.name or str(folder) for folder in report.folders)}",
-        style=Markup((templates / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
-        script=Markup(script),  # noqa: S704 - a file of this package
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        watch=None if content.watch is None else max(1, round(content.watch)),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        run=list(_run(report)),
-        commands=report.commands,
-        problems=list(_problems(report)),
-        problem_count=len(report.problems),
-        caption=_caption(table),
-        many_models=len({row.model for row in table.rows}) > 1,
-        tasks=table.tasks,
-        averaged=", ".join(task.label for task in table.tasks if task.name in table.averaged),
-        rows=list(_rows(report, table, content.target)),
-        notes=table.notes,
-        references=[*REFERENCES, ("source", SOURCE)],
-        warnings=_first(statistics.warnings, _WARNINGS),
-        sentences=_first(statistics.sentences, 2 * _WARNINGS),
-        differences=list(_differences(statistics)),
-        pictures=[_drawn(picture) for picture in pictures],
-        filters=list(_filters(columns, trials)),
-        columns=columns,
-        trials=trials,
-        trial_words=words,
-        limits=list(_limits(content)),
-        made=_made(report),
-    )
+    values = {
+        "title": f"N:M sparsity sweep: {', '.join(folder.name or str(folder) for folder in report.folders)}",
+        "watch": None if content.watch is None else max(1, round(content.watch)),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "run": list(facts(report)),
+        "commands": report.commands,
+        "problems": list(_problems(report)),
+        "problem_count": len(report.problems),
+        "caption": _caption(table),
+        "many_models": len({row.model for row in table.rows}) > 1,
+        "tasks": table.tasks,
+        "averaged": ", ".join(task.label for task in table.tasks if task.name in table.averaged),
+        "rows": list(_rows(report, table, content.target)),
+        "notes": table.notes,
+        "references": [*REFERENCES, ("source", SOURCE)],
+        "warnings": _first(statistics.warnings, _WARNINGS),
+        "sentences": _first(statistics.sentences, 2 * _WARNINGS),
+        "differences": list(_differences(statistics)),
+        "pictures": [drawn(_with_estimator(picture)) for picture in pictures],
+        "filters": list(filters_of(columns, trials)),
+        "columns": columns,
+        "trials": trials,
+        "trial_words": words,
+        "limits": list(_limits(content)),
+        "made": _made(report),
+        "sections": ("Run", "Table", "Statistics", "Pictures", "Trials", "Limits"),
+    }
+    return fill("page.html.jinja", values)
 
 
-def _run(report: Report) -> Iterator[tuple[str, str]]:
+def facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield what was run: each fact's name and text."""
     trials = report.trials
     hours = float(trials["seconds"].sum()) / 3600.0
     yield (
@@ -187,21 +177,10 @@ def _differences(statistics: Statistics) -> Iterator[dict[str, str]]:
         }
 
 
-def _drawn(picture: Picture) -> dict[str, Any]:
-    words = (
-        f"{picture.words} Estimator: {ESTIMATOR}."
-        if picture.name == "expected-best" and picture.panels
-        else picture.words
-    )
-    panels = [Markup(panel.svg) for panel in picture.panels]  # noqa: S704 - matplotlib escapes what it writes
-    return {"name": picture.name, "title": picture.title, "words": words, "panels": panels}
-
-
-def _filters(columns: Sequence[Any], trials: Sequence[Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    for place, column in enumerate(columns):
-        options = list(dict.fromkeys(row[place].text for row in trials)) if column.name in _FILTERS else []
-        if len(options) > 1:
-            yield {"name": column.name, "column": place, "options": options[:200]}
+def _with_estimator(picture: Picture) -> Picture:
+    if picture.name != "expected-best" or not picture.panels:
+        return picture
+    return replace(picture, words=f"{picture.words} Estimator: {ESTIMATOR}.")
 
 
 def _first(lines: Sequence[str], most: int) -> list[str]:
@@ -221,9 +200,6 @@ def _limits(content: Content) -> Iterator[str]:
         yield f"{alone} trained with one seed: how much of a difference is chance cannot be told."
     if (trials["selection"] == "dev").any():
         yield "Scores were selected on the rows that they are reported on: they are optimistic, the more so the more trials."
-    counts = trials.groupby(["task", "model", "method", "sparsity"]).size().groupby(["task", "model"]).nunique()
-    if (counts > 1).any():
-        yield "Methods were tried with different numbers of trials; compare them at one number under Expected best score."
     if len(set(trials["device"])) > 1 or len(set(trials["versions"])) > 1:
         yield "Records of different devices or package versions stand side by side."
     yield "Sparse matrices are stored densely: seconds are those of training and say nothing of a sparse model's speed."

@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 
 from nxm_sweep.notation import short
 from nxm_sweep.report.curves import curves
-from nxm_sweep.report.drawing import FAINT, INK, Panel, Picture, drawing, legend, panel, rates, shown
+from nxm_sweep.report.drawing import INK, Panel, Picture, drawing, panel, rates, shown
 from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.scores import SAID, cells_of, scores
 from nxm_sweep.report.series import PANELS, Sheet, picture, places, series
 from nxm_sweep.report.statistics import Statistics
-from nxm_sweep.report.table import Entry, Table
+from nxm_sweep.report.table import Table
 
 _RATE, _BATCH, _RHO = "learning_rate.value", "training.batch_size", "rho.value"
 SERIES = 10  # methods and patterns in one panel, at most
-_SAID = 40  # scores that an alternative text lists
 
 
 def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
@@ -58,64 +58,6 @@ def in_order(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Return the rows in the order of the table's tasks."""
     places = {task: place for place, task in enumerate(tasks)}
     return frame.sort_values("task", key=lambda names: names.map(places).fillna(len(places)), kind="stable")
-
-
-def cells_of(table: Table) -> pd.DataFrame:
-    """Return a row per entry of the table: its cell and, times 100, ``value``, ``low``, ``high`` (NaN: none) and ``scores``."""
-    cells = [
-        {"task": task.name, "method": row.method, "sparsity": row.sparsity, "model": row.model, **_hundredfold(entry)}
-        for task in table.tasks
-        for row in table.rows
-        if (entry := row.entries.get(task.name)) is not None and entry.value is not None
-    ]
-    return pd.DataFrame(cells, columns=["task", "method", "sparsity", "model", "value", "low", "high", "scores"])
-
-
-def _hundredfold(entry: Entry) -> dict[str, Any]:
-    """Value, interval (NaN where there is none) and each trial's score, times 100."""
-    values = {"value": entry.value, "low": entry.low, "high": entry.high}
-    numbers = {name: np.nan if value is None else 100 * value for name, value in values.items()}
-    return {**numbers, "scores": tuple(100 * score for score in entry.scores)}
-
-
-def scores(cells: pd.DataFrame) -> Picture:
-    """Draw every cell's score with its interval: a panel per model, a line per task, a mark per method and sparsity.
-
-    Args:
-        cells: As :func:`cells_of` returns them.
-    """
-    name, title = "scores", "Scores by method and task"
-    if cells.empty:
-        return Picture(name, title, words="Left out: no cell has a score.")
-    models = [(str(model), group) for model, group in cells.groupby("model", sort=False)]
-    panels = [_scores(name, title, model, group) for model, group in models[:PANELS]]
-    intervals = cells["low"].notna()
-    words = "Lines are the table's intervals, ticks the seeds. " if intervals.any() else ""
-    if not intervals.all():
-        words += "A mark without a line has no interval: the best of one seed, or too few seeds."
-    return picture(name, title, panels, len(models), words.strip())
-
-
-def _scores(name: str, title: str, model: str, group: pd.DataFrame) -> Panel:
-    tasks, rows = list(dict.fromkeys(group["task"])), list(series(group))
-    height = min(14.0, 0.75 + len(tasks) * max(0.3, 0.17 * len(rows)))
-    with drawing(model, "score times 100 (each task's own metric)", "", height=height) as (figure, axes):
-        for place, row in enumerate(rows):
-            at = row.frame["task"].map(tasks.index).to_numpy(float) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
-            axes.hlines(at, row.frame["low"], row.frame["high"], color=INK, linewidth=0.9)
-            for line, each in zip(at, row.frame["scores"], strict=True):
-                if len(each) > 1:
-                    axes.plot(each, [line] * len(each), linestyle="none", marker="|", markersize=6, color=INK)
-            axes.plot(row.frame["value"], at, linestyle="none", label=row.label, zorder=3, **row.look.marks())
-        axes.set_yticks(range(len(tasks)), [shown(task) for task in tasks])
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        for line in range(1, len(tasks)):
-            axes.axhline(line - 0.5, color=FAINT, linewidth=0.5)
-        axes.grid(axis="x")
-        legend(axes)
-        said = [f"{shown(row.task)} {shown(row.method)} {row.value:.1f}" for row in group.head(_SAID).itertuples()]
-        return panel(figure, f"{name}-{model}", f"{title}, {shown(model)}: {'; '.join(said)}.")
 
 
 def sensitivity(trials: pd.DataFrame) -> Picture:
@@ -238,7 +180,7 @@ def cost(trials: pd.DataFrame) -> Picture:
         ring: dict[str, Any] = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": INK}
         axes.plot(front["seconds"], front["value"], linestyle="none", label="Pareto front", **ring)
         members = [
-            f"{shown(row.method)} {row.value:.1f} in {row.seconds:.0f} s" for row in front.head(_SAID).itertuples()
+            f"{shown(row.method)} {row.value:.1f} in {row.seconds:.0f} s" for row in front.head(SAID).itertuples()
         ]
         return f"Pareto front: {'; '.join(members)}"
 

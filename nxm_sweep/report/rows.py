@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pandas as pd
 from nxm_sweep.notation import alias, short
 from nxm_sweep.report.frames import CELL, Report
 
+_FILTERS = ("task", "method", "pattern", "model")
+_CHOICES = 200  # of a filter, at most
 _AXES = 6  # hyperparameters that have a column of their own
 
 
@@ -84,6 +87,14 @@ def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Cell]
         [_cell(column, value, href) for column, value in zip(columns, row, strict=True)]
         for row, href in zip(rows, links, strict=True)
     ], words
+
+
+def filters_of(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> Iterator[dict[str, Any]]:
+    """Yield the filters over a page's table: a column of names, with what is found in it if that is more than one."""
+    for place, column in enumerate(columns):
+        options = list(dict.fromkeys(row[place].text for row in rows)) if column.name in _FILTERS else []
+        if len(options) > 1:
+            yield {"name": column.name, "column": place, "options": options[:_CHOICES]}
 
 
 def link(path: str, target: Path) -> str:

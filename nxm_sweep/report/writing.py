@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nxm_sweep.errors import RecordError
+from nxm_sweep.report.comparison import Comparison, comparison_json, comparison_markdown
+from nxm_sweep.report.comparison_page import comparison_page
 from nxm_sweep.report.formats import Content, csv, entry_frame, to_json
-from nxm_sweep.report.latex import latex
+from nxm_sweep.report.latex import latex, latex_table
 from nxm_sweep.report.markdown import markdown
 from nxm_sweep.report.page import render
 from nxm_sweep.report.plots import draw
@@ -40,6 +42,16 @@ FORMATS: dict[str, Callable[[Content], Files]] = {
 """What can be written: by a format's name, the files and their text."""
 
 
+COMPARISON_FORMATS: dict[str, Callable[[Comparison, Path], Files]] = {
+    "markdown": lambda comparison, _: {"comparison.md": comparison_markdown(comparison)},
+    "latex": lambda comparison, _: {"comparison.tex": latex_table(comparison.frame, comparison.notes)},
+    "csv": lambda comparison, _: {"comparison.csv": csv(comparison.frame)},
+    "json": lambda comparison, _: {"comparison.json": comparison_json(comparison)},
+    "html": comparison_page,
+}
+"""The same of two sweeps side by side; links are relative to the folder."""
+
+
 def write(content: Content, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
     """Write the files of the formats; yield the path of each.
 
@@ -47,15 +59,21 @@ def write(content: Content, folder: Path, formats: Sequence[str]) -> Iterator[Pa
         RecordError: The folder cannot be written to.
     """
     for name in formats:
-        yield from write_files(FORMATS[name](content), folder)
+        yield from _write_files(FORMATS[name](content), folder)
 
 
-def write_files(files: Files, folder: Path) -> Iterator[Path]:
-    """Write texts as files of a folder, each whole; yield the path of each.
+def write_comparison(comparison: Comparison, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """Write two sweeps side by side; yield the path of each file.
 
     Raises:
         RecordError: The folder cannot be written to.
     """
+    for name in formats:
+        yield from _write_files(COMPARISON_FORMATS[name](comparison, folder), folder)
+
+
+def _write_files(files: Files, folder: Path) -> Iterator[Path]:
+    """Write texts as files of a folder, each whole; yield the path of each."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():

@@ -12,11 +12,12 @@ from typing import Any, Self
 
 import pytest
 
+from nxm_sweep.report.comparison import compare_sweeps
 from nxm_sweep.report.formats import Content
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
-from nxm_sweep.report.writing import write
+from nxm_sweep.report.writing import write, write_comparison
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
 
@@ -78,10 +79,13 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-def make_page(folder: Path, target: Path, watch: float | None = None) -> Path:
+def make_content(folder: Path, **options: Any) -> Content:
     report = read_report([folder])
-    content = Content(report, make_table(report), compare(report), target=target, watch=watch)
-    list(write(content, target, ["html"]))
+    return Content(report, make_table(report), compare(report), **options)
+
+
+def make_page(folder: Path, target: Path, watch: float | None = None) -> Path:
+    list(write(make_content(folder, target=target, watch=watch), target, ["html"]))
     return target / "index.html"
 
 
@@ -120,6 +124,15 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_page(folder, folder / "reports")
 
 
+@pytest.fixture(scope="module")
+def compared(real: Path, rich: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the committed records beside their changed copies."""
+    sides = [make_content(folder) for folder in (EXAMPLE, rich.parents[1])]
+    target = tmp_path_factory.mktemp("compared")
+    list(write_comparison(compare_sweeps(sides[0], sides[1], ("1: first", f"2: {HOSTILE}")), target, ["html"]))
+    return target / "comparison.html"
+
+
 class Tab:
     """A page that is open, with what its browser complained of and asked for."""
 
@@ -144,10 +157,10 @@ class Tab:
         return self.page.locator("#filters label").filter(has_text=re.compile(f"^{name}")).locator("select")
 
     def column(self, name: str) -> list[str]:
-        """The shown texts of a column of the table of trials."""
-        heads = self.page.locator("#trial-table thead th").all_inner_texts()
+        """The shown texts of a column of the table that sorts."""
+        heads = self.page.locator("[data-sorts] thead th").all_inner_texts()
         place = [head.strip() for head in heads].index(name) + 1
-        texts = self.page.locator(f"#trial-table tbody tr:visible td:nth-child({place})").all_inner_texts()
+        texts = self.page.locator(f"[data-sorts] tbody tr:visible td:nth-child({place})").all_inner_texts()
         return [text.strip() for text in texts]
 
 
@@ -258,6 +271,27 @@ def test_a_link_opens_the_record(browser: Any, real: Path) -> None:
         tab.page.locator("#results a").first.click()
         tab.page.wait_for_url("**/result.json")
         assert json.loads(tab.page.locator("pre").first.inner_text())["method"] == "dense"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1400, "dark")])
+def test_two_sweeps_side_by_side_are_such_a_page_too(browser: Any, compared: Path, width: int, scheme: str) -> None:
+    with Tab(browser, compared, width, color_scheme=scheme) as tab:
+        assert tab.page.evaluate("document.scrollingElement.scrollWidth") <= width
+        assert tab.page.evaluate(OUTSIDE) == []
+        assert [row for row in tab.page.evaluate(CONTRAST) if row[0] < SMALLEST_CONTRAST] == []
+        head = tab.page.locator("#entry-table").get_by_role("columnheader", name="difference", exact=True)
+        head.get_by_role("button").click()
+        shown = tab.column("difference")
+        assert (
+            shown[:6] == ["+1.0"] * 4 + ["+0.0"] * 2
+        )  # the copies of dense and ASP are better, those of NxM have another name
+        assert set(shown[6:]) == {"-"}
+        tab.choice("task").select_option("RTE")
+        assert tab.page.locator("#shown").inner_text().endswith(" entries shown")
+        assert set(tab.column("task")) == {"RTE"}
+        assert tab.page.evaluate("window.broken") is None
+        assert tab.complaints == []
+        assert tab.requests == [compared.as_uri()]
 
 
 def test_printing_gives_pages_on_white_without_controls(browser: Any, path: Path) -> None:

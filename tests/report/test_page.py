@@ -12,6 +12,8 @@ from urllib.parse import unquote
 import pytest
 
 from nxm_sweep.report import page as page_module
+from nxm_sweep.report.comparison import compare_sweeps
+from nxm_sweep.report.comparison_page import comparison_page
 from nxm_sweep.report.formats import Content
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.page import render
@@ -147,3 +149,30 @@ def test_what_is_missing_is_listed(tmp_path: Path) -> None:
     assert "not trained yet" in page
     assert "1 to do" in page
     assert "python -m nxm_sweep -m task=glue/rte &#39;data.path=a b&#39;" in page
+
+
+def test_two_sweeps_are_a_page_with_links_and_names_as_text(tmp_path: Path) -> None:
+    write(tmp_path / "a", record("a", 0.6), record("n", 0.5, method="nxm", rho=1e-3, model=HOSTILE))
+    write(tmp_path / "b", record("b", 0.7), record("d", 0.8, method="dense"))
+    list(write_files(content(tmp_path / "a"), tmp_path / "a" / "reports", ["html"]))
+    sides = [content(tmp_path / name) for name in "ab"]
+    comparison = compare_sweeps(sides[0], sides[1], (f"1: {HOSTILE}", "2: b"))
+    files = comparison_page(comparison, tmp_path / "to")
+    read = Read(files["comparison.html"])
+    assert [tag for tag, _ in read.tags].count("script") == 1
+    assert not {"img", "iframe", "object", "link"} & {tag for tag, _ in read.tags}
+    assert HOSTILE in "".join(read.texts)
+    links = [address for address in read.attributes("href") if not address.startswith("#")]
+    assert len(links) == 5  # the first sweep's page, and a record of each entry
+    assert all((tmp_path / "to" / unquote(address)).resolve().is_file() for address in links)
+    assert {values["data-value"] for _, values in read.tags if "data-value" in values} >= {"0.6", "0.7", "0.1", ""}
+    assert [name for name in files if name.endswith(".svg")] == ["pictures/differences.svg"]
+
+
+def test_sweeps_with_no_entry_in_common_have_no_picture(tmp_path: Path) -> None:
+    write(tmp_path / "a", record("a", 0.6))
+    write(tmp_path / "b", record("b", 0.7, task="glue/mrpc"))
+    sides = [content(tmp_path / name) for name in "ab"]
+    files = comparison_page(compare_sweeps(sides[0], sides[1], ("1", "2")), tmp_path)
+    assert list(files) == ["comparison.html"]
+    assert "Left out: the sweeps have no entry in common." in files["comparison.html"]

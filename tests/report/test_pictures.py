@@ -16,7 +16,8 @@ from nxm_sweep.report.curves import by_group, kept, pruned_and_unpruned, residua
 from nxm_sweep.report.drawing import Picture, look, order
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.names import METHOD_ORDER
-from nxm_sweep.report.plots import cells_of, cost, draw, expected_best, heat_map, pareto, scores, sensitivity
+from nxm_sweep.report.plots import cost, draw, expected_best, heat_map, pareto, sensitivity
+from nxm_sweep.report.scores import cells_of, scores
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
 from tests.report.records import record, write

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from scipy.stats import t as student
 
-from nxm_sweep.report.comparison import compare_tables
+from nxm_sweep.report.comparison import compare_sweeps
+from nxm_sweep.report.formats import Content
 from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import Entry, Table, detail_frame, make_table, table_frame
 from tests.report.records import plan, record, write
 
@@ -191,7 +193,8 @@ def test_details_name_the_trials(tmp_path: Path) -> None:
 def test_two_sweeps_are_compared_entry_by_entry(tmp_path: Path) -> None:
     first = write(tmp_path / "first", record("a", 0.6), record("b", 0.7, method="dense"))
     second = write(tmp_path / "second", record("a", 0.65), record("c", 0.5, method="nxm", rho=1e-3))
-    tables = [make_table(read_report([folder])) for folder in (first, second)]
-    frame = compare_tables(tables[0], tables[1], ("one", "two"))
+    reports = [read_report([folder]) for folder in (first, second)]
+    contents = [Content(report, make_table(report), compare(report)) for report in reports]
+    frame = compare_sweeps(contents[0], contents[1], ("one", "two")).frame
     rows = {row["method"]: (row["one"], row["two"], row["difference"]) for row in frame.to_dict("records")}
     assert rows == {"dense": ("70.0", "-", "-"), "asp": ("60.0", "65.0", "+5.0"), "nxm": ("-", "50.0", "-")}

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const table = document.getElementById("trial-table");
+  const table = document.querySelector("table[data-sorts]");
   if (!table) return;
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
@@ -40,7 +40,7 @@
       row.hidden = !kept;
       count += kept;
     }
-    shown.textContent = count + " of " + rows.length + " trials shown";
+    shown.textContent = count + " of " + rows.length + " " + shown.dataset.noun + " shown";
   };
   const keep = () => {
     try { sessionStorage.setItem(key, JSON.stringify(state)); } catch (error) { /* a browser may refuse it to files */ }
