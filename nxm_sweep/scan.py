@@ -11,6 +11,7 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.sparsity.hardware import KERNELS, TWO_OF_FOUR
 from nxm_sweep.sparsity.pattern import Constraint, Pattern, parse_constraint
 from nxm_sweep.sparsity.sensitivity import Option, choose, density_of
+from nxm_sweep.sweep.files import read_json, write_json
 
 SCHEMA = 1
 DENSE = "dense"
@@ -35,6 +36,33 @@ def read_scan(path: Path) -> dict[str, Any]:
     if found["schema"] > SCHEMA:
         raise ConfigError(f"{path} has schema {found['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
     return found
+
+
+class Unfinished:
+    """What an interrupted scan has measured, in a file beside the one that it will write.
+
+    Args:
+        scan: The file that the scan will write; this one has ``.unfinished`` behind its name.
+        setup: All that decides the measurements. A file of another setup is begun anew.
+
+    Attributes:
+        measured: The measurements, by name.
+    """
+
+    def __init__(self, scan: Path, setup: Mapping[str, Any]) -> None:
+        self._path, self._setup = scan.with_name(f"{scan.name}.unfinished"), {"schema": SCHEMA, **setup}
+        held = read_json(self._path)
+        same = isinstance(held, dict) and held.get("setup") == self._setup
+        self.measured: dict[str, dict[str, Any]] = held["measured"] if same else {}
+
+    def add(self, name: str, found: dict[str, Any]) -> None:
+        """Keep a measurement."""
+        self.measured[name] = found
+        write_json(self._path, {"setup": self._setup, "measured": self.measured})
+
+    def remove(self) -> None:
+        """Remove the file: the scan is whole."""
+        self._path.unlink(missing_ok=True)
 
 
 def settle(scan: Mapping[str, Any], density: float, *, hardware: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Each matrix of a trained dense model is pruned alone to each candidate and scored on a slice of the training set; the
 validation rows have no part in it. ``sparsity=mixed sparsity.scan=FILE`` trains with the rules.
-Exit codes: 0 the file is written; 2 bad input.
+An interrupted scan continues where it was. Exit codes: 0 the file is written; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from rich.progress import Progress
 
 from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import ConfigError, NxmSweepError
-from nxm_sweep.scan import SCHEMA, chosen_of, read_scan, settle
+from nxm_sweep.scan import SCHEMA, Unfinished, chosen_of, read_scan, settle
 from nxm_sweep.scan_table import show_scan
 from nxm_sweep.settings import DataSettings
 from nxm_sweep.sparsity.hardware import TWO_OF_FOUR
 from nxm_sweep.sparsity.pattern import Constraint, parse_constraint
 from nxm_sweep.sparsity.targets import ENCODER_LAYERS
 from nxm_sweep.sweep.files import write_json
-from nxm_sweep.terminal import BAD_INPUT, tell
+from nxm_sweep.terminal import BAD_INPUT, error_console, tell
 
+_INTERRUPTED = 130
 _ROWS = 512
 _CANDIDATES = ("2of4", "1of4")
 _PIPED_WIDTH = 160  # columns, where nobody's window wraps them
@@ -43,9 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         candidates = _check(options)
         if options.source.endswith(".json"):
             scan = settle(read_scan(Path(options.source)), options.density, hardware=options.hardware)
+            write_json(options.to, scan)
         else:
             scan = _scan(_find(options), candidates, options, console)
-        write_json(options.to, scan)
+    except KeyboardInterrupt:
+        error_console().print("stopped; the same command continues")
+        return _INTERRUPTED
     except NxmSweepError as error:
         tell(error)
         return BAD_INPUT
@@ -60,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m nxm_sweep.sensitivity",
         description="Which matrices of a trained dense model bear which pattern, and rules that meet a budget.",
-        epilog="exit codes: 0 the file is written; 2 bad input",
+        epilog="exit codes: 0 the file is written; 2 bad input; 130 interrupted, and the same command continues",
     )
     parser.add_argument(
         "source",
@@ -158,7 +162,7 @@ def _find(options: argparse.Namespace) -> Any:
 def _scan(
     source: Any, candidates: Sequence[Constraint], options: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
-    """Measure, and choose."""
+    """Measure, choose, and write the file."""
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415 - seconds of imports
     from nxm_sweep.training.sensitivity import Scanner  # noqa: PLC0415
 
@@ -175,8 +179,13 @@ def _scan(
         bar.update(shown, description="scanning", total=scanner.measurements + 1)
         names = " and ".join(map(str, candidates))
         console.print(f"scanning {len(scanner.targets)} matrices: {names} on {scanner.count} rows", highlight=False)
-        scan = settle({"schema": SCHEMA, **scanner.run()}, options.density, hardware=options.hardware)
+        unfinished = Unfinished(options.to, scanner.setup)
+        if unfinished.measured:
+            console.print(f"continuing after {len(unfinished.measured)} measurements", highlight=False)
+        scan = settle({"schema": SCHEMA, **scanner.run(unfinished)}, options.density, hardware=options.hardware)
         scan["chosen"] |= asdict(scanner.together(chosen_of(scan)))
+    write_json(options.to, scan)
+    unfinished.remove()
     return scan
 
 

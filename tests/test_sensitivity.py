@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 
 from nxm_sweep.config import compose_settings
 from nxm_sweep.export.__main__ import main as export
+from nxm_sweep.scan import Unfinished
 from nxm_sweep.sensitivity import main
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.training.demo import generate
 from nxm_sweep.training.heldout import heldout_rows
+from nxm_sweep.training.sensitivity import Measured, Meter
 from nxm_sweep.verify import main as verify
 
 TRAIN, DEV = 80, 16
@@ -309,3 +311,40 @@ def test_nothing_is_overwritten(run: Run, place: Place, tmp_path: Path) -> None:
     code, _, stderr = run(place.trial, "--to", str(tmp_path / "no" / "scan.json"))
     assert code == 2
     assert "is in no folder that exists" in stderr
+
+
+def test_an_interrupted_scan_continues_and_measures_nothing_twice(
+    scan: Callable[..., dict[str, Any]], run: Run, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = scan(to="whole.json")
+    measured: list[int] = []
+    measure = Meter.measure
+
+    def counted(meter: Meter) -> Measured:
+        if len(measured) == 9:
+            raise KeyboardInterrupt
+        measured.append(1)
+        return measure(meter)
+
+    monkeypatch.setattr(Meter, "measure", counted)
+    command = (place.trial, "--to", str(tmp_path / "scan.json"), "--rows", str(SLICE))
+    code, _, stderr = run(*command)
+    assert (code, stderr.strip()) == (130, "stopped; the same command continues")
+    assert not (tmp_path / "scan.json").exists()
+    measured[:] = [0] * 10  # no further interruption
+    code, stdout, _ = run(*command)
+    assert code == 0
+    assert "continuing after 9 measurements" in stdout
+    total = 1 + 2 + 2 * len(MATRICES) + 1  # dense, both candidates everywhere, each matrix alone, the choice
+    assert sum(measured) == total - 9
+    assert json.loads((tmp_path / "scan.json").read_text()) == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.json", "whole.json"]
+
+
+def test_what_was_measured_of_another_scan_is_not_taken(tmp_path: Path) -> None:
+    first = Unfinished(tmp_path / "scan.json", {"rows": 24})
+    first.add("dense", {"loss": 0.5, "score": None})
+    assert Unfinished(tmp_path / "scan.json", {"rows": 24}).measured == {"dense": {"loss": 0.5, "score": None}}
+    assert Unfinished(tmp_path / "scan.json", {"rows": 25}).measured == {}
+    (tmp_path / "scan.json.unfinished").write_text("{")
+    assert Unfinished(tmp_path / "scan.json", {"rows": 24}).measured == {}

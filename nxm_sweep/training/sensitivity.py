@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from nxm_sweep.errors import ModelError, NonFiniteError
+from nxm_sweep.scan import Unfinished
 from nxm_sweep.settings import DataSettings, TaskSettings
 from nxm_sweep.sparsity import Constraint, Rule, Target, pruned, select_targets
 from nxm_sweep.sparsity.targets import kept_weights
@@ -137,17 +139,17 @@ def scan_targets(model: nn.Module, match: str, candidates: Sequence[Constraint])
 
 
 def measure_alone(
-    targets: Mapping[str, Sequence[Target]], measure: Callable[[], Measured]
+    targets: Mapping[str, Sequence[Target]], measure: Callable[[Target], Measured]
 ) -> Iterator[tuple[Target, Measured]]:
     """Prune each matrix alone to each of its candidates and measure; the weights come back bit for bit.
 
     Args:
         targets: As :func:`scan_targets` returns them.
-        measure: Measures the model as it is now.
+        measure: Measures the model as it is now, with one matrix pruned.
     """
     for target in itertools.chain.from_iterable(targets.values()):
         with pruned([target]):
-            found = measure()
+            found = measure(target)
         yield target, found
 
 
@@ -210,10 +212,9 @@ class Scanner:
         """How many :meth:`run` makes."""
         return 1 + len(self._candidates) + sum(map(len, self.targets.values()))
 
-    def run(self) -> dict[str, Any]:
-        """Return what was measured, for JSON; the model is as before, bit for bit."""
-        dense = self._measure()
-        everywhere = {str(held): asdict(self.together(dict.fromkeys(self.targets, held))) for held in self._candidates}
+    @cached_property
+    def setup(self) -> dict[str, Any]:
+        """All that decides the measurements: model, rows, metric and candidates."""
         source = self._source
         return {
             "made_from": {
@@ -231,11 +232,33 @@ class Scanner:
             "metric": source.task.selection_metric,
             "max_length": source.max_length,
             "match": self._match,
-            "candidates": list(everywhere),
-            "dense": asdict(dense),
-            "everywhere": everywhere,
-            "readings": [_reading(*each, dense) for each in measure_alone(self.targets, self._measure)],
+            "candidates": [str(held) for held in self._candidates],
         }
+
+    def run(self, unfinished: Unfinished) -> dict[str, Any]:
+        """Return :attr:`setup` and what was measured, for JSON; the model is as before, bit for bit.
+
+        Args:
+            unfinished: What an interrupted scan has measured already; every measurement is added to it.
+        """
+
+        def known(name: str, measure: Callable[[], Measured]) -> Measured:
+            if name not in unfinished.measured:
+                unfinished.add(name, asdict(measure()))
+            else:
+                self._heard()
+            return Measured(**unfinished.measured[name])
+
+        dense = known("dense", self._measure)
+        everywhere = {
+            str(held): asdict(known(f"{held} everywhere", partial(self.together, dict.fromkeys(self.targets, held))))
+            for held in self._candidates
+        }
+        alone = measure_alone(
+            self.targets, lambda target: known(f"{target.constraint} in {target.name}", self._measure)
+        )
+        readings = [_reading(*each, dense) for each in alone]
+        return {**self.setup, "dense": asdict(dense), "everywhere": everywhere, "readings": readings}
 
     def together(self, chosen: Mapping[str, Constraint | None]) -> Measured:
         """Measure the model with every matrix pruned to its chosen constraint."""

@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import TaskSettings
-from nxm_sweep.sparsity import Pattern, project
+from nxm_sweep.sparsity import Pattern, Target, project
 from nxm_sweep.training.heldout import heldout_rows
 from nxm_sweep.training.models import load_tokenizer
 from nxm_sweep.training.scan_rows import Seen, scan_rows
@@ -48,7 +48,7 @@ def test_each_matrix_is_pruned_alone_to_each_candidate() -> None:
     before = snapshot(net)
     found: list[list[torch.Tensor]] = []
 
-    def measure() -> Measured:
+    def measure(_: Target) -> Measured:
         found.append(snapshot(net))
         return Measured(0.0, None)
 
@@ -69,10 +69,10 @@ def test_the_model_comes_back_bit_for_bit_even_where_a_measurement_fails() -> No
         net.get_parameter("0.weight")[0, 0] = -0.0
     before = snapshot(net)
     targets = scan_targets(net, "*", [HALF])
-    list(measure_alone(targets, lambda: Measured(0.0, None)))
+    list(measure_alone(targets, lambda _: Measured(0.0, None)))
     measure_together(targets, dict.fromkeys(targets, HALF), lambda: Measured(0.0, None))
 
-    def fail() -> Measured:
+    def fail(_: Target) -> Measured:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
