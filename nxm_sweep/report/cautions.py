@@ -12,11 +12,15 @@ from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.pairs import ENOUGH
 
 _AXES = ("learning_rate.value", "rho.value")  # others only where three values or more were tried
+_DEVIATIONS, _LOSS = (
+    10.0,
+    0.05,
+)  # median absolute deviations, and in the metric's unit: below both lies a seed that failed
 _NOT_AXES = ("seed", "training.batch_size")
 
 
 def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
-    """Yield the warnings: too few seeds, constant scores, best values at the edge of their axis."""
+    """Yield the warnings: too few seeds, constant scores, seeds that failed, best values at an axis's edge."""
     trials = report.trials
     compared = differences[differences["n"] > 0]
     if len(compared) and (fewest := int(compared["n"].min())) < ENOUGH:
@@ -30,12 +34,28 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
         if len(scores) > 1 and len(scores.unique()) == 1:
             place = " ".join(map(str, names))
             yield f"All {len(scores)} trials of {place} scored {scores.iloc[0]:.4f}: the training may have collapsed."
+    yield from _failed(trials, [name for name in report.hyperparameters() if name != "seed"])
     for axis in report.hyperparameters():
         if axis in _NOT_AXES or not _is_number(trials[axis]) or trials[axis].nunique() < 2:
             continue
         at_edge = list(_at_edge(trials, axis))
         if at_edge:
             yield f"The best lies at an edge of {axis}, so a wider grid may be better: {'; '.join(at_edge)}."
+
+
+def _failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
+    """Name the seeds that scored so far below the others of their settings that they may have failed, and move every mean."""
+    point = trials.groupby([*CELL, *settings], dropna=False, sort=False).ngroup()
+    scores = trials["value"].groupby(point)
+    middle, count = scores.transform("median"), scores.transform("size")
+    spread = (trials["value"] - middle).abs().groupby(point).transform("median")
+    failed = (count > 2) & (trials["value"] < middle - np.maximum(_DEVIATIONS * spread, _LOSS))
+    for row in trials.assign(middle=middle, count=count)[failed].to_dict("records"):
+        cell = " ".join(str(row[name]) for name in CELL)
+        yield (
+            f"Seed {short(row['seed'])} of {cell} scored {100 * row['value']:.1f}, far below the median "
+            f"{100 * row['middle']:.1f} of {row['count']} seeds: its training may have failed, and it moves the mean."
+        )
 
 
 def _at_edge(trials: pd.DataFrame, axis: str) -> Iterator[str]:

@@ -290,3 +290,19 @@ def test_findings_are_said_in_words(six_seeds: Path) -> None:
         "On glue/rte (tiny), nxm (2of4) closes 43% of the gap between ASP (63.0) and dense (70.0), best against best."
         in sentences
     )
+
+
+@pytest.mark.parametrize(
+    ("scores", "failed"),
+    [
+        ((0.84, 0.83, 0.20), "Seed 2 of glue/rte asp 2of4 tiny scored 20.0, far below the median 83.0 of 3 seeds"),
+        ((0.84, 0.83, 0.74), None),  # 9 deviations
+        ((0.84, 0.84, 0.80), None),  # no deviation to speak of, but a loss of 4 points
+        ((0.84, 0.20), None),
+    ],
+)
+def test_a_seed_far_below_the_others_is_named(tmp_path: Path, scores: tuple[float, ...], failed: str | None) -> None:
+    write(tmp_path, *(record(f"a{seed}", value, seed=seed) for seed, value in enumerate(scores)))
+    write(tmp_path, record("other", 0.9, lr=2e-4))  # of other settings: it is compared with nothing
+    found = [line for line in compare(read_report([tmp_path])).warnings if "may have failed" in line]
+    assert [line.partition(":")[0] for line in found] == ([failed] if failed else [])
