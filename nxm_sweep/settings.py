@@ -159,6 +159,7 @@ class TrainingSettings:
     device: str = field(metadata=OUTSIDE_IDENTITY)
     threads: int | None = field(metadata=OUTSIDE_IDENTITY)
     devices: int = field(default=1, metadata=NO_AXIS)
+    batching: str = "by_length"
     report_to: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
 
 

@@ -47,6 +47,8 @@ def identity_of(
         values.pop("distillation")
     if values["training"]["devices"] == 1:
         values["training"].pop("devices")
+    if values["training"]["batching"] == "by_length":  # what every trial did before there was a choice
+        values["training"].pop("batching")
     _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     return hash_of(values), json.loads(canonical_json(values))

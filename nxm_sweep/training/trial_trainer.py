@@ -232,7 +232,7 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         fp16=training.precision == "fp16",
         seed=settings.seed,
         use_cpu=training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available()),
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="group_by_length" if training.batching == "by_length" else "random",
         remove_unused_columns=False,  # the sampler wants `length`; the collator picks the model's inputs
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="epoch",
