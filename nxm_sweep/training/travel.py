@@ -1,4 +1,4 @@
-"""Can the weights reach the pattern in time? Adam moves a weight by about the sum of the learning rates at most."""
+"""How close to the pattern Adam can bring the weights: it moves one by about the sum of the learning rates at most."""
 
 from __future__ import annotations
 
@@ -33,11 +33,20 @@ def distance_to_go(targets: Sequence[Target], budget: float | None = None) -> di
         budget: Travel budget, in the unit of the weights; None where nothing is left of it.
 
     Returns:
-        ``relative_distance`` (``||W - P(W)|| / ||W||``), ``mean_magnitude_to_cut`` and, with a budget, ``share_out_of_reach``:
-        of the weights that a prune would cut now, the share whose magnitude exceeds the budget.
+        ``relative_distance`` (``||W - P(W)|| / ||W||``), ``mean_magnitude_to_cut`` and, with a budget, ``share_out_of_reach``
+        (of the weights that a prune would cut now, the share whose magnitude exceeds the budget) and ``residual_floor`` (the
+        relative distance that would be left if each of them spent the whole budget on its way to zero).
     """
     if not targets:
         return None
     cut = torch.cat([target.weight.detach()[~target.support()].abs().float().flatten() for target in targets])
-    go = {"relative_distance": distance(targets), "mean_magnitude_to_cut": float(cut.mean())}
-    return go if budget is None else {**go, "share_out_of_reach": float((cut > budget).float().mean())}
+    relative = distance(targets)
+    go = {"relative_distance": relative, "mean_magnitude_to_cut": float(cut.mean())}
+    if budget is None:
+        return go
+    left, norm = (cut - budget).clamp(min=0.0), float(torch.linalg.vector_norm(cut))
+    return {
+        **go,
+        "share_out_of_reach": float((left > 0).float().mean()),
+        "residual_floor": relative * float(torch.linalg.vector_norm(left)) / norm if norm else 0.0,
+    }

@@ -118,7 +118,7 @@ def run_trial(
     if not checkpoints and ranks.rank() == 0:
         forget_reports(folder)
     trainer.run(Path(checkpoints[-1]) if checkpoints else None)
-    end, last_prune = distance_to_go(method.targets), last_prune_of(trainer)
+    end, last_prune = distance_to_go(method.targets), last_prune_of(trainer, start)
     if last_prune is not None and last_prune["advice"]:
         console.print(f"note: {last_prune['advice']}", highlight=False, soft_wrap=True)
     with _timed(seconds, "report"):

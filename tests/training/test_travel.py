@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer
 from nxm_sweep.config import compose_settings
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Pattern, Target, Unstructured
+from nxm_sweep.training.last_prune import explain_residual
 from nxm_sweep.training.travel import distance_to_go, learning_rate_sum
 from nxm_sweep.training.trial_trainer import training_arguments
 
@@ -83,6 +84,9 @@ def test_the_way_to_go_is_counted_over_the_weights_to_be_cut() -> None:
             "relative_distance": np.sqrt(np.sum(cut**2) / (np.sum(grouped**2) + np.sum(free**2))),
             "mean_magnitude_to_cut": np.mean(cut),
             "share_out_of_reach": np.mean(cut > budget),
+            "residual_floor": np.sqrt(
+                np.sum(np.maximum(cut - budget, 0.0) ** 2) / (np.sum(grouped**2) + np.sum(free**2))
+            ),
         },
         rel=1e-5,
     )
@@ -97,9 +101,31 @@ def test_without_a_budget_nothing_is_said_about_reach() -> None:
 def test_a_weight_that_the_budget_just_covers_is_within_reach() -> None:
     target = _target("w", np.array([[0.5, 2.0, 0.25, 1.0]]), Pattern(2, 4))
     assert distance_to_go([target], 0.5) == pytest.approx(
-        {"relative_distance": math.sqrt(0.3125 / 5.3125), "mean_magnitude_to_cut": 0.375, "share_out_of_reach": 0.0}
+        {
+            "relative_distance": math.sqrt(0.3125 / 5.3125),
+            "mean_magnitude_to_cut": 0.375,
+            "share_out_of_reach": 0.0,
+            "residual_floor": 0.0,
+        }
     )
 
 
 def test_dense_training_has_no_way_to_go() -> None:
     assert distance_to_go([], 1.0) is None
+
+
+def test_weights_that_hold_the_pattern_already_have_a_floor_of_zero() -> None:
+    found = distance_to_go([_target("w", np.array([[0.0, 2.0, 0.0, 1.0]]), Pattern(2, 4))], 0.5)
+    assert found is not None
+    assert found["residual_floor"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("residual", "cause"),
+    [
+        (0.25, "could have brought it to 0.09, but the last Z-step still changed 39%"),
+        (0.1, "could not bring it below 0.09"),
+    ],
+)
+def test_the_travel_budget_is_blamed_only_where_it_explains_the_residual(residual: float, cause: str) -> None:
+    assert cause in explain_residual(residual, floor=0.09, flips=0.39)
