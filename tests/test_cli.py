@@ -162,6 +162,10 @@ def test_a_record_counts_what_was_there(method: str, trained: dict[str, tuple[Pa
     ids = tokenizer(*texts, truncation=True, max_length=32)["input_ids"]
     assert record["tokens"] == EPOCHS * sum(map(len, ids))
     assert (record["data"]["train_rows"], record["data"]["validation_rows"]) == (64, {"validation": 32})
+    paraphrases = [int(row["label"]) for row in generate("paraphrase", "validation", ROWS["validation"])]
+    majority = int(2 * sum(int(row["label"]) for row in rows) > len(rows))
+    assert record["data"]["constant"] == {"validation": {"accuracy": paraphrases.count(majority) / len(paraphrases)}}
+    assert record["data"]["duplicates"] == {"validation": {"rows": 0, "same_label": 0}}
     weights = load_file(_model_folder(outputs) / "model.safetensors")
     assert record["model"]["parameters"] == sum(weight.size for weight in weights.values())
     pruned = [weight.size for name, weight in weights.items() if name in MATRICES]
@@ -273,6 +277,26 @@ def test_held_out_rows_select_and_the_validation_set_is_scored_once(
     assert f"{record['best']['selection_value']:.4f} on held-out training rows" in answer.out
     kept = json.loads(next(tmp_path.glob("trials/*/predictions.json")).read_text())
     assert kept["sets"]["validation"]["predictions"] == logits.argmax(dim=1).tolist()
+
+
+def test_validation_file_that_is_the_training_file_is_warned_of_once_and_recorded(
+    demo: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in generate("paraphrase", "train", 32)))
+    answer = _command(
+        *(override for override in demo if not override.startswith("task")),
+        *("task=files", "task.text_columns=[sentence1,sentence2]", "method=dense", f"output_dir={tmp_path}"),
+        *(f"task.files.{split}={file}" for split in ("train", "validation")),
+    )
+    assert (answer.code, answer.err) == (0, "")
+    assert [line for line in answer.out.splitlines() if line.startswith("warning: ")] == [
+        (
+            "warning: DATA LEAK: 32 of the 32 rows of validation (100.0%) are training rows too: "
+            "the score measures memory, not generalization"
+        )
+    ]
+    assert _record(tmp_path)["data"]["duplicates"] == {"validation": {"rows": 32, "same_label": 32}}
 
 
 def test_methods_differ_in_what_they_train(trained: dict[str, tuple[Path, Answer]]) -> None:

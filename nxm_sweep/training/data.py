@@ -92,16 +92,26 @@ def tokenise(
     def encoded(part: Dataset, name: str) -> Dataset:
         return _encode(part, tokenizer, max_length, folder, cache_key(*settings, name))
 
-    validation = {name: _head(encoded(part, name), max_eval_samples) for name, part in rows.validation.items()}
-    train, heldout = encoded(rows.train, "train"), None
-    if heldout_fraction is not None:
-        trained, held = heldout_rows(len(train), heldout_fraction)
-        train, heldout = train.select(trained), _shortest_first(_head(train.select(held), max_eval_samples))
+    validation = {name: head(encoded(part, name), max_eval_samples) for name, part in rows.validation.items()}
+    train, heldout = split_heldout(encoded(rows.train, "train"), heldout_fraction)
     return Tokenised(
-        train=_head(train, max_train_samples),
+        train=head(train, max_train_samples),
         validation={name: _shortest_first(part) for name, part in validation.items()},
-        heldout=heldout,
+        heldout=None if heldout is None else _shortest_first(head(heldout, max_eval_samples)),
     )
+
+
+def split_heldout(train: Dataset, fraction: float | None) -> tuple[Dataset, Dataset | None]:
+    """Return the training rows to train on and those held out; the latter is None without a fraction."""
+    if fraction is None:
+        return train, None
+    trained, held = heldout_rows(len(train), fraction)
+    return train.select(trained), train.select(held)
+
+
+def head(rows: Dataset, count: int | None) -> Dataset:
+    """Return the first ``count`` rows; all of them where there are fewer, or ``count`` is None."""
+    return rows if count is None else rows.select(range(min(count, len(rows))))
 
 
 def cache_key(*parts: str | float) -> str:
@@ -136,10 +146,6 @@ def _encode(rows: Dataset, tokenizer: Any, max_length: int, folder: Path, key: s
             cache_file_name=str(path),
             new_fingerprint=key,
         )
-
-
-def _head(rows: Dataset, count: int | None) -> Dataset:
-    return rows if count is None else rows.select(range(min(count, len(rows))))
 
 
 def _shortest_first(rows: Dataset) -> Dataset:

@@ -21,6 +21,7 @@ _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "pearson": lambda labels, predictions: float(pearsonr(labels, predictions).statistic),
     "spearman": lambda labels, predictions: float(spearmanr(labels, predictions).statistic),
 }
+_CORRELATIONS = frozenset({"pearson", "spearman"})
 
 
 def answers(outputs: Array) -> Array:
@@ -46,8 +47,7 @@ def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, fl
 
     Source: GLUE (Wang et al., 2019), section 2; averages of two metrics follow its leaderboard.
     """
-    correlates = "pearson" in metrics or "spearman" in metrics
-    if correlates and len(labels) < 2:
+    if _CORRELATIONS.intersection(metrics) and len(labels) < 2:
         raise DataError("a correlation needs at least two validation rows but got one", hint="raise max_eval_samples")
     if not bool(np.isfinite(outputs).all()):
         raise NonFiniteError(
@@ -62,4 +62,26 @@ def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, fl
         raise NonFiniteError(
             f"{undefined[0]} does not exist: all predictions are equal", hint="lower learning_rate.value"
         )
+    return _with_mean(scores)
+
+
+def score_constant(metrics: Sequence[str], train_labels: Array, labels: Array, *, regression: bool) -> dict[str, float]:
+    """Return what the best constant answer of the training rows scores, in the form of :func:`score`.
+
+    The answer is the most frequent class of the training rows (the lowest of those that tie), or their mean label for a
+    regression. A correlation with a constant is undefined; it is recorded as 0, "no association", which is also what
+    Matthews' coefficient of a constant is by convention.
+
+    Args:
+        metrics: As for :func:`score`.
+        train_labels: Class numbers or scores of the training rows, shape ``(rows,)``.
+        labels: Those of the rows that are scored, shape ``(rows,)``.
+        regression: Whether the labels are scores.
+    """
+    constant = train_labels.mean() if regression else np.bincount(train_labels.astype(np.int64)).argmax()
+    predictions = np.full(len(labels), constant)
+    return _with_mean({name: 0.0 if name in _CORRELATIONS else _METRICS[name](labels, predictions) for name in metrics})
+
+
+def _with_mean(scores: dict[str, float]) -> dict[str, float]:
     return scores if len(scores) == 1 else {**scores, "mean": float(np.mean(list(scores.values())))}

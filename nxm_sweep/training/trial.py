@@ -29,6 +29,7 @@ from nxm_sweep.training.provenance import hardware, versions
 from nxm_sweep.training.reporting import forget_reports
 from nxm_sweep.training.rows import Rows, load_rows
 from nxm_sweep.training.shared_watch import SharedWatch
+from nxm_sweep.training.splits import describe_splits, warn_of_duplicates
 from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels, find_teacher
 from nxm_sweep.training.travel import distance_to_go, learning_rate_sum
 from nxm_sweep.training.trial_trainer import TrialTrainer, replace_folder
@@ -109,6 +110,8 @@ def run_trial(
     console, watch = (console if ranks.rank() == 0 else Console(quiet=True)), SharedWatch(watch)
     with _timed(seconds, "tokenise"), ranks.together():
         data, tokenizer = tokenise_rows(settings, prepared)
+    with _timed(seconds, "compare_splits"):
+        splits = _compare_splits(settings, prepared.rows, data, console) if ranks.rank() == 0 else {}
     with _timed(seconds, "load_model"), ranks.together():
         trainer = build_trainer(settings, prepared, data, tokenizer, work=work, console=console, watch=watch)
     method = trainer.sparse_method
@@ -144,7 +147,7 @@ def run_trial(
             "checked": [asdict(check) for check in checks],
             "exact": all(check.exact for check in checks),
         },
-        **_inputs(prepared, data, trainer.model, method.targets),
+        **_inputs(prepared, data, splits, trainer.model, method.targets),
         **_taught(settings, prepared),
         "steps": trainer.state.global_step,
         "tokens": int(trainer.state.num_input_tokens_seen),
@@ -195,7 +198,18 @@ def _iteration(entry: Iteration) -> dict[str, Any]:
     return {"step": entry.step, **residuals, "penalty_share": entry.penalty_share, "groups": groups}
 
 
-def _inputs(prepared: Prepared, data: Tokenised, model: Any, targets: list[Target]) -> dict[str, Any]:
+def _compare_splits(settings: TrialSettings, rows: Rows, data: Tokenised, console: Console) -> dict[str, Any]:
+    """Return what a record says of the rows beside their numbers; warn of duplicates."""
+    splits = describe_splits(rows, settings)
+    warning = warn_of_duplicates(splits["duplicates"], {name: len(part) for name, part in data.validation.items()})
+    if warning:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    return splits
+
+
+def _inputs(
+    prepared: Prepared, data: Tokenised, splits: dict[str, Any], model: Any, targets: list[Target]
+) -> dict[str, Any]:
     """What a record says of the data and the model."""
     return {
         "data": {
@@ -205,6 +219,7 @@ def _inputs(prepared: Prepared, data: Tokenised, model: Any, targets: list[Targe
             "train_rows": len(data.train),
             "heldout_rows": 0 if data.heldout is None else len(data.heldout),
             "validation_rows": {name: len(part) for name, part in data.validation.items()},
+            **splits,
         },
         "model": {
             "digest": prepared.model_digest,

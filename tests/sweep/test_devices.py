@@ -130,6 +130,11 @@ def test_two_processes_score_every_row_once_and_as_one_does(one: Trained, two: T
         assert mine["training_loss"] == pytest.approx(theirs["training_loss"], abs=TOLERANCE)
 
 
+def test_two_processes_record_the_rows_as_one_does(one: Trained, two: Trained) -> None:
+    assert two.record["data"] == one.record["data"]
+    assert {"constant", "duplicates"} <= set(two.record["data"])
+
+
 def test_two_processes_iterate_as_one_does(one: Trained, two: Trained) -> None:
     assert len(one.record["iterations"]) == 4
     for mine, theirs in zip(two.record["iterations"], one.record["iterations"], strict=True):
