@@ -107,6 +107,7 @@ _RANGES: tuple[Check, ...] = (
     _choice("task.problem", "classification", "regression"),
     _choice("task.kind", "glue", "demo", "files"),
     _choice("model.source", "hub", "package", "folder"),
+    _choice("model.head", "new", "keep"),
     _choice("distillation.teacher.source", "trial", "hub", "package", "folder"),
 )
 _RULES = {key: (holds, words) for key, holds, words in _RANGES}

@@ -41,6 +41,7 @@ class ModelSettings:
     source: str = field(metadata=OUTSIDE_IDENTITY)
     path: str = field(metadata=OUTSIDE_IDENTITY)
     revision: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
+    head: str = field(default="new", metadata=NO_AXIS)
 
 
 @dataclass

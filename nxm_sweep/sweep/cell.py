@@ -24,12 +24,21 @@ Words = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Digests:
-    """What a cell's data, model and teacher contain, as hashes, and how many rows there are to train on."""
+    """What a cell's data, model and teacher contain.
+
+    Attributes:
+        data: Hash over the rows.
+        model: Hash over the model's files.
+        train_rows: How many rows there are to train on.
+        teacher: Hash over the teacher's files; empty without one.
+        carries_head: Whether the model's files hold a classifier head.
+    """
 
     data: str = ""
     model: str = ""
     train_rows: int = 0
     teacher: str = ""
+    carries_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,11 @@ def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Word
     for values in combinations({key: values for key, values in axes.items() if _has_words(values)}):
         assign_(scratch, values)
         _, hashed = identity_of(
-            scratch, data_digest=digests.data, model_digest=digests.model, teacher_digest=digests.teacher
+            scratch,
+            data_digest=digests.data,
+            model_digest=digests.model,
+            teacher_digest=digests.teacher,
+            carries_head=digests.carries_head,
         )
         found[_words(values)] = hashed
     return found

@@ -57,7 +57,11 @@ class DigestMemo:
 
         prepared = prepare(settings)
         digests = Digests(
-            prepared.rows.digest, prepared.model_digest, len(prepared.rows.train), prepared.teacher_digest
+            data=prepared.rows.digest,
+            model=prepared.model_digest,
+            train_rows=len(prepared.rows.train),
+            teacher=prepared.teacher_digest,
+            carries_head=prepared.carries_head,
         )
         if key is not None:
             self._known = {**_read(self._file), **self._known, key: digests}  # others may have written since
@@ -70,8 +74,8 @@ def _read(file: Path) -> dict[str, Digests]:
     known = {}
     for key, entry in found.items() if isinstance(found, dict) else ():
         match entry:
-            case {"data": str(data), "model": str(model), "train_rows": int(rows)}:
-                known[key] = Digests(data, model, rows, str(entry.get("teacher", "")))
+            case {"data": str(data), "model": str(model), "train_rows": int(rows), "carries_head": bool(head)}:
+                known[key] = Digests(data, model, rows, str(entry.get("teacher", "")), head)
     return known
 
 

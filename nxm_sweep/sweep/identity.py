@@ -15,7 +15,12 @@ VERSION = 1
 
 
 def identity_of(
-    settings: TrialSettings, *, data_digest: str, model_digest: str, teacher_digest: str = ""
+    settings: TrialSettings,
+    *,
+    data_digest: str,
+    model_digest: str,
+    teacher_digest: str = "",
+    carries_head: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """Return a trial's identity (16 hexadecimal digits) and the values that it is the hash of.
 
@@ -27,6 +32,7 @@ def identity_of(
         data_digest: Hash over the rows.
         model_digest: Hash over the model's files.
         teacher_digest: Hash over the teacher's files; not looked at without distillation.
+        carries_head: Whether the model's files hold a classifier head. If not, a new one is drawn in any case.
     """
     values = _hashed_fields(settings)
     reads = METHODS[settings.method.name].reads
@@ -49,6 +55,9 @@ def identity_of(
         values["training"].pop("devices")
     if values["training"]["batching"] == "by_length":  # what every trial did before there was a choice
         values["training"].pop("batching")
+    head = values.pop("model")["head"]
+    if carries_head or head == "keep":
+        values["model.head"] = head  # dotted, since "model" is the hash of its content
     _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     return hash_of(values), json.loads(canonical_json(values))

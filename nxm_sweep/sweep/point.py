@@ -78,6 +78,7 @@ def _find(settings: TrialSettings, planned: str | None) -> tuple[Prepared, str, 
         data_digest=prepared.rows.digest,
         model_digest=prepared.model_digest,
         teacher_digest=prepared.teacher_digest,
+        carries_head=prepared.carries_head,
     )
     if planned is not None and identity != planned:
         raise DataError(

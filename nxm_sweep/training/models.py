@@ -27,6 +27,7 @@ from transformers import (
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import ModelSettings
+from nxm_sweep.training.heads import carries_head, describe_head, load_without_head
 from nxm_sweep.training.hub import go_offline_unless_reachable
 
 _FILES = (
@@ -94,27 +95,35 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder} holds no readable tokenizer: {_first_line(error)}") from error
 
 
-def load_model(folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
-    """Load an encoder with a new head: one output per class, or one number for a regression (no labels).
+def load_model(folder: Path, labels: tuple[str, ...], *, keep_head: bool = False) -> PreTrainedModel:
+    """Load an encoder with a head of one output per class, or of one number for a regression (no labels).
 
-    Weights are fp32 whatever the file holds. The head is drawn from PyTorch's global generator.
+    Weights are fp32 whatever the file holds. The head is drawn from PyTorch's global generator, whatever head the files hold;
+    a pooler is drawn only where they hold none.
+
+    Args:
+        folder: The model's files.
+        labels: The task's classes in order.
+        keep_head: Take the files' head; :func:`~nxm_sweep.training.heads.check_kept_head` says whether it fits.
 
     Raises:
-        ModelError: The files are damaged, lack weights of the encoder, or are of an architecture without a sequence
-            classifier.
+        ModelError: The files are damaged, lack weights of the encoder (or of the head to keep), or are of an architecture
+            without a sequence classifier.
     """
     names = dict(enumerate(labels)) or {0: "score"}
     model, missing = _load(
         folder,
-        num_labels=len(names),
+        draw_head=not keep_head,
         id2label=names,
         label2id={name: number for number, name in names.items()},
         problem_type="single_label_classification" if labels else "regression",
     )
-    encoder = f"{model.base_model_prefix}."  # a pooler is part of the head: many checkpoints come without
+    encoder = f"{model.base_model_prefix}."
     absent = [name for name in missing if name.startswith(encoder) and ".pooler." not in name]
     if absent:
         raise ModelError(f"the model in {folder} lacks {len(absent)} weights of its encoder, such as {absent[0]}")
+    if keep_head and missing:
+        raise ModelError(f"the model in {folder} lacks {len(missing)} weights of its head, such as {missing[0]}")
     return model
 
 
@@ -146,22 +155,34 @@ def load_config(folder: Path, **changes: Any) -> PretrainedConfig:
     return config
 
 
-def _load(folder: Path, **changes: Any) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classifier, and the weights that its files lack."""
+def _load(folder: Path, *, draw_head: bool = False, **changes: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A sequence classifier, and the weights that its files lack; those of its head as if they lacked them, if asked."""
     config = load_config(folder, **changes)
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": "float32",
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # refused below, by name
+    }
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype="float32",
-            output_loading_info=True,
-        )
+        if draw_head and carries_head(folder, config):
+            head = describe_head(config)
+            model, report = head.kind.from_pretrained(None, state_dict=load_without_head(folder, head), **options)
+        else:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, **options
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"the model in {folder} is a {type(model).__name__}, not a Transformers model")
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, stored, configured = mismatched[0]
+        raise ModelError(
+            f"the model in {folder} holds {len(mismatched)} weights of another shape than its config.json says, such as "
+            f"{name}: {tuple(stored)} instead of {tuple(configured)}"
+        )
     return model, sorted(report["missing_keys"])
 
 

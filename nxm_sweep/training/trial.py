@@ -22,9 +22,10 @@ from nxm_sweep.training.build import build_method
 from nxm_sweep.training.calibration import build_importance
 from nxm_sweep.training.checkpoint import complete_checkpoints
 from nxm_sweep.training.data import PadToLongest, Tokenised, tokenise
+from nxm_sweep.training.heads import carries_head, check_kept_head
 from nxm_sweep.training.last_prune import last_prune_of
 from nxm_sweep.training.methods import Iteration
-from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.models import digest_model, load_config, load_model, load_tokenizer, locate_model
 from nxm_sweep.training.provenance import hardware, versions
 from nxm_sweep.training.reporting import forget_reports
 from nxm_sweep.training.rows import Rows, load_rows
@@ -49,6 +50,7 @@ class Prepared:
         rows: Training and validation rows.
         model_folder: Where the pretrained model's files are.
         model_digest: Hash of their content.
+        carries_head: Whether they hold a classifier head.
         teacher: The model that this one learns from, if there is one.
         seconds: How long it took.
     """
@@ -57,6 +59,7 @@ class Prepared:
     model_folder: Path
     model_digest: str
     seconds: float
+    carries_head: bool = False
     teacher: Teacher | None = None
 
     @property
@@ -78,7 +81,17 @@ def prepare(settings: TrialSettings) -> Prepared:
     rows = load_rows(settings.task, settings.data)
     if teacher is not None:
         check_labels(settings.distillation, teacher, rows.labels)
-    return Prepared(rows, folder, digest_model(folder), time.perf_counter() - started, teacher)
+    config = load_config(folder)
+    if settings.model.head == "keep":
+        check_kept_head(folder, config, rows.labels)
+    return Prepared(
+        rows=rows,
+        model_folder=folder,
+        model_digest=digest_model(folder),
+        carries_head=carries_head(folder, config),
+        teacher=teacher,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def run_trial(
@@ -262,13 +275,13 @@ def build_trainer(
     console: Console,
     watch: Watch,
 ) -> TrialTrainer:
-    """Return a trial's trainer over the pretrained model and a new head.
+    """Return a trial's trainer over the pretrained model and a head, drawn from the seed or the model's own.
 
     Raises:
         SparsityError: A rule does not fit the model.
     """
     set_seed(settings.seed)
-    model = load_model(prepared.model_folder, prepared.rows.labels)
+    model = load_model(prepared.model_folder, prepared.rows.labels, keep_head=settings.model.head == "keep")
     trainer = TrialTrainer(
         settings=settings,
         work=work,

@@ -46,7 +46,10 @@ def score_of(settings: Any, epoch: int) -> float:
 def _prepare(settings: Any) -> Any:
     digest = hashlib.sha256(settings.task.name.encode()).hexdigest()
     return SimpleNamespace(
-        rows=SimpleNamespace(digest=digest, train=range(100)), model_digest="0" * 64, teacher_digest=""
+        rows=SimpleNamespace(digest=digest, train=range(100)),
+        model_digest="0" * 64,
+        teacher_digest="",
+        carries_head=False,
     )
 
 

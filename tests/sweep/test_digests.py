@@ -29,7 +29,7 @@ class Reads:
     def prepare(self, settings: TrialSettings) -> Any:
         self.tasks.append(settings.task.name)
         rows = SimpleNamespace(digest=f"rows {len(self.tasks)}", train=range(7))
-        return SimpleNamespace(rows=rows, model_digest="model", teacher_digest="")
+        return SimpleNamespace(rows=rows, model_digest="model", teacher_digest="", carries_head=False)
 
 
 @pytest.fixture
@@ -153,6 +153,15 @@ def test_a_damaged_entry_is_read_again(reads: Reads, local: TrialSettings, memo:
     assert DigestMemo(memo).of(local).data == "rows 2"
 
 
+def test_an_entry_of_a_version_that_did_not_look_for_a_head_is_read_again(
+    reads: Reads, local: TrialSettings, memo: Path
+) -> None:
+    DigestMemo(memo).of(local)
+    memo.write_text(memo.read_text().replace('"carries_head"', '"other"'))
+    assert DigestMemo(memo).of(local).data == "rows 2"
+    assert DigestMemo(memo).of(local).data == "rows 2"
+
+
 def test_two_that_plan_at_once_keep_what_both_have_read(reads: Reads, local: TrialSettings, memo: Path) -> None:
     other = compose_settings(["task=demo/paraphrase", "model=minilm_l6"])
     one, two = DigestMemo(memo), DigestMemo(memo)  # both have read the empty memo
@@ -170,7 +179,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 trial = ModuleType("nxm_sweep.training.trial")
 trial.prepare = lambda settings: SimpleNamespace(
-    rows=SimpleNamespace(digest=settings.task.name, train=range(7)), model_digest="model", teacher_digest="")
+    rows=SimpleNamespace(digest=settings.task.name, train=range(7)),
+    model_digest="model", teacher_digest="", carries_head=False)
 sys.modules[trial.__name__] = trial
 from nxm_sweep.config import compose_settings
 from nxm_sweep.sweep.digests import DigestMemo

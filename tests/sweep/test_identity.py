@@ -6,12 +6,15 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nxm_sweep.config import settings_of
 from nxm_sweep.settings import (
     DataSettings,
     LearningRateSettings,
@@ -122,6 +125,7 @@ NOT_HASHED = {
     *("task.name", "task.kind", "task.text_columns", "task.label_column", "task.labels", "task.train_split"),
     *("task.validation_splits", "task.learning_rates", "task.config", "task.rows", "task.files"),
     *("model.name", "model.source", "model.path", "model.revision"),
+    "model.head",  # of a model without a head, which gets a new one in any case
     *(
         "method.learning_rates",
         *(f"sparsity.{name}" for name in ("name", "keep", "group", "also", "scan")),
@@ -237,6 +241,20 @@ def test_identity_changes_with_the_content_of_rows_and_model(data: str, model: s
     assert _identity(_settings(), data, model) != _identity(_settings())
 
 
+def test_a_head_enters_where_there_is_one_to_keep() -> None:
+    """Before there was a choice, a head of the right size was kept: that is neither of the two trials of today."""
+    found = {}
+    for head, carries in [("new", False), ("new", True), ("keep", True)]:
+        settings = _settings()
+        settings.model.head = head
+        found[head, carries], values = identity_of(
+            settings, data_digest="rows", model_digest="files", carries_head=carries
+        )
+        assert values.get("model.head") == (head if carries else None)
+    assert found["new", False] == _identity(_settings())
+    assert len(set(found.values())) == 3
+
+
 def _taught(**changes: Any) -> TrialSettings:
     settings = _settings()
     settings.distillation.name = "logits"
@@ -308,6 +326,19 @@ def test_identity_is_the_hash_of_this_text() -> None:
 def test_finished_trials_keep_their_names() -> None:
     identities = {method: _identity(_settings(method)) for method in METHODS_TESTED}
     assert identities == {"dense": "562df1d5cd2c9bbc", "asp": "57b1bdcf7aa4af84", "nxm": "74f967ad2febe01e"}
+
+
+def test_committed_records_keep_their_names() -> None:
+    files = sorted((Path(__file__).parents[2] / "outputs" / "examples").glob("*/trials/*/result.json"))
+    assert files
+    for file in files:
+        record = json.loads(file.read_text())
+        hashed = record["hashed"]
+        identity, values = identity_of(
+            settings_of(record["config"]), data_digest=hashed["data"], model_digest=hashed["model"]
+        )
+        assert identity == file.parent.name == record["identity"]
+        assert values == hashed
 
 
 def test_the_hashed_values_come_with_the_identity() -> None:

@@ -38,7 +38,10 @@ Run = Callable[..., tuple[int, str, str]]
 def _prepare(settings: TrialSettings) -> Any:
     """Stand for the data: its digest is the task's name."""
     return SimpleNamespace(
-        rows=SimpleNamespace(digest=settings.task.name, train=range(100)), model_digest="model", teacher_digest=""
+        rows=SimpleNamespace(digest=settings.task.name, train=range(100)),
+        model_digest="model",
+        teacher_digest="",
+        carries_head=False,
     )
 
 

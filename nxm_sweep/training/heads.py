@@ -1,0 +1,156 @@
+"""The classifier head of a checkpoint: which weights form it, whether a file holds one, and whether a task can keep it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
+
+from nxm_sweep.errors import ModelError
+
+_DRAW = "model.head=new draws a new head from the seed"
+_SINGLE_LABEL = {None, "single_label_classification"}
+_REGRESSION = {None, "regression"}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an architecture's sequence classifier adds to its encoder, by the names of the parameters.
+
+    Attributes:
+        kind: The classifier's class.
+        weights: Every parameter outside the encoder but a pooler's, which is pretrained with the encoder.
+        outputs: Those whose shape depends on the number of classes.
+    """
+
+    kind: type[Any]
+    weights: frozenset[str]
+    outputs: frozenset[str]
+
+
+def describe_head(config: PretrainedConfig) -> Head:
+    """Return an architecture's head; no weight is read or allocated.
+
+    Raises:
+        ModelError: The architecture has no sequence classifier.
+    """
+    two, three = (_build_empty(config, classes) for classes in (2, 3))
+    shapes = {name: weight.shape for name, weight in two.named_parameters()}
+    encoder = f"{two.base_model_prefix}."
+    return Head(
+        kind=type(two),
+        weights=frozenset(name for name in shapes if not name.startswith(encoder) and "pooler" not in name.split(".")),
+        outputs=frozenset(name for name, weight in three.named_parameters() if weight.shape != shapes[name]),
+    )
+
+
+def carries_head(folder: Path, config: PretrainedConfig) -> bool:
+    """Return whether a checkpoint holds an output layer of its own, from the headers of its files.
+
+    One that holds only other parts of a head (ModernBERT's masked language model has some) carries none.
+
+    Raises:
+        ModelError: The files cannot be read, or the architecture has no sequence classifier.
+    """
+    return not describe_head(config).outputs.isdisjoint(_locate_weights(folder))
+
+
+def load_without_head(folder: Path, head: Head) -> dict[str, Tensor]:
+    """Load the weights of a checkpoint that are not its head's.
+
+    Raises:
+        ModelError: The files cannot be read.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in sorted(set(_locate_weights(folder).values())):
+        try:
+            weights |= {name: value for name, value in load_file(file).items() if name not in head.weights}
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    return weights
+
+
+def check_kept_head(folder: Path, config: PretrainedConfig, labels: tuple[str, ...]) -> None:
+    """Refuse to keep a head whose outputs do not mean what the task's classes mean.
+
+    The checkpoint must name its classes as the task does, in the same order; case does not count. A regression has one
+    output, whose name does not count.
+
+    Args:
+        folder: The checkpoint.
+        config: Its configuration as stored.
+        labels: The task's classes in order; none for a regression.
+
+    Raises:
+        ModelError: There is no head or not all of it, or its problem, its number of outputs, their names or order differ.
+    """
+    head, stored = describe_head(config), _locate_weights(folder)
+    lacking = sorted(head.weights.difference(stored))
+    if lacking:
+        raise ModelError(
+            f"model.head=keep, but the checkpoint in {folder} lacks {len(lacking)} weights of a head, such as {lacking[0]}",
+            hint=_DRAW,
+        )
+    if config.problem_type not in (_SINGLE_LABEL if labels else _REGRESSION):
+        raise ModelError(
+            f"model.head=keep, but the checkpoint in {folder} was trained for {config.problem_type} and the task is a "
+            f"{'classification' if labels else 'regression'}",
+            hint=_DRAW,
+        )
+    names = [str(name) for _, name in sorted(config.id2label.items())]
+    if len(names) != max(1, len(labels)):
+        raise ModelError(
+            f"model.head=keep, but the checkpoint in {folder} has {len(names)} outputs and the task needs "
+            f"{max(1, len(labels))}",
+            hint=_DRAW,
+        )
+    if labels:
+        _check_names(folder, names, labels)
+
+
+def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> None:
+    shown = ", ".join(labels)
+    if names == [f"LABEL_{number}" for number in range(len(names))]:
+        raise ModelError(
+            f"model.head=keep, but {folder / 'config.json'} does not name the classes of its head",
+            hint=f"write {shown} into its id2label and label2id in the order of its outputs, if you know it; {_DRAW}",
+        )
+    if [name.lower() for name in names] != [name.lower() for name in labels]:
+        raise ModelError(
+            f"model.head=keep, but the checkpoint's classes are {', '.join(names)} and the task's are {shown}, in this order",
+            hint=f"{_DRAW}; task=files takes an order: task.labels=[{','.join(names)}]",
+        )
+
+
+def _build_empty(config: PretrainedConfig, classes: int) -> Any:
+    """The architecture's classifier without memory for its weights."""
+    config = copy.deepcopy(config)
+    config.num_labels = classes
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise ModelError(f"{type(config).__name__} has no sequence classifier in Transformers") from error
+    return model
+
+
+def _locate_weights(folder: Path) -> dict[str, Path]:
+    """The file of each weight by its name; empty where the files are named otherwise."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    try:
+        if single.is_file():
+            with safe_open(single, framework="pt") as weights:
+                return dict.fromkeys(weights.keys(), single)
+        if index.is_file():
+            return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    return {}
