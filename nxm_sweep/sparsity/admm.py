@@ -39,7 +39,8 @@ class Admm:
             ...  # at the end of every epoch:
             admm.update_()
 
-    Z and U are held in fp32 (fp64 for fp64 weights) whatever the weights' dtype.
+    Z and U are held in fp32 (fp64 for fp64 weights) whatever the weights' dtype. ``masks`` is what the last Z-step kept, by
+    parameter name (boolean, True is kept): a kept entry may be zero, so that Z alone does not show it.
 
     Args:
         targets: What is constrained.
@@ -63,9 +64,11 @@ class Admm:
         self._rho = _checked_rho(rho)
         self.z: dict[str, Tensor] = {}
         self.u: dict[str, Tensor] = {}
+        self.masks: dict[str, Tensor] = {}
         masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight))
         for target, mask in zip(self.targets, masks, strict=True):
             weight = _full_precision(target.weight)
+            self.masks[target.name] = mask
             self.z[target.name] = weight.masked_fill(~mask, 0.0)
             self.u[target.name] = torch.zeros_like(weight)
             if first_iteration == "project":
@@ -141,6 +144,7 @@ class Admm:
             weight, z_before, dual = _full_precision(target.weight), self.z[target.name], self.u[target.name]
             z = (weight + dual).masked_fill(~mask, 0.0)
             dual += weight - z
+            kept_before, self.masks[target.name] = self.masks[target.name], mask
             self.z[target.name] = z
             if owner[index] != ranks.rank():
                 continue
@@ -151,7 +155,7 @@ class Admm:
                 primal=_energy(weight - z),
                 moved=_energy(z - z_before),
                 dual=_energy(dual),
-                flipped=int((mask & (z_before == 0)).sum()),
+                flipped=int((mask & ~kept_before).sum()),
                 kept=int(mask.sum()),
             )
             found[index] = torch.tensor(dataclasses.astuple(energies), dtype=torch.float64)
@@ -194,6 +198,10 @@ class Admm:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the state of :meth:`state_dict`; tensors are copied to the targets' devices.
 
+        The masks are not part of it: they are the support of Z. Of equal scores the projection keeps the lower index, so what
+        it keeps of its own result is what it has kept before, zeros included. An importance metric must have set the targets'
+        factors to those of the last Z-step.
+
         Raises:
             SparsityError: The state is of other targets.
         """
@@ -211,6 +219,8 @@ class Admm:
         for kind, tensors in (("z", self.z), ("u", self.u)):
             for name, tensor in tensors.items():
                 tensors[name] = state[f"{kind}.{name}"].to(tensor, copy=True)
+        supports = ranks.supports(self.targets, lambda target: self.z[target.name])
+        self.masks = {target.name: mask for target, mask in zip(self.targets, supports, strict=True)}
 
     def __enter__(self) -> Self:
         return self

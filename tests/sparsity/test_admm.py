@@ -219,6 +219,31 @@ def test_support_flips_is_the_share_of_kept_entries_that_are_new() -> None:
     assert admm.update_().support_flips == 0.5
 
 
+def test_a_kept_entry_that_is_zero_is_no_flip() -> None:
+    target = Target("w", nn.Parameter(torch.tensor([[0.0, 2.0, 0.0, 0.0]])), TWO_OF_FOUR)
+    admm = Admm([target], 1.0, first_iteration="zero_dual")
+    assert admm.masks["w"].tolist() == [[True, True, False, False]]  # the lower index wins the tie of zeros
+    assert admm.update_().support_flips == 0.0
+
+
+@pytest.mark.parametrize("constraint", [TWO_OF_FOUR, Pattern(1, 4), Pattern(8, 16), Unstructured(0.25)], ids=str)
+@pytest.mark.parametrize("factors", [False, True])
+def test_the_masks_of_a_loaded_state_are_those_of_the_last_z_step(constraint: Constraint, *, factors: bool) -> None:
+    """Matrices of few distinct values, most of them zero, in which ties and kept zeros abound."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randint(-1, 2, (32, 16), generator=draw).float() * (torch.rand(32, 16, generator=draw) < 0.2)
+    admm = Admm([Target("w", nn.Parameter(weight), constraint)], 1.0)
+    if factors:
+        admm.targets[0].factors.values = torch.randint(1, 3, (16,), generator=draw) * 1e-30
+        with torch.no_grad():
+            admm.targets[0].weight.mul_(1e-12)  # some scores underflow to zero
+    admm.update_()
+    assert bool((admm.masks["w"] & (admm.z["w"] == 0)).any())
+    resumed = Admm(admm.targets, 1.0)
+    resumed.load_state_dict(admm.state_dict())
+    assert torch.equal(resumed.masks["w"], admm.masks["w"])
+
+
 # ---- on problems small enough to enumerate
 
 

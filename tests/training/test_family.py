@@ -248,13 +248,66 @@ def test_so_many_z_steps_an_epoch(tmp_path: Path, per_epoch: int, due: list[int]
     assert [iteration.step for iteration in method.iterations] == due
 
 
-def test_the_support_of_the_last_z_can_be_frozen_instead() -> None:
-    weight = nn.Parameter(torch.tensor([[4.0, 3.0, 2.0, 1.0]]))
-    method = NxmRefit([Target("w", weight, Pattern(2, 4))], 1.0, AdmmSwitches(frozen_support="z", admm_fraction=0.5))
-    method.start_(Budget(2, 2))
-    method.admm.u["w"] = torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+def z_refit(weight: nn.Parameter) -> NxmRefit:
+    """Z-steps after steps 2 and 4 of 10; the support is frozen after step 5."""
+    switches = AdmmSwitches(frozen_support="z", admm_fraction=0.5, interval=2, interval_unit="step")
+    return NxmRefit([Target("w", weight, Pattern(2, 4))], 1.0, switches)
+
+
+def step_(method: NxmRefit, weight: nn.Parameter, index: int) -> Tensor:
+    """Move the weights as an optimizer would; return W + U as the Z-step of this optimizer step sees it."""
+    with torch.no_grad():
+        weight.add_(0.7 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(index)))
+        weight[:2] = 0.0  # groups of zeros: what Z keeps of them is zero too
+        weight[0, 1] = 1.0
+        method.admm.u["w"][:2] = 0.0
+    seen = weight.detach() + method.admm.u["w"]
     method.after_step_()
-    assert weight.tolist() == [[0.0, 0.0, 2.0, 1.0]]
+    return seen
+
+
+def test_the_support_of_the_last_z_is_what_its_projection_kept() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(64, 16))
+    method = z_refit(weight)
+    method.start_(Budget(10, 10))
+    seen = [step_(method, weight, index) for index in range(1, 6)]
+    assert [iteration.step for iteration in method.iterations] == [2, 4]
+    order = (-seen[3].abs()).reshape(-1, 4).numpy().argsort(axis=1, kind="stable")  # of the Z-step after step 4
+    expected = torch.zeros(order.shape, dtype=torch.bool).scatter_(1, torch.from_numpy(order[:, :2]), value=True)
+    kept = method.state_dict()["mask.w"].bool()
+    assert torch.equal(kept, expected.reshape(weight.shape))
+    after_the_dual_step = largest(weight.detach().abs(), 2)
+    assert not torch.equal(kept, after_the_dual_step)
+
+
+@pytest.mark.parametrize("stopped_after", [3, 4])
+def test_a_run_resumed_before_the_freeze_freezes_the_support_of_the_same_z(stopped_after: int) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(64, 16))
+    method = z_refit(weight)
+    method.start_(Budget(10, 10))
+    for index in range(1, stopped_after + 1):
+        step_(method, weight, index)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    assert not any("mask" in name for name in state)  # so that earlier versions' checkpoints are as good
+    resumed_weight = nn.Parameter(weight.detach().clone())
+    resumed = z_refit(resumed_weight)
+    resumed.load_state_dict(state, Budget(10, 10), step=stopped_after)
+    for index in range(stopped_after + 1, 6):
+        step_(method, weight, index)
+        step_(resumed, resumed_weight, index)
+    assert torch.equal(resumed.state_dict()["mask.w"], method.state_dict()["mask.w"])
+    assert torch.equal(resumed_weight, weight)
+
+
+def test_a_frozen_z_from_the_start_is_asp(tmp_path: Path) -> None:
+    trained = []
+    for make in (Asp, lambda targets: NxmRefit(targets, 4e-3, AdmmSwitches(frozen_support="z", admm_fraction=0.0))):
+        model = bert()
+        trainer_of(tmp_path, model, make(targets_of(model))).train()
+        trained.append(bits(model))
+    assert trained[0] == trained[1]
 
 
 # ---- what an iteration says

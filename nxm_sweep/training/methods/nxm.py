@@ -205,11 +205,7 @@ class Nxm(SparseMethod):
         """For a refit: freeze the support once its share of the budget is spent; Z and U are let go."""
         due = self.switches.admm_fraction * self._budget.steps
         if self.switches.finish == "refit" and self._step >= due and self._step < self._budget.steps:
-            masks = None
-            if self.switches.frozen_support == "z":
-                masks = {
-                    target.name: target.support(target.weight + self.admm.u[target.name]) for target in self.targets
-                }
+            masks = self.admm.masks if self.switches.frozen_support == "z" else None
             self._masking, self._admm = Masking(self.targets, masks), None
 
 
