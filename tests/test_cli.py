@@ -299,6 +299,25 @@ def test_validation_file_that_is_the_training_file_is_warned_of_once_and_recorde
     assert _record(tmp_path)["data"]["duplicates"] == {"validation": {"rows": 32, "same_label": 32}}
 
 
+def test_broken_lines_of_qqp_are_counted_on_the_console_and_in_the_record(demo: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "QQP"
+    folder.mkdir()
+    for file, split in (("train", "train"), ("dev", "validation")):
+        rows = generate("paraphrase", split, 32)
+        lines = [f"{n}\t1\t2\t{row['sentence1']}\t{row['sentence2']}\t{row['label']}" for n, row in enumerate(rows)]
+        lines.insert(5, "400001\t1\t2\tcut in two")
+        (folder / f"{file}.tsv").write_text("\n".join(["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", *lines]))
+    overrides = [override for override in demo if not override.startswith("task")]
+    answer = _command(
+        *overrides, "task=glue/qqp", f"data.path={tmp_path}", "method=dense", f"output_dir={tmp_path / 'outputs'}"
+    )
+    assert (answer.code, answer.err) == (0, "")
+    assert "note: broken lines of train, left out as on the hub: 1\n" in answer.out
+    data = _record(tmp_path / "outputs")["data"]
+    assert data["left_out"] == {"train": 1, "validation": 1}
+    assert (data["train_rows"], data["validation_rows"]) == (32, {"validation": 32})
+
+
 def test_methods_differ_in_what_they_train(trained: dict[str, tuple[Path, Answer]]) -> None:
     losses = [_record(outputs)["epochs"][-1]["training_loss"] for outputs, _ in trained.values()]
     assert len(set(losses)) == len(METHODS)

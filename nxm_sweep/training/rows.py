@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nxm_sweep.errors import DataError
 from nxm_sweep.settings import DataSettings, TaskSettings
 from nxm_sweep.training.demo import generate
 from nxm_sweep.training.hub import go_offline_unless_reachable
-from nxm_sweep.training.tables import read_file, read_glue_tsv
+from nxm_sweep.training.tables import LINE, read_file, read_glue_tsv
 from nxm_sweep.training.tasks import GLUE_TSV
 
 _INTEGER = re.compile(r"-?\d+")
@@ -36,6 +36,8 @@ class Rows:
         labels: Class names in the order of the class numbers; empty for a regression.
         layout: What they were read from: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``.
         digest: SHA-256 over every row and label of train and validation, in order.
+        left_out: How many lines of a split's file are known to be broken and were left out; splits without any are not
+            named.
     """
 
     train: Dataset
@@ -43,21 +45,24 @@ class Rows:
     labels: tuple[str, ...]
     layout: str
     digest: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_rows(task: TaskSettings, data: DataSettings) -> Rows:
     """Read a task's training and validation rows.
 
     Raises:
-        DataError: The data set is not there or not what the task expects; the hint says how to get it.
+        DataError: The data set is not there or not what the task expects; the hint says how to get it. A row that cannot be
+            used is named.
     """
+    left_out: dict[str, int] = {}
     match task.kind:
         case "demo":
             layout, tables = "demo", _demo_tables(task)
         case "files":
             layout, tables = "files", {split: read_file(Path(path)) for split, path in task.files.items()}
         case _:
-            layout, tables = _glue_tables(task, data)
+            layout, tables, left_out = _glue_tables(task, data)
     splits = {name: _select(tables, split, task) for name, split in _wanted(task).items()}
     labels = _class_names(task, splits["train"])
     canonical = {name: _canonical(table, name, task, labels) for name, table in splits.items()}
@@ -65,7 +70,15 @@ def load_rows(task: TaskSettings, data: DataSettings) -> Rows:
     for name, rows in canonical.items():
         digest.update(json.dumps([name, [list(rows[column]) for column in rows.column_names]]).encode())
     train = canonical.pop("train")
-    return Rows(train, canonical, labels, layout, digest.hexdigest())
+    counts = {name: left_out.get(split, 0) for name, split in _wanted(task).items()}
+    return Rows(
+        train=train,
+        validation=canonical,
+        labels=labels,
+        layout=layout,
+        digest=digest.hexdigest(),
+        left_out={name: count for name, count in counts.items() if count},
+    )
 
 
 def _wanted(task: TaskSettings) -> dict[str, str]:
@@ -77,17 +90,18 @@ def _demo_tables(task: TaskSettings) -> dict[str, pd.DataFrame]:
     return {split: pd.DataFrame(generate(name, split, rows)) for split, rows in task.rows.items()}
 
 
-def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any]]:
+def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """The layout, the table of each split, and how many broken lines were left out of it."""
     config = task.config or ""
     folder = Path(data.path).expanduser()
     if folder.is_dir():
         layout = GLUE_TSV.get(config)
         if layout is not None and (folder / layout.folder).is_dir():
-            return "glue download", {
-                split: read_glue_tsv(folder / layout.folder / file, layout) for split, file in layout.files
-            }
+            files = {split: read_glue_tsv(folder / layout.folder / file, layout) for split, file in layout.files}
+            left_out = {split: file.left_out for split, file in files.items()}
+            return "glue download", {split: file.rows for split, file in files.items()}, left_out
         if (folder / config).is_dir():
-            return "hub folder", load_hub(str(folder), config, None)
+            return "hub folder", load_hub(str(folder), config, None), {}
         raise DataError(
             f"{folder} holds neither {config}/ (the hub's layout) nor {layout.folder if layout else config}/ (the official "
             "GLUE download)",
@@ -97,7 +111,7 @@ def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str,
         raise DataError(
             f"there is no folder {data.path}", hint="data.path takes a folder or a hub id like nyu-mll/glue"
         )
-    return "hub", load_hub(data.path, config, data.revision)
+    return "hub", load_hub(data.path, config, data.revision), {}
 
 
 def load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
@@ -136,12 +150,22 @@ def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFr
     if len(table) == 0:
         raise DataError(f"the split {split!r} of {task.name} has no rows")
     label = table[task.label_column]
-    if bool((label.isna() | (label == "")).any()):
+    missing_label = label.isna() | (label == "")
+    if bool(missing_label.any()):
         raise DataError(
-            f"column {task.label_column!r} of the split {split!r} of {task.name} has a row without a label",
+            f"column {task.label_column!r} of the split {split!r} of {task.name} has a row without a label: "
+            f"{_first_place(missing_label, split, task)}",
             hint="remove the row, or take a split that has labels",
         )
     return pd.DataFrame(table)
+
+
+def _first_place(wrong: pd.Series[Any], split: str, task: TaskSettings) -> str:
+    """Where the first of the rows that are marked as wrong stands, and how many there are."""
+    first = wrong.index[int(np.argmax(wrong.to_numpy()))]
+    number = f"line {first}" if wrong.index.name == LINE else f"row {first} (from 0)"
+    count, file = int(wrong.sum()), task.files.get(split) if task.kind == "files" else None
+    return (f"{file}, " if file else "") + number + (f" and {count - 1:,} more" if count > 1 else "")
 
 
 def _columns(table: Any) -> Sequence[str]:
@@ -164,41 +188,58 @@ def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _canonical(table: pd.DataFrame, split: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
-    """The columns every source ends in, with checked values."""
-    texts = {name: table[column] for name, column in zip(("text", "pair"), task.text_columns, strict=False)}
-    for name, column in zip(texts, task.text_columns, strict=True):
-        if not all(isinstance(value, str) for value in texts[name]):
-            raise DataError(f"column {column!r} of the split {split!r} of {task.name} holds values that are not text")
-    label = _labels(table[task.label_column], split, task, labels)
+def _canonical(table: pd.DataFrame, name: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
+    """The columns every source ends in, with checked values; ``name`` is the split's in :func:`_wanted`."""
+    split = _wanted(task)[name]
+    texts = {text: table[column] for text, column in zip(("text", "pair"), task.text_columns, strict=False)}
+    for text, column in zip(texts, task.text_columns, strict=True):
+        wrong = texts[text].map(lambda value: not isinstance(value, str)).astype(bool)
+        if bool(wrong.any()):
+            raise DataError(
+                f"column {column!r} of the split {name!r} of {task.name} holds values that are not text: "
+                f"{_first_place(wrong, split, task)}"
+            )
+    label = _labels(table[task.label_column], name, task, labels)
     kind = "float32" if task.problem == "regression" else "int64"
-    features = {name: datasets.Value("string") for name in texts} | {"label": datasets.Value(kind)}
-    columns: dict[str, list[Any]] = {name: values.tolist() for name, values in texts.items()}
+    features = {text: datasets.Value("string") for text in texts} | {"label": datasets.Value(kind)}
+    columns: dict[str, list[Any]] = {text: values.tolist() for text, values in texts.items()}
     return Dataset.from_dict({**columns, "label": label}, features=datasets.Features(features))
 
 
-def _labels(column: pd.Series[Any], split: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
-    where = f"column {task.label_column!r} of the split {split!r} of {task.name}"
+def _labels(column: pd.Series[Any], name: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
+    where, split = f"column {task.label_column!r} of the split {name!r} of {task.name}", _wanted(task)[name]
     if task.problem == "regression":
-        numbers = pd.to_numeric(column, errors="coerce")
-        if not bool(np.isfinite(numbers).all()):
-            raise DataError(
-                f"{where} holds a label that is not a number", hint="task.problem=classification takes classes"
-            )
-        if split != "train" and bool((numbers == numbers.iloc[0]).all()):
-            raise DataError(
-                f"{where} holds the same number in every row, so no correlation exists",
-                hint="a split without labels cannot be scored",
-            )
-        return [float(value) for value in numbers]
+        return _scores(column, where, split, task)
     if task.kind == "files":
-        numbered = column.map(str).map({name: number for number, name in enumerate(labels)})
+        numbered = column.map(str).map({label: number for number, label in enumerate(labels)})
         if bool(numbered.isna().any()):
             strange = str(column[numbered.isna()].iloc[0])
-            raise DataError(f"{where} holds the class {strange!r}, which is not among {', '.join(labels)}")
+            raise DataError(
+                f"{where} holds the class {strange!r}, which is not among {', '.join(labels)}: "
+                f"{_first_place(numbered.isna(), split, task)}"
+            )
         return [int(value) for value in numbered]
-    if not column.isin(range(len(labels))).all():
+    wrong = ~column.isin(range(len(labels)))
+    if bool(wrong.any()):
         raise DataError(
-            f"{where} holds classes other than 0 to {len(labels) - 1}", hint="a split without labels cannot be scored"
+            f"{where} holds classes other than 0 to {len(labels) - 1}: {_first_place(wrong, split, task)}",
+            hint="a split without labels cannot be scored",
         )
     return [int(value) for value in column]
+
+
+def _scores(column: pd.Series[Any], where: str, split: str, task: TaskSettings) -> list[float]:
+    """The labels of a regression."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = ~np.isfinite(numbers)
+    if bool(wrong.any()):
+        raise DataError(
+            f"{where} holds a label that is not a number: {_first_place(wrong, split, task)}",
+            hint="task.problem=classification takes classes",
+        )
+    if split != task.train_split and bool((numbers == numbers.iloc[0]).all()):
+        raise DataError(
+            f"{where} holds the same number in every row, so no correlation exists",
+            hint="a split without labels cannot be scored",
+        )
+    return [float(value) for value in numbers]

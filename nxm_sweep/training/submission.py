@@ -47,9 +47,8 @@ class Submission:
 
 
 def _of(file: str, task: str, rows: int, *others: str) -> Submission:
-    layout, problem_words = GLUE_TSV[task], () if task == "stsb" else ("0", "1")
-    places = (f"{layout.folder}/test.tsv", *others)
-    return Submission(file, task, task, "test", places, rows, layout.classes or problem_words)
+    layout = GLUE_TSV[task]
+    return Submission(file, task, task, "test", (f"{layout.folder}/test.tsv", *others), rows, layout.classes)
 
 
 def _mnli(file: str, config: str, split: str, rows: int, *places: str) -> Submission:

@@ -212,8 +212,10 @@ def _iteration(entry: Iteration) -> dict[str, Any]:
 
 
 def _compare_splits(settings: TrialSettings, rows: Rows, data: Tokenised, console: Console) -> dict[str, Any]:
-    """Return what a record says of the rows beside their numbers; warn of duplicates."""
-    splits = describe_splits(rows, settings)
+    """Return what a record says of the rows beside their numbers; warn of duplicates and of lines that were left out."""
+    for name, count in rows.left_out.items():
+        console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
+    splits = {**describe_splits(rows, settings), "left_out": dict(rows.left_out)}
     warning = warn_of_duplicates(splits["duplicates"], {name: len(part) for name, part in data.validation.items()})
     if warning:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)

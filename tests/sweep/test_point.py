@@ -52,7 +52,9 @@ class Trials:
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
     fake = Trials()
-    prepared = SimpleNamespace(rows=SimpleNamespace(digest="rows"), model_digest="files", teacher_digest="")
+    prepared = SimpleNamespace(
+        rows=SimpleNamespace(digest="rows"), model_digest="files", teacher_digest="", carries_head=False
+    )
     monkeypatch.setattr(trial, "prepare", lambda _: prepared)
     monkeypatch.setattr(trial, "run_trial", fake.run)
     return fake

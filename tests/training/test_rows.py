@@ -305,13 +305,79 @@ def test_made_task_is_the_same_from_download_and_hub_layout(name: str, tmp_path:
         assert examples(rows) == made_examples(name, part)
 
 
-def test_broken_lines_of_qqp_are_left_out_as_on_the_hub(tmp_path: Path) -> None:
+BROKEN = "400001\t3\t4\tA question that ends here"
+
+
+def qqp_with(folder: Path, lines: int, broken: Sequence[int]) -> Rows:
+    """QQP whose training file has so many lines after the header, of which those numbers (from 0) are broken."""
+    good = [f"{number}\t3\t4\tquestion {number}\tanother\t{number % 2}" for number in range(lines)]
+    for number in broken:
+        good[number] = BROKEN
+    text = "\n".join([MADE["qqp"].header.replace("|", "\t"), *good]) + "\n"
+    (folder / "QQP" / "train.tsv").write_text(text)
+    return glue("qqp", folder)
+
+
+def test_broken_lines_of_qqp_are_left_out_as_on_the_hub_and_counted(tmp_path: Path) -> None:
     folder = write_download("qqp", tmp_path)
     whole = glue("qqp", folder)
+    assert whole.left_out == {}
     file = folder / "QQP" / "train.tsv"
     header, *lines = file.read_text().split("\n")
-    file.write_text("\n".join([header, lines[0], "400001\t3\t4\tA question that ends here", *lines[1:]]))
-    assert same(glue("qqp", folder), whole)
+    file.write_text("\n".join([header, lines[0], BROKEN, *lines[1:]]))
+    rows = glue("qqp", folder)
+    assert same(rows, whole)
+    assert rows.left_out == {"train": 1}
+
+
+def test_more_broken_lines_than_qqp_is_known_for_are_refused(tmp_path: Path) -> None:
+    folder = write_download("qqp", tmp_path)
+    rows = qqp_with(folder, 4000, [1, 2000, 2001])
+    assert rows.left_out == {"train": 3}
+    assert len(rows.train) == 3997
+    error = refusal(lambda: qqp_with(folder, 4000, range(100, 105)))
+    assert (
+        f"{folder / 'QQP' / 'train.tsv'}, line 102: one of 5 of its 4,001 lines with too few columns" in error.message
+    )
+    assert "line 4001" in refusal(lambda: qqp_with(folder, 4000, [3999])).message  # a file that was cut
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("damage", ["no label", "unknown label", "not a number", "cut", "blank", "one more"])
+def test_damaged_line_of_the_download_is_refused_by_file_and_line(name: str, damage: str, tmp_path: Path) -> None:
+    folder, made = write_download(name, tmp_path), MADE[name]
+    file = folder / made.folder / made.dev_files[-1][1]
+    lines = file.read_text(encoding="utf-8-sig").split("\n")
+    place = 3
+    cells = lines[place].split("\t")
+    label = {"cola": 1, "mrpc": 0}.get(name, -1)
+    word = {"no label": "", "unknown label": "7" if made.names else "seven", "not a number": "nan"}.get(damage)
+    if word is not None:
+        cells[label] = word
+    lines[place] = {"cut": "\t".join(cells[:-1]), "blank": "", "one more": "\t".join([*cells, "x"])}.get(
+        damage, "\t".join(cells)
+    )
+    file.write_text("\n".join(lines))
+    if name == "qqp" and damage in {"cut", "blank"}:
+        assert glue(name, folder).left_out == {"validation": 1}
+    else:
+        assert f"{file}, line {place + 1}: " in refusal(lambda: glue(name, folder)).message
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_dev_set_that_lost_half_of_its_labels_is_refused(name: str, tmp_path: Path) -> None:
+    """It was scored on the other half."""
+    folder, made = write_download(name, tmp_path), MADE[name]
+    file = folder / made.folder / made.dev_files[0][1]
+    first = 0 if name == "cola" else 1
+    lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line]
+    half, place = first + (len(lines) - first) // 2, {"cola": 1, "mrpc": 0}.get(name, -1)
+    for number in range(half, len(lines)):
+        cells = lines[number].split("\t")
+        cells[place] = ""
+        lines[number] = "\t".join(cells)
+    file.write_text("\n".join(lines) + "\n")
+    assert f"{file}, line {half + 1}: there is no label" in refusal(lambda: glue(name, folder)).message
 
 
 @pytest.mark.parametrize(
@@ -647,7 +713,8 @@ def test_unquoted_comma_in_a_text_is_refused_and_not_read_as_columns(tmp_path: P
     (tmp_path / "train.csv").write_text("text,label\ngood, really,up\nbad, really,down\n")
     (tmp_path / "dev.csv").write_text("text,label\ngood,up\nbad,down\n")
     error = refusal(lambda: load_rows(task(tmp_path, "csv", text_columns=["text"]), ANYWHERE))
-    assert "more values than its header" in error.message
+    assert f"{tmp_path / 'train.csv'}, line 2: 3 columns instead of 2" in error.message
+    assert "quote texts" in error.hint
 
 
 @pytest.mark.parametrize("text", ['[{"text": "a", "pair": "b", "label": "up"}]', '["a", "b"]', "3"])
@@ -662,6 +729,39 @@ def test_byte_order_mark_of_a_spreadsheet_is_no_part_of_the_first_column(tmp_pat
     for name in ("train.csv", "dev.csv"):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
     assert same(load_rows(task(tmp_path, "csv"), ANYWHERE), plain)
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "expected"),
+    [
+        ("csv", "label,text\n0,a\n1\n", "line 3: 1 columns instead of 2"),
+        ("tsv", 'label\ttext\n0\t"two\nlines"\n1\n', "line 4: 1 columns instead of 2"),
+        ("csv", 'label,text\n0,a\n1,"never closed\n0,b\n', "line 4: "),
+        ("csv", 'label,text\n0,"a" quote\n', "line 2: "),
+        ("csv", "label,text\n0,a\n\n,b\n", "line 4"),
+        ("csv", "label,text\n0,a\n2,b\n2,c\n", "line 3 and 1 more"),
+        ("jsonl", '{"label": "0", "text": "a"}\n\n{"label": \n', "line 3: "),
+        ("jsonl", '{"label": "0", "text": "a"}\n{"label": "1"}\n', "line 2"),
+    ],
+)
+def test_row_of_a_file_that_cannot_be_used_is_refused_by_file_and_line(
+    ending: str, text: str, expected: str, tmp_path: Path
+) -> None:
+    whole: Table = [{"label": "0", "text": "a"}, {"label": "1", "text": "b"}]
+    WRITERS[ending](whole, tmp_path / f"train.{ending}")
+    file = tmp_path / f"dev.{ending}"
+    file.write_text(text)
+    error = refusal(lambda: load_rows(task(tmp_path, ending, text_columns=["text"]), ANYWHERE))
+    assert f"{file}, {expected}" in error.message
+
+
+def test_row_of_a_source_without_lines_is_named_by_its_number(tmp_path: Path) -> None:
+    wrong = [*with_labels(["0", "1"]), *with_labels(["5"])]
+    error = refusal(lambda: from_files(tmp_path, with_labels(["0", "1"]), wrong, "parquet"))
+    assert f"{tmp_path / 'dev.parquet'}, row 2 (from 0)" in error.message
+    hub = write_hub("cola", tmp_path / "hub")
+    error = refusal(lambda: glue("cola", hub, "task.validation_splits={validation: test}"))
+    assert "holds classes other than 0 to 1: row 0 (from 0) and" in error.message
 
 
 # --- the digest -------------------------------------------------------------------------------------------------------
