@@ -15,7 +15,7 @@ from nxm_sweep.training.methods import METHODS
 
 Check = tuple[str, Callable[[Any], bool], str]
 
-METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+METRICS = ("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman")
 REPORTERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
 """What a training can report to: the module that it needs, and the package that brings it."""
 
@@ -191,10 +191,13 @@ def _check_task(task: TaskSettings) -> None:
             f"task.selection_metric must be one of {', '.join(selectable)} but got {task.selection_metric!r}",
             hint="" if "mean" in selectable else "mean needs two metrics",
         )
-    wanted = {"pearson", "spearman"} if task.problem == "regression" else {"accuracy", "f1", "matthews"}
+    wanted = {"pearson", "spearman"} if task.problem == "regression" else {"accuracy", "f1", "f1_macro", "matthews"}
     if not set(task.metrics) <= wanted:
         raise ConfigError(
             f"task.metrics of a {task.problem} must be among {', '.join(sorted(wanted))} but got {', '.join(task.metrics)}"
         )
     if "f1" in task.metrics and len(task.labels) > 2:
-        raise ConfigError(f"the metric f1 is for two classes but got {len(task.labels)}: {', '.join(task.labels)}")
+        raise ConfigError(
+            f"the metric f1 is for two classes but got {len(task.labels)}: {', '.join(task.labels)}",
+            hint="f1_macro is the mean of F1 over the classes",
+        )

@@ -323,7 +323,16 @@ BAD: list[tuple[str, str, str]] = [
         "task.metrics of a regression must be among pearson, spearman but got accuracy",
         "",
     ),
-    ("task.metrics=[acc]", "task.metrics must be among accuracy, f1, matthews, pearson, spearman but got ['acc']", ""),
+    (
+        "task.metrics=[acc]",
+        "task.metrics must be among accuracy, f1, f1_macro, matthews, pearson, spearman but got ['acc']",
+        "",
+    ),
+    (
+        "task=glue/stsb task.metrics=[f1_macro] task.selection_metric=f1_macro",
+        "task.metrics of a regression must be among pearson, spearman but got f1_macro",
+        "",
+    ),
     ("task.selection_metric=f1", "task.selection_metric must be one of accuracy but got 'f1'", ""),
     (
         "task.selection_metric=mean",
@@ -333,7 +342,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         "task=glue/mnli task.metrics=[accuracy,f1]",
         "the metric f1 is for two classes but got 3: entailment, neutral, contradiction",
-        "",
+        "f1_macro",
     ),
     ("model=local", "model.path must be given", "add model.path=... to the command"),
     ("task=files", "task.text_columns must be given", "add task.text_columns=... to the command"),

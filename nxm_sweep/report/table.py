@@ -34,7 +34,7 @@ _LABELS = {
     "glue/qqp": "QQP",
     "glue/wnli": "WNLI",
 }
-_METRICS = {"matthews": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
+_METRICS = {"matthews": "Matthews", "f1": "F1", "f1_macro": "macro F1", "pearson": "Pearson", "spearman": "Spearman"}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 _METRICS: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": lambda labels, predictions: float(accuracy_score(labels, predictions)),
     "f1": lambda labels, predictions: float(f1_score(labels, predictions, zero_division=0.0)),
+    "f1_macro": lambda labels, predictions: float(f1_score(labels, predictions, average="macro", zero_division=0.0)),
     "matthews": lambda labels, predictions: float(matthews_corrcoef(labels, predictions)),
     "pearson": lambda labels, predictions: float(pearsonr(labels, predictions).statistic),
     "spearman": lambda labels, predictions: float(spearmanr(labels, predictions).statistic),
@@ -37,7 +38,8 @@ def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, fl
     """Return each metric, and ``mean`` over them where there are several.
 
     Args:
-        metrics: Names: accuracy, f1 (of class 1), matthews, pearson, spearman. All lie in [-1, 1], larger is better.
+        metrics: Names: accuracy, f1 (of class 1), f1_macro (the unweighted mean of F1 over the classes that occur among labels
+            or predictions), matthews, pearson, spearman. All lie in [-1, 1], larger is better.
         outputs: Logits of shape ``(rows, classes)``, or predictions of shape ``(rows,)`` or ``(rows, 1)`` for a regression.
         labels: Shape ``(rows,)``.
 

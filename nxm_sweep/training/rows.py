@@ -184,7 +184,10 @@ def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
             hint="a classification takes at least two classes",
         )
     if "f1" in task.metrics and len(names) > 2:
-        raise DataError(f"f1 takes two classes but {task.name} has {len(names)}", hint="set task.metrics=[accuracy]")
+        raise DataError(
+            f"f1 takes two classes but {task.name} has {len(names)}",
+            hint="task.metrics=[f1_macro] is the mean of F1 over the classes",
+        )
     return tuple(names)
 
 

@@ -107,6 +107,11 @@ def test_the_average_is_over_the_tasks_that_every_row_has(tmp_path: Path) -> Non
     assert "The average is over the tasks that every row has: MRPC, RTE." in table.notes
 
 
+def test_macro_f1_is_called_so(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6, task="files", metrics=("f1_macro",)))
+    assert [task.metric for task in make_table(read_report([tmp_path])).tasks] == ["macro F1"]
+
+
 def test_a_task_that_a_row_has_no_score_of_is_not_averaged(tmp_path: Path) -> None:
     write(
         tmp_path, record("a", 0.6), record("b", 0.8, method="dense"), record("c", 0.9, method="dense", task="glue/cola")

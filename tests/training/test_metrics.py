@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score
 
 from nxm_sweep.checks import METRICS
 from nxm_sweep.errors import NonFiniteError
@@ -30,6 +31,10 @@ def f1(labels: Array, predictions: Array) -> float:
     return 2 * hits / (2 * hits + false_alarms + misses)
 
 
+def f1_macro(labels: Array, predictions: Array) -> float:
+    return (f1(labels, predictions) + f1(1 - labels, 1 - predictions)) / 2
+
+
 def matthews(labels: Array, predictions: Array) -> float:
     hits, false_alarms, misses, rejections = confusion(labels, predictions)
     below = (hits + false_alarms) * (hits + misses) * (rejections + false_alarms) * (rejections + misses)
@@ -50,7 +55,7 @@ def spearman(labels: Array, predictions: Array) -> float:
     return pearson(mean_ranks(labels), mean_ranks(predictions))
 
 
-CLASSIFICATION = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
+CLASSIFICATION = {"accuracy": accuracy, "f1": f1, "f1_macro": f1_macro, "matthews": matthews}
 REGRESSION = {"pearson": pearson, "spearman": spearman}
 
 
@@ -94,6 +99,24 @@ def test_several_metrics_come_with_their_mean_and_one_does_not() -> None:
     scores = score(["accuracy", "f1"], logits, labels)
     assert scores == {"accuracy": 0.75, "f1": pytest.approx(0.8), "mean": pytest.approx(0.775)}
     assert list(score(["accuracy"], logits, labels)) == ["accuracy"]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_macro_f1_is_scikit_learns_and_the_mean_of_each_classs_own(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels, logits = rng.integers(0, classes, 80), rng.normal(size=(80, classes))
+    logits[np.arange(80), labels] += 0.7
+    guesses = logits.argmax(axis=1)
+    each = [f1((labels == number).astype(float), (guesses == number).astype(float)) for number in range(classes)]
+    found = score(["f1_macro"], logits, labels.astype(float))
+    assert found == {"f1_macro": pytest.approx(sum(each) / classes, abs=1e-12)}
+    assert found["f1_macro"] == f1_score(labels, guesses, average="macro")
+
+
+def test_macro_f1_counts_a_class_that_is_never_right_as_zero_and_none_that_does_not_occur() -> None:
+    """Class 0: 2 of 2 found, 1 false alarm, F1 4/5. Class 1: F1 0. Classes 2 and 3 occur nowhere."""
+    logits = np.eye(4)[[0, 0, 0]]
+    assert score(["f1_macro"], logits, np.array([0, 0, 1]))["f1_macro"] == pytest.approx((4 / 5 + 0) / 2)
 
 
 @pytest.mark.parametrize("predicted", [0, 1])

@@ -662,9 +662,10 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
 
 def test_f1_of_three_classes_is_refused_before_training(tmp_path: Path) -> None:
     labels = with_labels(["a", "b", "c"])
-    assert "f1 takes two classes but mine has 3" in (
-        refusal(lambda: from_files(tmp_path, labels, labels, metrics=["f1"])).message
-    )
+    error = refusal(lambda: from_files(tmp_path, labels, labels, metrics=["f1"]))
+    assert "f1 takes two classes but mine has 3" in error.message
+    assert "task.metrics=[f1_macro]" in error.hint
+    from_files(tmp_path, labels, labels, metrics=["f1_macro"])
     from_files(tmp_path, labels[:2], labels[:2], metrics=["f1"])
 
 

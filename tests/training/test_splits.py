@@ -65,6 +65,12 @@ def test_lowest_class_wins_a_tie() -> None:
     assert described(labelled([2, 1, 1, 2]), labelled([1, 2, 2, 2]))["constant"]["validation"] == {"accuracy": 0.25}
 
 
+def test_constant_answer_of_three_classes_has_a_macro_f1() -> None:
+    """Class 1 is found once with two false alarms, F1 1/2; the other two are never answered."""
+    found = described(labelled([1, 1, 0, 2]), labelled([0, 1, 2]), "task.metrics=[f1_macro]")
+    assert found["constant"]["validation"] == {"f1_macro": pytest.approx(0.5 / 3)}
+
+
 def test_rows_count_as_they_are_used() -> None:
     train, validation = labelled([0, 1, 1, 1]), labelled([0, 1, 1, 1])
     some = described(train, validation, "training.max_train_samples=1", "training.max_eval_samples=2")
