@@ -99,7 +99,7 @@ _RANGES: tuple[Check, ...] = (
     _choice("method.importance.metric", "magnitude", "input_norm", "second_moment"),
     _choice("selection.name", "dev", "heldout"),
     _choice("method.trained", "all", "targets"),
-    _choice("rho.schedule", "constant", "linear", "cosine", "exponential", "balanced"),
+    _choice("rho.schedule", "constant", "linear", "cosine", "exponential"),
     _choice("training.schedule", "linear", "cosine", "constant"),
     _choice("training.precision", "fp32", "bf16", "fp16"),
     _choice("training.batching", "random", "by_length"),

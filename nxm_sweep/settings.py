@@ -55,7 +55,7 @@ class StrengthSettings:
 
 @dataclass
 class RhoSettings(StrengthSettings):
-    """Strength of the ADMM penalty; ``schedule`` may also be ``balanced``."""
+    """Strength of the ADMM penalty."""
 
     grid: list[float] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
 

@@ -262,7 +262,7 @@ BAD: list[tuple[str, str, str]] = [
     ("rho.value=inf", "rho.value must be above 0 but got inf", ""),
     (
         "rho.schedule=ramp",
-        "rho.schedule must be one of constant, linear, cosine, exponential, balanced but got ramp",
+        "rho.schedule must be one of constant, linear, cosine, exponential but got ramp",
         "",
     ),
     ("rho.schedule=exponential", "an exponential ramp needs rho.start and rho.value above 0 but got 0.0 to 0.001", ""),

@@ -172,16 +172,6 @@ class Admm:
         groups = {group: energies.residuals(self._rho) for group, energies in sums.items()}
         return dataclasses.replace(total.residuals(self._rho), groups=groups)
 
-    def balance_(self, residuals: Residuals, *, ratio: float = 10.0, factor: float = 2.0) -> None:
-        """Raise rho by ``factor`` where the relative primal residual exceeds ``ratio`` times the dual one; lower it vice versa.
-
-        Source: Wohlberg (2017), "ADMM penalty parameter selection by residual balancing", on relative residuals.
-        """
-        if residuals.primal > ratio * residuals.dual:
-            self.set_rho_(self._rho * factor)
-        elif residuals.dual > ratio * residuals.primal:
-            self.set_rho_(self._rho / factor)
-
     def prune_(self) -> None:
         """Replace W by its projection, for good."""
         prune_(self.targets)

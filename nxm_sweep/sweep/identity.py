@@ -82,7 +82,7 @@ def _drop_idle(values: dict[str, Any]) -> None:
         if admm["finish"] == "prune" or admm["frozen_support"] == "weights":
             admm.pop("frozen_support")
     for strength in (values.get("rho"), (admm or {}).get("strength")):
-        if strength is not None and strength["schedule"] in {"constant", "balanced"}:
+        if strength is not None and strength["schedule"] == "constant":
             strength.pop("start")
 
 

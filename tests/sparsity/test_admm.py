@@ -337,27 +337,6 @@ def test_switching_rho_on_or_off_leaves_u(before: float, after: float) -> None:
     assert all(torch.equal(dual, duals[name]) for name, dual in admm.u.items())
 
 
-@pytest.mark.parametrize(
-    ("primal", "dual", "expected"),
-    [(1.01, 0.1, 0.6), (0.1, 1.01, 0.15), (0.99, 0.1, 0.3), (0.1, 0.99, 0.3), (0.0, 0.0, 0.3), (0.1, math.inf, 0.15)],
-)
-def test_balancing_raises_rho_for_the_primal_and_lowers_it_for_the_dual_residual(
-    primal: float, dual: float, expected: float
-) -> None:
-    admm = moved_admm(rho=0.3)
-    before = {name: 0.3 * array(tensor) for name, tensor in admm.u.items()}
-    admm.balance_(Residuals(primal=primal, dual=dual, distance=0.0, support_flips=0.0, rho=0.3))
-    assert admm.rho == pytest.approx(expected)
-    for name, tensor in admm.u.items():
-        np.testing.assert_allclose(admm.rho * array(tensor), before[name], rtol=1e-12)
-
-
-def test_balancing_takes_ratio_and_factor() -> None:
-    admm = moved_admm(rho=0.3)
-    admm.balance_(Residuals(primal=0.4, dual=0.1, distance=0.0, support_flips=0.0, rho=0.3), ratio=3.0, factor=5.0)
-    assert admm.rho == pytest.approx(1.5)
-
-
 @pytest.mark.parametrize("rho", [-1e-9, -1.0, math.nan, math.inf])
 def test_negative_or_non_finite_rho_is_refused(rho: float) -> None:
     with pytest.raises(SparsityError, match="rho must be finite and not negative but got"):

@@ -30,7 +30,7 @@ EVERYTHING: Axes = {
     "learning_rate.value": (1e-5, 7e-5),
     "rho.value": (1e-3, 1.0),
     "rho.start": (0.0, 1e-4),
-    "rho.schedule": ("constant", "linear", "balanced"),
+    "rho.schedule": ("constant", "linear", "cosine"),
     "method.admm.penalty": ("gradient", "decoupled"),
     "method.admm.finish": ("prune", "refit"),
     "method.admm.admm_fraction": (0.25, 0.5),

@@ -387,10 +387,6 @@ def test_every_switch_of_the_settings_reaches_the_method() -> None:
     assert isinstance(method, Nxm)
     assert method.switches == AdmmSwitches(**admm, strength=Schedule(0.5, "exponential", 0.1))
     assert method.rho == Schedule(3e-3, "cosine", 1e-3)
-    balanced = build_method(compose_settings(["method=nxm", "rho.schedule=balanced", "rho.value=3e-3"]), bert())
-    assert isinstance(balanced, Nxm)
-    assert balanced.switches.balanced
-    assert balanced.rho == Schedule(3e-3)
 
 
 @pytest.mark.parametrize("name", ["nxm", "asp", "admm_unstructured"])

@@ -27,7 +27,6 @@ class AdmmSwitches:
         interval_unit: ``epoch``, ``step`` or ``per_epoch``.
         penalty: ``gradient`` (through the optimizer) or ``decoupled`` (``W <- W - s (W - Z + U)`` after its step).
         strength: ``s`` of the decoupled penalty, in [0, 1].
-        balanced: Adapt rho by residual balancing after every iteration.
         finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
         admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
         frozen_support: The support that is frozen: that of P(W) (``weights``) or of the last Z = P(W + U) (``z``).
@@ -39,7 +38,6 @@ class AdmmSwitches:
     interval_unit: str = "epoch"
     penalty: str = "gradient"
     strength: Schedule = field(default_factory=lambda: Schedule(0.02, "linear"))
-    balanced: bool = False
     finish: str = "prune"
     admm_fraction: float = 0.5
     frozen_support: str = "weights"
@@ -60,10 +58,10 @@ class AdmmSwitches:
             raise SparsityError(f"admm_fraction must lie in [0, 1] but got {self.admm_fraction}")
 
     @classmethod
-    def from_settings(cls, admm: AdmmSettings, *, balanced: bool) -> Self:
+    def from_settings(cls, admm: AdmmSettings) -> Self:
         """Return the switches that settings ask for."""
         values = {field.name: getattr(admm, field.name) for field in dataclasses.fields(admm)}
-        return cls(**{**values, "strength": _schedule(admm.strength)}, balanced=balanced)
+        return cls(**{**values, "strength": _schedule(admm.strength)})
 
 
 class Nxm(SparseMethod):
@@ -91,9 +89,7 @@ class Nxm(SparseMethod):
 
     @classmethod
     def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
-        rho = settings.rho
-        switches = AdmmSwitches.from_settings(settings.method.admm, balanced=rho.schedule == "balanced")
-        return cls(targets, _schedule(rho), switches)
+        return cls(targets, _schedule(settings.rho), AdmmSwitches.from_settings(settings.method.admm))
 
     @property
     def admm(self) -> Admm:
@@ -143,8 +139,7 @@ class Nxm(SparseMethod):
             self.admm.decay_(self.switches.strength.at(self._progress()))
         if self.switches.interval_unit != "epoch" and self._is_due(self._step):
             self._iterate_()
-        if not self.switches.balanced:
-            self.admm.set_rho_(self._rho_now())
+        self.admm.set_rho_(self._rho_now())
         self._freeze_when_due_()
 
     def after_epoch_(self) -> None:
@@ -198,8 +193,6 @@ class Nxm(SparseMethod):
             self.importance.refresh_()
         residuals = self.admm.update_()
         self.iterations.append(Iteration(self._step, residuals, self._penalty_share))
-        if self.switches.balanced:
-            self.admm.balance_(residuals)
 
     def _freeze_when_due_(self) -> None:
         """For a refit: freeze the support once its share of the budget is spent; Z and U are let go."""
@@ -210,8 +203,7 @@ class Nxm(SparseMethod):
 
 
 def _schedule(strength: StrengthSettings) -> Schedule:
-    kind = "constant" if strength.schedule == "balanced" else strength.schedule
-    return Schedule(strength.value, kind, strength.start)
+    return Schedule(strength.value, strength.schedule, strength.start)
 
 
 def _gradient_norm(targets: Sequence[Target]) -> float:
