@@ -32,7 +32,11 @@ def main() -> None:
             seed, pattern = divmod(rest, 3)
             record["identity"] = f"{number:016x}"
             record["task"], record["model_name"] = f"glue/{TASKS[task]}", f"model{model}"
-            record["sparsity_name"] = "dense" if record["method"] == "dense" else f"{pattern + 1}of4"
+            if record["method"] != "dense":
+                record["sparsity_name"] = f"{pattern + 1}of4"
+            for target in record["sparsity"]["targets"]:
+                is_free = record["method"] == "admm_unstructured"
+                target["constraint"] = f"{(pattern + 1) / 4} unstructured" if is_free else f"{pattern + 1} of 4"
             record["hashed"]["seed"] = seed if record["method"] != "dense" else 3 * seed + pattern
             record["best"]["value"] += draw.gauss(0, 1e-4)
             folder = Path(root) / "trials" / record["identity"]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+_UNSTRUCTURED = re.compile(r"([\d.]+(?:e-?\d+)?) unstructured")
+_N_OF_M = re.compile(r"_?(?<![0-9A-Za-z])(\d+) ?of ?(\d+)(?![0-9A-Za-z])")  # in a name: ffn_only_2of4
 _ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
 
 
@@ -27,3 +31,35 @@ def short(value: Any) -> str:
         return f"{number:g}"
     mantissa, _, exponent = f"{number:e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def constraint_text(constraint: str) -> str:
+    """Return a matrix's constraint for people: ``2 of 4`` as it stands, ``0.3 unstructured`` as ``70% unstructured``.
+
+    Args:
+        constraint: ``str`` of a constraint, as records hold it. It counts what stays, the percentage what is zero, as the field
+            counts unstructured sparsity.
+    """
+    density = _UNSTRUCTURED.fullmatch(constraint)
+    return constraint if density is None else f"{100 * (1 - float(density[1])):.6g}% unstructured"
+
+
+def pattern_label(constraints: Iterable[str], name: str) -> str:
+    """Return what tables call the pattern of a model: the name of its rules, unless it names a pattern that is not held.
+
+    Args:
+        constraints: ``str`` of each target's constraint; none for a dense model.
+        name: The name of the rules (``sparsity.name``). An N:M in it is replaced where the targets hold something else:
+            ``ffn_only_2of4`` becomes ``ffn_only 50% unstructured``. An unstructured density that it does not name is put first.
+    """
+    held = {constraint_text(constraint).replace(" of ", "of") for constraint in constraints}
+    if not held:
+        return "dense"
+    named = {f"{keep}of{group}" for keep, group in _N_OF_M.findall(name)}
+    is_whole = bool(_N_OF_M.fullmatch(name))
+    true = held.pop() if len(held) == 1 else "mixed"
+    if named == {true} or (true == "mixed" and named <= held and not is_whole):
+        return name
+    if named:
+        return _N_OF_M.sub(f" {true}", name).strip()
+    return f"{true} ({name})" if true.endswith("unstructured") else name

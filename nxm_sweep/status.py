@@ -27,10 +27,11 @@ from nxm_sweep.sweep.survey import (
     PlannedCell,
     Survey,
     cells_of,
+    pattern_in,
     read_plans,
     survey,
 )
-from nxm_sweep.sweep.words import clock, describe, plain_table, progress_words, score_words, values_words
+from nxm_sweep.sweep.words import cell_name, clock, describe, plain_table, progress_words, score_words, values_words
 from nxm_sweep.terminal import BAD_INPUT, tell
 
 _INCOMPLETE = 1
@@ -81,7 +82,7 @@ def _cells_table(cells: Sequence[PlannedCell], found: Survey) -> Any:
     for cell in cells:
         count, best = found.count(cell.points), found.best(cell.points)
         table.add_row(
-            cell.name,
+            _title(cell, found),
             f"{count[DONE]}/{cell.wanted}",
             str(count[RUNNING]),
             str(count[FAILED]),
@@ -89,6 +90,10 @@ def _cells_table(cells: Sequence[PlannedCell], found: Survey) -> Any:
             values_words(best[1].values) if best else "",
         )
     return table
+
+
+def _title(cell: PlannedCell, found: Survey) -> str:
+    return cell_name({**cell.names, "sparsity": pattern_in(cell, found.patterns)})
 
 
 def _print_running(cells: Sequence[PlannedCell], found: Survey, output_dir: Path, console: Console) -> None:
@@ -99,7 +104,7 @@ def _print_running(cells: Sequence[PlannedCell], found: Survey, output_dir: Path
             progress = read_progress(folder) if found.states[point.identity] == RUNNING else None
             if progress is not None:
                 since = clock(time.time() - progress["since"])
-                name = describe(cell.name, point.values)
+                name = describe(_title(cell, found), point.values)
                 table.add_row(name, progress_words(folder), since, progress["process"]["host"])
     if table.row_count:
         console.print(table)
@@ -109,7 +114,7 @@ def _print_holes(cells: Sequence[PlannedCell], found: Survey, output_dir: Path, 
     holes = [(cell, point) for cell in cells for point in cell.points if found.states[point.identity] == FAILED]
     for cell, point in holes[:_HOLES_SHOWN]:
         why = found.failures[point.identity]
-        text = f"hole: {describe(cell.name, point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        text = f"hole: {describe(_title(cell, found), point.values)}  {why.kind}: {why.message}  ({point.identity})"
         console.print(text, markup=False, soft_wrap=True)
     if len(holes) > _HOLES_SHOWN:
         console.print(f"... and {len(holes) - _HOLES_SHOWN} more holes")

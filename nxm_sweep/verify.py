@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nxm_sweep.errors import NxmSweepError, SparsityError
+from nxm_sweep.notation import constraint_text
 from nxm_sweep.sparsity.audit import Audit, Untouched, audit, audit_manifest, look_for_patterns, matching
 from nxm_sweep.sparsity.hardware import eligibility
 from nxm_sweep.sparsity.manifest import read_manifest
@@ -116,7 +117,7 @@ def _matrices(found: Audit) -> Table:
         table.add_row(
             check.matrix,
             f"{check.shape[0]} x {check.shape[1]}",
-            check.constraint if check.holds else f"NOT {check.constraint}",
+            f"{'' if check.holds else 'NOT '}{constraint_text(check.constraint)}",
             "  ".join(counts) or "-",
             f"{check.zeros / (check.shape[0] * check.shape[1]):.2%}",
             eligibility(check.shape, parse_constraint(check.constraint)) if check.holds else "none (does not hold)",
@@ -160,7 +161,7 @@ def _conclude(found: Audit, console: Console, errors: Console) -> int:
             soft_wrap=True,
         )
         return _DOES_NOT_HOLD
-    patterns = ", ".join(dict.fromkeys(check.constraint for check in found.checks))
+    patterns = ", ".join(dict.fromkeys(constraint_text(check.constraint) for check in found.checks))
     exact = "exactly " if all(check.exact for check in found.checks) else ""
     count = len(found.checks)
     console.print(

@@ -368,6 +368,9 @@ def test_other_patterns_are_not_packed_and_the_reason_is_said(copied: Path, tmp_
     assert not (tmp_path / "model").exists()
     assert export(copied, "--to", tmp_path / "model").code == 0  # as zeros, every pattern ships
     assert holds(tmp_path / "model") == 0
+    words = "50% unstructured" if held == "0.5 unstructured" else held
+    assert json.loads((tmp_path / "model/sparsity.json").read_text())["pattern"] == words
+    assert f"| pattern | {words} |" in (tmp_path / "model/README.md").read_text()
 
 
 def test_dense_trial_ships_and_says_that_it_is_not_sparse(copied: Path, tmp_path: Path) -> None:

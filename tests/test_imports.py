@@ -50,7 +50,14 @@ FORBIDDEN = {
 }
 # The library stands on these alone; the report knows of a sweep what is on disk alone.
 ALLOWED = {
-    "nxm_sweep.sparsity": ("torch", "safetensors", "nxm_sweep.sparsity", "nxm_sweep.errors", *sys.stdlib_module_names),
+    "nxm_sweep.sparsity": (
+        "torch",
+        "safetensors",
+        "nxm_sweep.sparsity",
+        "nxm_sweep.errors",
+        "nxm_sweep.notation",
+        *sys.stdlib_module_names,
+    ),
 }
 REPORT_KNOWS = tuple(f"nxm_sweep.sweep.{name}" for name in ("records", "survey", "attempts", "files"))
 

@@ -66,6 +66,28 @@ def test_each_point_is_told_by_what_is_on_disk(
     assert _files(tmp_path) == before
 
 
+def test_the_pattern_is_what_the_matrices_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = {"targets": [{"matrix": "a", "constraint": "0.5 unstructured"}]}
+    for folder, pattern in ((tmp_path / "old", None), (tmp_path / "new", "50% unstructured")):
+        _plan(folder)
+        file = folder / "sweeps" / "plan.json"
+        plan = json.loads(file.read_text())
+        if pattern is not None:
+            plan["cells"][0]["pattern"] = pattern
+        else:
+            _record(folder, IDENTITIES[0], 0.75)
+            record = json.loads((folder / "trials" / IDENTITIES[0] / "result.json").read_text())
+            write_json(
+                folder / "trials" / IDENTITIES[0] / "result.json", {**record, "sparsity_name": "2of4", "sparsity": held}
+            )
+        file.write_text(json.dumps(plan))
+        _, out = _status(folder, monkeypatch, capsys)
+        assert "glue/rte nxm 50% unstructured tiny" in out
+        assert "2of4" not in out
+
+
 def test_a_finished_sweep_is_exit_code_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
+from nxm_sweep.notation import constraint_text
 from nxm_sweep.report.drawing import Panel, Picture, drawing, legend, look, panel, shown
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.series import PANELS, Sheet, picture, series
@@ -141,7 +142,7 @@ def kept(matrices: pd.DataFrame) -> Picture:
 
 def _fixed(matrices: pd.DataFrame) -> str:
     shares = matrices.groupby("constraint")["share"].median()
-    said = ", ".join(f"{share:.1f}% ({shown(constraint)})" for constraint, share in shares.items())
+    said = ", ".join(f"{share:.1f}% ({shown(constraint_text(constraint))})" for constraint, share in shares.items())
     count = matrices.groupby(_KEY)["matrix"].count().max()
     return (
         f"Every one of a model's {count} pruned matrices, in every layer, keeps the same share, {said}, because the "

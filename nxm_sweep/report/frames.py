@@ -21,6 +21,10 @@ from nxm_sweep.sweep.survey import read_plans
 
 CELL = ["task", "method", "sparsity", "model"]
 """What makes an entry of the results table."""
+RULES = ["sparsity_name", "rules"]
+"""What tells which trials were given the same rules, by name and content; a method may make another pattern of them."""
+DENSE_RULES = ("dense", "")
+"""The same of a trial that reads no rules."""
 USUAL = ["learning_rate.value", "rho.value", "training.batch_size", "seed"]
 """The axes that every table names, in this order, where they exist."""
 _NOT_HYPERPARAMETERS = ("task.", "sparsity.", "method.name")
@@ -34,10 +38,11 @@ class Report:
         folders: The folders, as given.
         trials: One row per usable record: :data:`CELL`, ``folder``, ``identity``, ``value`` (reported), ``selected`` (selected
             by), ``selection`` (``dev`` or ``heldout``), ``metric``, ``epoch``, ``unpruned``, ``residual``, ``exact``,
-            ``seconds``, ``seconds_per_step``, ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``, ``rules``
-            (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``commit``, ``versions``,
-            ``finished``, ``path`` and one column per hashed setting. NaN where the method does not read one. A name that
-            stands for several things has an addition in brackets, as have methods with a teacher.
+            ``sparsity_name`` (of the rules; ``sparsity`` is what the matrices hold), ``seconds``, ``seconds_per_step``,
+            ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``, ``rules`` (digests), ``parameters``,
+            ``target_parameters``, ``cost_of_prune``, ``device``, ``commit``, ``versions``, ``finished``, ``path`` and one
+            column per hashed setting. NaN where the method does not read one. A name that stands for several things has an
+            addition in brackets, as have methods with a teacher.
         scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.
@@ -89,10 +94,11 @@ def read_report(folders: Sequence[Path]) -> Report:
         if not folder.is_dir():
             raise RecordError(f"there is no folder {folder}", hint="give the output_dir of a sweep or a trial")
         settled, open_ = _read_trials(folder, rows)
+        patterns = {row["identity"]: row["sparsity"] for row in rows["trials"] if row["folder"] == str(folder)}
         rows["problems"].extend(damaged_plans(folder))
         for plan in read_plans(folder):
             commands[command(plan.get("command", []))] = None
-            missing = planned(folder, plan, settled)
+            missing = planned(folder, plan, settled, patterns)
             rows["problems"].extend(missing)
             settled |= {row["identity"] for row in missing}
         rows["problems"].extend(unplanned(folder, identity) for identity in open_ if identity not in settled)

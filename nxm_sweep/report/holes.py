@@ -9,7 +9,18 @@ from typing import Any
 from nxm_sweep.report.names import method_name, name, reason
 from nxm_sweep.sweep.attempts import read_failures
 from nxm_sweep.sweep.files import read_json
-from nxm_sweep.sweep.survey import DONE, FAILED, PLANS, TO_DO, PlannedCell, cells_of, is_plan, rules_of, survey
+from nxm_sweep.sweep.survey import (
+    DONE,
+    FAILED,
+    PLANS,
+    TO_DO,
+    PlannedCell,
+    cells_of,
+    is_plan,
+    pattern_in,
+    rules_of,
+    survey,
+)
 
 _REASONS = {TO_DO: "not trained yet", "running": "it is being trained"}
 _UNKNOWN = dict.fromkeys(("task", "method", "sparsity", "model", "point"), "")
@@ -30,13 +41,17 @@ def damaged_plans(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def planned(folder: Path, plan: Mapping[str, Any], settled: set[str]) -> list[dict[str, str]]:
+def planned(
+    folder: Path, plan: Mapping[str, Any], settled: set[str], patterns: Mapping[str, str]
+) -> list[dict[str, str]]:
     """Return a row for every point that a plan wants and that is not settled.
 
-    A search's trials that it has not asked for yet have no point; one row says how many they are.
+    A search's trials that it has not asked for yet have no point; one row says how many they are. ``patterns`` holds those of
+    the folder's records by identity, so that a cell has one name with and without a record.
     """
     rows = []
     for cell in cells_of(plan):
+        names = _names(cell, pattern_in(cell, patterns))
         points = {point.identity: point for point in cell.points if point.identity not in settled}
         states = survey(folder, points.values(), **rules_of(plan))
         for identity, point in points.items():
@@ -47,12 +62,10 @@ def planned(folder: Path, plan: Mapping[str, Any], settled: set[str]) -> list[di
             kind = failure.kind if failure is not None and state == FAILED else state
             why = failure.message if failure is not None else _REASONS.get(state, "")
             values = name(", ".join(f"{key}={value}" for key, value in dict(point.values).items()), 300)
-            rows.append({**problem(folder, identity, kind, why), **_names(cell), "point": values})
+            rows.append({**problem(folder, identity, kind, why), **names, "point": values})
         missing = cell.wanted - len(cell.points)
         if missing > 0:
-            rows.append(
-                {**problem(folder, "", TO_DO, f"{missing} trials of a search are still to come"), **_names(cell)}
-            )
+            rows.append({**problem(folder, "", TO_DO, f"{missing} trials of a search are still to come"), **names})
     return rows
 
 
@@ -64,11 +77,7 @@ def unplanned(folder: Path, identity: str) -> dict[str, str]:
     return problem(folder, identity, "unfinished", "it has left no record, and no sweep's plan names it")
 
 
-def _names(cell: PlannedCell) -> dict[str, str]:
-    """The cell's names; an old plan has them in one text."""
-    names = dict(cell.names)
-    if not names:
-        task, method, sparsity, *rest = [*cell.name.split(), "", "", ""]
-        names = {"task": task, "method": method, "sparsity": sparsity, "model": " ".join(rest).strip()}
+def _names(cell: PlannedCell, pattern: str) -> dict[str, str]:
+    names = {**cell.names, "sparsity": pattern}
     label = method_name(names.pop("method", ""), names.pop("distillation", None))
     return {**{key: name(value) for key, value in names.items() if key in _UNKNOWN}, "method": label}

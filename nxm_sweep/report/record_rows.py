@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.report.names import method_name, name
-from nxm_sweep.sweep.records import selected_value
+from nxm_sweep.sweep.records import pattern_of, selected_value
 
 Rows = dict[str, list[Any]]
 """Rows by frame: dictionaries for ``trials`` and ``problems``, else values in the order of :data:`COLUMNS`."""
@@ -72,7 +72,8 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
     return {
         "task": name(record["task"]),
         "method": method_name(record["method"], (record.get("distillation") or {}).get("name")),
-        "sparsity": name(record["sparsity_name"]),
+        "sparsity": name(pattern_of(record)),
+        "sparsity_name": name(record["sparsity_name"]),
         "model": name(record["model_name"]),
         "value": _score(best["value"]),
         "selected": _score(selected_value(record)),

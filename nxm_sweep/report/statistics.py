@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nxm_sweep.report.cautions import cautions
-from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.frames import CELL, DENSE_RULES, RULES, Report
 from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.pairs import assess, pair
 from nxm_sweep.report.predictions import mcnemar
@@ -126,9 +126,10 @@ def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
     """Rows without their tests; ``seeds`` holds the differences, one per seed, ``remark`` what the note begins with."""
     settings = [name for name in report.settings() if len(report.trials[name].unique()) > 1]
     cells = _cells(report, settings)
+    by_rules = {(cell[0], cell[1], _rules(trials), cell[3]): trials for cell, trials in cells.items()}
     per_seed: dict[tuple[str, str, str], dict[str, dict[Any, float]]] = {}
     for (task, method, sparsity, model), mine in cells.items():
-        reference = _reference(cells, (task, method, sparsity, model), against)
+        reference = _reference(by_rules, (task, method, _rules(mine), model), against)
         if _base(method) in {"dense", against} or not reference:
             continue
         row: dict[str, Any] = {"task": task, "model": model, "method": method, "sparsity": sparsity}
@@ -156,7 +157,7 @@ _Cell = tuple[str, str, str, str]
 
 def _cells(report: Report, settings: list[str]) -> dict[_Cell, list[dict[str, Any]]]:
     """The trials of each cell as plain rows: of few trials each, a frame would take longer."""
-    needed = list(dict.fromkeys([*CELL, "path", "value", "selected", "seed", *settings]))
+    needed = list(dict.fromkeys([*CELL, *RULES, "path", "value", "selected", "seed", *settings]))
     trials = report.trials.reindex(columns=needed).astype(object)
     cells: dict[_Cell, list[dict[str, Any]]] = {}
     for named in trials.where(trials.notna(), None).to_dict("records"):
@@ -165,26 +166,38 @@ def _cells(report: Report, settings: list[str]) -> dict[_Cell, list[dict[str, An
     return cells
 
 
-def _reference(cells: dict[_Cell, list[dict[str, Any]]], cell: _Cell, against: str) -> list[dict[str, Any]]:
-    """The trials that a method is compared with: with the same addition to the name (its teacher) if there are any."""
-    task, method, sparsity, model = cell
-    pattern = "dense" if against == "dense" else sparsity
-    twin = cells.get((task, against + method.removeprefix(_base(method)), pattern, model))
-    return twin or cells.get((task, against, pattern, model), [])
+def _reference(
+    by_rules: dict[tuple[Any, ...], list[dict[str, Any]]], cell: tuple[Any, ...], against: str
+) -> list[dict[str, Any]]:
+    """The trials that a method is compared with: with the same addition to the name (its teacher) if there are any.
+
+    A cell is named by its rules here, from which two methods may make different patterns.
+    """
+    task, method, rules, model = cell
+    rules = DENSE_RULES if against == "dense" else rules
+    twin = by_rules.get((task, against + method.removeprefix(_base(method)), rules, model))
+    return twin or by_rules.get((task, against, rules, model), [])
+
+
+def _rules(trials: list[dict[str, Any]]) -> tuple[Any, ...]:
+    return tuple(trials[0][name] for name in RULES)
 
 
 def _gaps(table: Table) -> Iterator[dict[str, Any]]:
     best = {
-        (task, row.model, row.method, row.sparsity): entry.value
+        (task, row.model, row.method, (entry.rules,)): (row.sparsity, entry.value)
         for row in table.rows
         for task, entry in row.entries.items()
         if entry.value is not None
     }
     if len(table.averaged) > 1:
-        averages = {("average", row.model, row.method, row.sparsity): row.average for row in table.rows}
-        best |= {key: value for key, value in averages.items() if value is not None}
-    for (task, model, method, sparsity), value in best.items():
-        dense, asp = best.get((task, model, "dense", "dense")), best.get((task, model, "asp", sparsity))
+        for row in table.rows:
+            if row.average is not None:
+                rules = tuple(row.entries[task].rules for task in table.averaged)
+                best["average", row.model, row.method, rules] = row.sparsity, row.average
+    for (task, model, method, rules), (sparsity, value) in best.items():
+        _, dense = best.get((task, model, "dense", (DENSE_RULES,) * len(rules)), ("", None))
+        _, asp = best.get((task, model, "asp", rules), ("", None))
         if method in {"dense", "asp"} or dense is None or asp is None:
             continue
         yield {

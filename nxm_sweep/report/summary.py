@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nxm_sweep.notation import short
+from nxm_sweep.notation import constraint_text, short
 from nxm_sweep.report.names import METHOD_ORDER, place_in
+from nxm_sweep.sweep.records import pattern_of
 
 
 def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
@@ -69,7 +70,7 @@ def _row(record: Mapping[str, Any]) -> list[str]:
     best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
     return [
         record["method"],
-        record["sparsity_name"],
+        pattern_of(record),
         short(config["learning_rate"]["value"]),
         str(config["training"]["batch_size"]),
         short(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
@@ -100,7 +101,7 @@ def _verified(record: Mapping[str, Any]) -> str:
     if not checked:
         return "dense: no matrix is pruned"
     exact = sum(check["exact"] for check in checked)
-    constraints = ", ".join(sorted({check["constraint"] for check in checked}))
+    constraints = ", ".join(sorted({constraint_text(check["constraint"]) for check in checked}))
     return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {constraints}"
 
 

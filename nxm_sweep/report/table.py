@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.frames import CELL, RULES, Report
 from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.notes import table_notes
 from nxm_sweep.report.settings_text import settings_text
@@ -63,6 +63,7 @@ class Entry:
         scores: Reported score of each of them, in the metric's unit.
         holes: Points without a usable record, by kind: ``{"non-finite": 1}``.
         optimistic: Whether it was selected on the rows that it is reported on.
+        rules: Name and digest of the rules that its trials were given.
     """
 
     value: float | None
@@ -76,6 +77,7 @@ class Entry:
     scores: tuple[float, ...] = ()
     holes: dict[str, int] = field(default_factory=dict)
     optimistic: bool = True
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def make_table(report: Report, by: str = "best") -> Table:
             seeds of the hyperparameters with the best mean, with Student's 95% interval.
     """
     names = report.hyperparameters()
-    needed = [*CELL, "identity", "value", "selected", "selection", "metric", "seed", *names]
+    needed = [*CELL, *RULES, "identity", "value", "selected", "selection", "metric", "seed", *names]
     trials = report.trials.reindex(columns=list(dict.fromkeys(needed)))
     entries: dict[_Cell, Entry] = {
         _cell(cell): _entry(report.scores, mine, by, names) for cell, mine in trials.groupby(CELL, sort=False)
@@ -230,6 +232,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         identities=tuple(chosen["identity"]),
         scores=tuple(of_trials.tolist()),
         optimistic=bool((chosen["selection"] == "dev").any()),
+        rules=tuple(map(str, chosen[RULES].iloc[0])),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nxm_sweep.errors import SparsityError
+from nxm_sweep.notation import constraint_text
 from nxm_sweep.sparsity.pattern import Constraint, Pattern, constraint
 
 MANIFEST = "sparsity.json"
@@ -93,8 +94,8 @@ class Manifest:
 
 
 def pattern_of(constraints: Sequence[Constraint]) -> str:
-    """Return the constraint of a model's targets in words: ``2 of 4``, ``mixed`` or ``dense``."""
-    names = {str(held) for held in constraints}
+    """Return the constraint of a model's targets in words: ``2 of 4``, ``50% unstructured``, ``mixed`` or ``dense``."""
+    names = {constraint_text(str(held)) for held in constraints}
     return "mixed" if len(names) > 1 else names.pop() if names else "dense"
 
 

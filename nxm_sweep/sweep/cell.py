@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.checks import check_fit, check_value
+from nxm_sweep.notation import pattern_label
 from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sparsity.pattern import constraint
 from nxm_sweep.sweep.axes import Axes, Range, Values, agrees, combinations, is_wordy, whole_ranges_listed
 from nxm_sweep.sweep.identity import canonical_json, hash_of, identity_of
 from nxm_sweep.sweep.keys import assign_, has, holder_of, value_at, word
+from nxm_sweep.sweep.words import cell_name
+from nxm_sweep.training.methods import METHODS
 
 _LISTED = 10_000
 """A search lists its points where there are no more than so many."""
@@ -76,9 +80,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Task, method, sparsity and model in words; distillation where there is a teacher."""
-        *names, distillation = self.names.values()
-        return " ".join([*names, *([] if distillation == "none" else [f"distillation={distillation}"])])
+        """Task, method, sparsity and model in words; distillation where there is a teacher. Studies are named by it."""
+        return cell_name(self.names)
+
+    @property
+    def title(self) -> str:
+        """The name as people read it: with what the targets hold, which the name of the rules does not say of every method."""
+        return cell_name({**self.names, "sparsity": self.pattern})
 
     @property
     def names(self) -> dict[str, str]:
@@ -94,8 +102,21 @@ class Cell:
 
     @cached_property
     def sparsity_name(self) -> str:
-        """What the records of this cell call the pattern."""
+        """What the records of this cell call the rules."""
         return self.settings.sparsity.name if self._reads_sparsity else "dense"
+
+    @cached_property
+    def pattern(self) -> str:
+        """What the targets hold after training, as far as the rules say it without a model."""
+        if not self._reads_sparsity:
+            return "dense"
+        settings = self.settings
+        rules = {rule.match: rule for rule in settings.sparsity.rules}.values()  # of equal ones the later wins
+        given = [constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense) for rule in rules]
+        held = [
+            METHODS[settings.method.name].final_constraint(one) for one in given if one is not None and not one.is_dense
+        ]
+        return pattern_label(map(str, held), settings.sparsity.name)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -41,10 +41,10 @@ def show_dry_run(
         left += count
         states_of_cell = (str(count[state]) for state in (DONE, FAILED, RUNNING, TO_DO))
         one = f"about {clock(sum(known) / len(known))}" if known else "not known"
-        table.add_row(cell.name, str(plan.wanted(cell)), *states_of_cell, one)
+        table.add_row(cell.title, str(plan.wanted(cell)), *states_of_cell, one)
     console.print(table)
     for cell in plan.cells:
-        console.print(f"{cell.name}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
+        console.print(f"{cell.title}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
     if plan.n_trials is not None:
         console.print(f"a search by {sweep.sampler}: {plan.n_trials} trials of each cell")
     wanted = sum(map(plan.wanted, plan.cells))

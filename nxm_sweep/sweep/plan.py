@@ -79,6 +79,7 @@ class Plan:
             {
                 "name": cell.name,
                 "names": cell.names,
+                "pattern": cell.pattern,
                 "study": cell.study_name,
                 "metric": cell.settings.task.selection_metric,
                 "axes": list(cell.axes),

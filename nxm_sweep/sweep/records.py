@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.errors import RecordError
+from nxm_sweep.notation import pattern_label
 from nxm_sweep.sweep.files import write_json
 
 SCHEMA = 1
@@ -54,6 +55,11 @@ def selected_value(record: Mapping[str, Any]) -> float:
     """Return the score that a trial is selected by: the reported one unless other rows select."""
     best = record["best"]
     return float(best.get("selection_value", best["value"]))
+
+
+def pattern_of(record: Mapping[str, Any]) -> str:
+    """Return what tables call a trial's pattern, from what its matrices hold."""
+    return pattern_label((target["constraint"] for target in record["sparsity"]["targets"]), record["sparsity_name"])
 
 
 def looks_whole(folder: Path) -> bool:

@@ -199,6 +199,7 @@ def _find_or_create(storage: BaseStorage, cell: Cell) -> int:
     attributes = {
         **cell.choices,
         "sparsity": cell.sparsity_name,
+        "pattern": cell.pattern,
         "fingerprint": cell.fingerprint,
         "score": f"{settings.task.selection_metric} of the pruned model, best epoch on the reported set (optimistic)",
     }

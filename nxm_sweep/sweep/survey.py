@@ -13,7 +13,7 @@ from nxm_sweep.sweep.attempts import Failure, classify, is_worth_a_try, read_fai
 from nxm_sweep.sweep.claims import is_training
 from nxm_sweep.sweep.files import read_json
 from nxm_sweep.sweep.progress import read_pruned
-from nxm_sweep.sweep.records import RESULT, read_record, selected_value, trial_folder
+from nxm_sweep.sweep.records import RESULT, pattern_of, read_record, selected_value, trial_folder
 
 PLANS = "sweeps"
 DONE, RUNNING, FAILED, PRUNED, TO_DO = "done", "running", "failed", "pruned", "to do"
@@ -31,13 +31,15 @@ class PlannedPoint:
 class PlannedCell:
     """A cell as a plan's file has it; ``wanted`` counts its points, or a search's trials.
 
-    ``names`` are those of its task, method, sparsity, model and distillation, where the plan is not an old one.
+    ``names`` are those of its task, method, sparsity, model and distillation; an old plan has them in one text, without the
+    last. ``pattern`` is what its targets are to hold; an old plan does not say it.
     """
 
     name: str
     points: Sequence[PlannedPoint]
     wanted: int
     names: Mapping[str, str] = field(default_factory=dict)
+    pattern: str | None = None
 
 
 @dataclass
@@ -49,12 +51,14 @@ class Survey:
         scores: Per identity the best score of its record.
         failures: Per identity the last failure.
         seconds: Per identity the seconds that its record took.
+        patterns: Per identity what the matrices of its record hold.
     """
 
     states: dict[str, str] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    patterns: dict[str, str] = field(default_factory=dict)
 
     def count(self, points: Iterable[PlannedPoint]) -> Counter[str]:
         """Return how many points are in each state."""
@@ -108,9 +112,23 @@ def survey(
             if record is not None:
                 found.scores[identity] = selected_value(record)
                 found.seconds[identity] = record["seconds"]["total"]
+                if "sparsity" in record:
+                    found.patterns[identity] = pattern_of(record)
         elif state != TO_DO and (failures := read_failures(folder)):
             found.failures[identity] = failures[-1]
     return found
+
+
+def pattern_in(cell: PlannedCell, patterns: Mapping[str, str]) -> str:
+    """Return what tables call a planned cell's pattern.
+
+    Args:
+        cell: The cell.
+        patterns: Per identity the pattern of its record. The first of the cell's points that has one decides; without any it is
+            what the plan says, and of an old plan, which says nothing, the name of the rules.
+    """
+    recorded = (patterns[point.identity] for point in cell.points if point.identity in patterns)
+    return next(recorded, None) or cell.pattern or cell.names.get("sparsity", "")
 
 
 def read_plans(output_dir: Path) -> list[dict[str, Any]]:
@@ -153,7 +171,15 @@ def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
                 for identity, values in cell["points"]
             ],
             cell.get("wanted", len(cell["points"])),
-            dict(cell.get("names", {})),
+            _names_of(cell),
+            cell.get("pattern"),
         )
         for cell in plan["cells"]
     ]
+
+
+def _names_of(cell: Mapping[str, Any]) -> dict[str, str]:
+    if "names" in cell:
+        return dict(cell["names"])
+    task, method, sparsity, *model = [*cell["name"].split(), "", "", ""]
+    return {"task": task, "method": method, "sparsity": sparsity, "model": " ".join(model).strip()}

@@ -75,7 +75,7 @@ class LiveView:
         """Show the board."""
         if len(self._points) < len(self._plan):  # a search adds points as it goes
             self._points = {point.identity: point for point in self._plan}
-            self._names = {point.identity: describe(point.cell.name, point.values) for point in self._plan}
+            self._names = {point.identity: describe(point.cell.title, point.values) for point in self._plan}
         now = self._now()
         for identity in board.running:
             if identity not in self._begun:
@@ -143,7 +143,7 @@ def final_report(plan: Plan, board: Board, console: Console, *, stopped: bool) -
     )
     failed = [(point, board.failed[point.identity]) for point in plan if point.identity in board.failed]
     for point, why in failed[:_HOLES_SHOWN]:
-        hole = f"hole: {describe(point.cell.name, point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        hole = f"hole: {describe(point.cell.title, point.values)}  {why.kind}: {why.message}  ({point.identity})"
         console.print(hole, markup=False, soft_wrap=True)
     if len(failed) > _HOLES_SHOWN:
         console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
@@ -169,7 +169,7 @@ def best_table(plan: Plan, board: Board) -> Table:
     for cell, points in zip(plan.cells, plan.points, strict=True):
         best = _best(points, board)
         table.add_row(
-            cell.name,
+            cell.title,
             f"{_count(points, board.done)}/{plan.wanted(cell)}",
             score_words(best[0] if best else None),
             values_words(best[1].values) if best else "",
@@ -182,7 +182,7 @@ def _cells_table(plan: Plan, board: Board) -> Table:
     for cell, points in zip(plan.cells, plan.points, strict=True):
         best = _best(points, board)
         table.add_row(
-            cell.name,
+            cell.title,
             f"{_count(points, board.done)}/{plan.wanted(cell)}",
             str(_count(points, board.running)),
             str(_count(points, board.failed)),

@@ -14,6 +14,13 @@ from nxm_sweep.sweep.claims import read_progress
 _LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
 
 
+def cell_name(names: Mapping[str, str]) -> str:
+    """Return a cell in words: task, method, sparsity, model; distillation where there is a teacher."""
+    teacher = names.get("distillation", "none")
+    parts = [names.get(part, "") for part in ("task", "method", "sparsity", "model")]
+    return " ".join([*parts, *([] if teacher == "none" else [f"distillation={teacher}"])])
+
+
 def describe(cell: str, values: Mapping[str, Any]) -> str:
     """Return a point in words."""
     return f"{cell} {values_words(values)}"

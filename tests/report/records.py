@@ -25,6 +25,8 @@ def record(
     metrics: tuple[str, ...] = ("accuracy",),
     reported: dict[str, dict[str, float]] | None = None,
     weights: str = "w" * 64,
+    rules: str = "2of4",
+    held: str = "2 of 4",
 ) -> dict[str, Any]:
     """A record of schema 1 with the fields that the report reads."""
     metric = "mean" if len(metrics) > 1 else metrics[0]
@@ -48,7 +50,7 @@ def record(
         "identity": identity,
         "task": task,
         "method": method,
-        "sparsity_name": "2of4" if sparse else "dense",
+        "sparsity_name": rules if sparse else "dense",
         "model_name": model,
         "started": "2026-01-01T00:00:00+00:00",
         "finished": "2026-01-01T00:01:00+00:00",
@@ -76,7 +78,7 @@ def record(
         "iterations": [],
         "travel": {"learning_rate_sum": 0.1, "start": None, "end": None},
         "sparsity": {
-            "targets": [{"matrix": "a.weight", "rows": 4, "columns": 8, "constraint": "2 of 4", "kept": 16}]
+            "targets": [{"matrix": "a.weight", "rows": 4, "columns": 8, "constraint": held, "kept": 16}]
             if sparse
             else [],
             "checked": [{"matrix": "a.weight", "zeros": 16, "exact": True}] if sparse else [],

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from nxm_sweep.report.formats import Content
 from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
+from nxm_sweep.report.writing import FORMATS
+from nxm_sweep.report.writing import write as write_files
 from nxm_sweep.sweep.files import write_json
 from tests.report.records import plan, record, write
 
@@ -140,6 +144,40 @@ def test_two_patterns_of_one_name_are_told_apart(tmp_path: Path) -> None:
     patterns = {row.sparsity for row in make_table(read_report([tmp_path])).rows}
     assert len(patterns) == 2
     assert all(pattern.startswith("2of4 (") for pattern in patterns)
+
+
+def test_a_cell_with_and_without_a_record_has_one_pattern_and_it_is_what_the_matrices_hold(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6, method="admm_unstructured", held="0.5 unstructured"))
+    for cell, points in (("glue/rte admm_unstructured 2of4 tiny", ["a", "b"]), ("glue/cola nxm 2of4 tiny", ["c"])):
+        plan(tmp_path, points, cell=cell)  # old plans, which do not say what is held
+    plan(tmp_path, ["d"], cell="glue/cola admm_unstructured 2of4 tiny")
+    file = tmp_path / "sweeps" / "d.json"
+    written = json.loads(file.read_text())
+    written["cells"][0]["pattern"] = "50% unstructured"
+    file.write_text(json.dumps(written))
+    report = read_report([tmp_path])
+    assert list(report.trials["sparsity"]) == ["50% unstructured"]
+    found = report.problems.set_index("identity")["sparsity"].to_dict()
+    assert found == {"b": "50% unstructured", "c": "2of4", "d": "50% unstructured"}
+    rows = make_table(report).rows
+    assert [(row.method, row.sparsity) for row in rows] == [("admm_unstructured", "50% unstructured"), ("nxm", "2of4")]
+
+
+def test_every_format_shows_what_the_matrices_hold(tmp_path: Path) -> None:
+    free = {"method": "admm_unstructured", "held": "0.5 unstructured"}
+    write(
+        tmp_path,
+        *(record(f"u{seed}", 0.6 + seed / 100, seed=seed, **free) for seed in range(2)),
+        *(record(f"d{seed}", 0.7 + seed / 100, seed=seed, method="dense") for seed in range(2)),
+    )
+    report = read_report([tmp_path])
+    table = make_table(report)
+    content = Content(report, table, compare(report, table), target=tmp_path)
+    list(write_files(content, tmp_path, list(FORMATS)))
+    for name in ("table.md", "table.tex", "table.csv", "report.json", "index.html"):
+        text = (tmp_path / name).read_text()
+        assert "50% unstructured" in text.replace("\\%", "%")
+        assert "2of4" not in text.replace('"sparsity_name": "2of4"', "").replace('"rules": ["2of4", ""]', "")
 
 
 def test_a_setting_cannot_stand_in_for_a_result(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_ids_are_unique_over_all_pictures() -> None:
 def test_a_panel_holds_the_best_methods_and_patterns_alone_and_says_so(tmp_path: Path) -> None:
     patterns = [f"{place + 1}of16" for place in range(12)]
     for place, pattern in enumerate(patterns):
-        write(tmp_path, record(f"{place:02}", 0.5 + 0.01 * place) | {"sparsity_name": pattern})
+        write(tmp_path, record(f"{place:02}", 0.5 + 0.01 * place, rules=pattern, held=f"{place + 1} of 16"))
     report = read_report([tmp_path])
     table = make_table(report)
     pictures = {picture.name: picture for picture in draw(report, table, compare(report, table))}

@@ -173,6 +173,22 @@ def test_an_average_needs_seeds_that_the_tasks_share(tmp_path: Path) -> None:
     assert (found["n"], found["note"]) == (0, "over glue/cola, glue/rte; no seed and hyperparameters in common")
 
 
+def test_methods_that_make_two_patterns_of_the_same_rules_are_compared(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        record("d", 0.8, method="dense"),
+        record("a", 0.6),
+        record("b", 0.5, rules="1of4", held="1 of 4"),
+        record("u", 0.7, method="admm_unstructured", held="0.5 unstructured"),
+        record("v", 0.55, method="admm_unstructured", rules="1of4", held="0.25 unstructured"),
+    )
+    found = compare(read_report([tmp_path]))
+    pairs = found.differences[found.differences["against"] == "asp"].set_index("sparsity")["mean"]
+    assert pairs.to_dict() == pytest.approx({"50% unstructured": 0.1, "75% unstructured": 0.05})
+    shares = found.gaps.set_index("sparsity")["share"]
+    assert shares.to_dict() == pytest.approx({"50% unstructured": 0.5, "75% unstructured": 0.05 / 0.3})
+
+
 def test_a_method_with_a_teacher_is_compared_with_its_like(tmp_path: Path) -> None:
     taught = {"distillation": {"name": "full", "teacher_digest": "t"}}
     write(

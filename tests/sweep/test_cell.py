@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 
 from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import ConfigError
@@ -14,6 +15,7 @@ from nxm_sweep.sweep.axes import Axes, Range, agrees, combinations, count
 from nxm_sweep.sweep.cell import Cell, Digests, live_axes
 from nxm_sweep.sweep.identity import identity_of
 from nxm_sweep.sweep.keys import word
+from nxm_sweep.training.build import build_method
 from nxm_sweep.training.methods import METHODS
 
 DIGESTS = Digests("rows", "files", 100)
@@ -64,6 +66,37 @@ def test_a_taught_cell_is_named_so_and_its_points_identities_are_those_of_their_
     other = _cell(*overrides, axes=axes, digests=Digests("rows", "files", 100, "another"))
     assert other.fingerprint != cell.fingerprint
     assert live_axes(compose_settings(["method=nxm"]), axes) == {}  # without a teacher nothing reads them
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pattern_of_a_cell_is_what_its_trained_matrices_hold(method: str) -> None:
+    """Held against a model: the targets that each method makes of the same rules."""
+    model = torch.nn.ModuleDict({"layer": torch.nn.ModuleList([torch.nn.ModuleDict({"a": torch.nn.Linear(8, 8)})])})
+    cell = _cell(f"method={method}", "task=glue/rte")
+    held = {str(target.constraint) for target in build_method(cell.settings, model).targets}
+    expected = {"2 of 4": "2of4", "0.5 unstructured": "50% unstructured"}
+    assert cell.pattern == (expected[held.pop()] if held else "dense")
+    assert cell.title == f"glue/rte {method} {cell.pattern} bert_base"
+    assert (
+        cell.name == f"glue/rte {method} {'dense' if method == 'dense' else '2of4'} bert_base"
+    )  # studies are named by it
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "pattern"),
+    [
+        ("sparsity=ffn_only", "ffn_only_2of4"),
+        ("sparsity=attention_only", "attention_only_2of4"),
+        ("sparsity.name=1of4", "2of4"),
+        ("sparsity.also=['*.intermediate.*: 1 of 4']", "2of4+rules"),
+        ("sparsity.also=['*.intermediate.*: dense']", "2of4+rules"),
+        ("sparsity.rules=[{match: 'layer*', keep: 1, group: 4}]", "1of4"),
+        ("sparsity.rules=[{match: 'layer*', density: 0.3}]", "70% unstructured"),
+        ("sparsity.rules=[{match: 'layer*', keep: 4, group: 4}]", "dense"),
+    ],
+)
+def test_the_pattern_of_a_cell_is_no_name_that_its_rules_do_not_keep(sparsity: str, pattern: str) -> None:
+    assert _cell("method=asp", sparsity).pattern == pattern
 
 
 def test_every_combination_is_a_point_once() -> None:

@@ -63,6 +63,7 @@ def test_the_file_lists_the_points(tmp_path: Path) -> None:
                 "model": cell.settings.model.name,
                 "distillation": "none",
             },
+            "pattern": "dense",
             "study": cell.study_name,
             "metric": "accuracy",
             "axes": ["learning_rate.value", "seed"],

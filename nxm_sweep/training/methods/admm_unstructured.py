@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from nxm_sweep.sparsity import Pattern, Schedule, Target, Unstructured
+from nxm_sweep.sparsity import Constraint, Pattern, Schedule, Target, Unstructured
 from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
 
 
@@ -18,10 +19,9 @@ class AdmmUnstructured(Nxm):
     """
 
     def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
-        super().__init__([_without_groups(target) for target in targets], rho, switches)
+        free = (replace(target, constraint=self.final_constraint(target.constraint)) for target in targets)
+        super().__init__(list(free), rho, switches)
 
-
-def _without_groups(target: Target) -> Target:
-    if isinstance(target.constraint, Pattern):
-        return Target(target.name, target.weight, Unstructured(target.constraint.density))
-    return target
+    @staticmethod
+    def final_constraint(constraint: Constraint) -> Constraint:
+        return Unstructured(constraint.density) if isinstance(constraint, Pattern) else constraint

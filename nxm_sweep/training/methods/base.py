@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.sparsity import Importance, Residuals, Target, pruned
+from nxm_sweep.sparsity import Constraint, Importance, Residuals, Target, pruned
 
 _IMPORTANCE = "importance."  # prefix of the metric's tensors in a checkpoint
 
@@ -76,6 +76,11 @@ class SparseMethod:
     def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
         """Return the method that settings ask for; a method with parameters of its own overrides this."""
         return cls(targets)
+
+    @staticmethod
+    def final_constraint(constraint: Constraint) -> Constraint:
+        """Return what a target that the rules give ``constraint`` holds after training: another one in some methods."""
+        return constraint
 
     @property
     def prunes(self) -> bool:
