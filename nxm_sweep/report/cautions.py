@@ -60,9 +60,9 @@ def _failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
 
 def _at_edge(trials: pd.DataFrame, axis: str) -> Iterator[str]:
     """The cells whose best trial has the lowest or the highest value tried of an axis."""
-    for names, cell in trials[[*CELL, axis, "selected"]].groupby(CELL, sort=False):
+    for names, cell in trials[[*CELL, axis, "rank"]].groupby(CELL, sort=False):
         values = np.sort(cell[axis].dropna().unique())
-        best = cell[axis].to_numpy()[cell["selected"].to_numpy().argmax()]
+        best = cell[axis].to_numpy()[cell["rank"].to_numpy().argmin()]
         if len(values) > (1 if axis in _AXES else 2) and best in (values[0], values[-1]):
             yield f"{' '.join(map(str, names))}: {short(best)}, the {'lowest' if best == values[0] else 'highest'}"
 

@@ -17,8 +17,7 @@ _BEST = "Each cell's best trial."
 
 def curves(report: Report, trials: pd.DataFrame) -> tuple[list[Picture], list[Picture]]:
     """Return the pictures by epoch, and those by matrix; ``trials`` gives the order of the panels."""
-    best = trials.sort_values("selected", ascending=False, kind="stable").drop_duplicates(CELL)
-    best = trials.loc[trials.index.isin(best.index), [*CELL, *_KEY, "metric"]]
+    best = trials.loc[trials["rank"] == 1, [*CELL, *_KEY, "metric"]]
     epochs = best.merge(report.epochs, on=_KEY)
     epochs = epochs.assign(**{name: 100 * epochs[name].astype(float) for name in ("selected", "unpruned")})
     iterations = best.merge(report.iterations, on=_KEY)

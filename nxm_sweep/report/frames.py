@@ -5,7 +5,8 @@ Columns that a setting gave are named by its config key: ``learning_rate.value``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,8 @@ from nxm_sweep.errors import RecordError
 from nxm_sweep.report.holes import damaged_plans, planned, problem, unplanned
 from nxm_sweep.report.names import command
 from nxm_sweep.report.record_rows import COLUMNS, NOT_A_RECORD, Rows, rows_of
-from nxm_sweep.sweep.records import RESULT, read_record
-from nxm_sweep.sweep.survey import read_plans
+from nxm_sweep.sweep.records import RESULT, rank_key, read_record
+from nxm_sweep.sweep.survey import cells_of, read_plans
 
 CELL = ["task", "method", "sparsity", "model"]
 """What makes an entry of the results table."""
@@ -36,13 +37,13 @@ class Report:
 
     Attributes:
         folders: The folders, as given.
-        trials: One row per usable record: :data:`CELL`, ``folder``, ``identity``, ``value`` (reported), ``selected`` (selected
-            by), ``selection`` (``dev`` or ``heldout``), ``metric``, ``epoch``, ``unpruned``, ``residual``, ``exact``,
-            ``sparsity_name`` (of the rules; ``sparsity`` is what the matrices hold), ``seconds``, ``seconds_per_step``,
-            ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``, ``rules`` (digests), ``parameters``,
-            ``target_parameters``, ``cost_of_prune``, ``device``, ``commit``, ``versions``, ``finished``, ``path`` and one
-            column per hashed setting. NaN where the method does not read one. A name that stands for several things has an
-            addition in brackets, as have methods with a teacher.
+        trials: One row per usable record, in the order of the grid: :data:`CELL`, ``folder``, ``identity``, ``value``
+            (reported), ``selected`` (selected by), ``rank`` in its cell (1 is the best), ``selection`` (``dev`` or
+            ``heldout``), ``metric``, ``epoch``, ``unpruned``, ``residual``, ``exact``, ``sparsity_name`` (of the rules;
+            ``sparsity`` is what the matrices hold), ``seconds``, ``seconds_per_step``, ``steps``, ``tokens``, ``train_rows``,
+            ``data``, ``weights``, ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``,
+            ``commit``, ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does not
+            read one. A name that stands for several things has an addition in brackets, as have methods with a teacher.
         scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.
@@ -90,6 +91,7 @@ def read_report(folders: Sequence[Path]) -> Report:
     """
     rows: Rows = {name: [] for name in (*_FIRST, *COLUMNS)}
     commands: dict[str, None] = {}
+    places: dict[tuple[str, str], int] = {}
     for folder in folders:
         if not folder.is_dir():
             raise RecordError(f"there is no folder {folder}", hint="give the output_dir of a sweep or a trial")
@@ -98,6 +100,8 @@ def read_report(folders: Sequence[Path]) -> Report:
         rows["problems"].extend(damaged_plans(folder))
         for plan in read_plans(folder):
             commands[command(plan.get("command", []))] = None
+            for identity in (point.identity for cell in cells_of(plan) for point in cell.points):
+                places.setdefault((str(folder), identity), len(places))
             missing = planned(folder, plan, settled, patterns)
             rows["problems"].extend(missing)
             settled |= {row["identity"] for row in missing}
@@ -106,7 +110,7 @@ def read_report(folders: Sequence[Path]) -> Report:
     for name, columns in _FIRST.items():
         frame = pd.DataFrame(rows[name])
         frames[name] = frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
-    frames["trials"] = _told_apart(frames["trials"])
+    frames["trials"] = _ranked(_told_apart(_in_grid_order(frames["trials"], places)))
     return Report(tuple(folders), **frames, commands=tuple(commands))
 
 
@@ -136,6 +140,23 @@ def _read_trials(folder: Path, rows: Rows) -> tuple[set[str], list[str]]:
             rows["problems"].append(problem(folder, identity, "incomplete", why))
         settled.add(identity)
     return settled, open_
+
+
+def _in_grid_order(trials: pd.DataFrame, places: Mapping[tuple[str, str], int]) -> pd.DataFrame:
+    """The trials in the order of their plans' points, the newest plan's first; those in no plan behind, by identity."""
+    keys = list(zip(trials["folder"], trials["identity"], strict=True))
+    order = sorted(range(len(keys)), key=lambda row: (places.get(keys[row], math.inf), keys[row][1]))
+    return trials.iloc[order].reset_index(drop=True)
+
+
+def _ranked(trials: pd.DataFrame) -> pd.DataFrame:
+    """Add the rank of each trial in its cell, 1 for the best, to trials in the order of the grid."""
+    keys = [
+        rank_key(score, epoch, place)
+        for place, (score, epoch) in enumerate(zip(trials["selected"], trials["epoch"], strict=True))
+    ]
+    best_first = trials.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
+    return trials.assign(rank=best_first.groupby(CELL, sort=False).cumcount() + 1)
 
 
 def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def sensitivity(trials: pd.DataFrame) -> Picture:
     def mark(axes: Axes, group: pd.DataFrame) -> str:
         said = []
         for row in series(group):
-            best = row.frame.sort_values("selected").groupby(_RHO)["value"].last()
+            best = row.frame.sort_values("rank").groupby(_RHO)["value"].first()
             dots = _thinned(row.frame, 60)
             small = {**row.look.marks(), "markersize": 3.5, "markeredgewidth": 0.3, "alpha": 0.6}
             axes.plot(dots[_RHO], dots["value"], linestyle="none", **small)
@@ -100,15 +100,15 @@ def heat_map(trials: pd.DataFrame) -> Picture:
     found = list(places(trials))
     panels: list[Panel] = []
     for heading, group in found[:PANELS]:
-        bands = {row.label: row.frame.sort_values("selected") for row in series(group)}
+        bands = {row.label: row.frame.sort_values("rank") for row in series(group)}
         tables = [
-            band.pivot_table(index=_BATCH, columns=_RATE, values="value", aggfunc="last") for band in bands.values()
+            band.pivot_table(index=_BATCH, columns=_RATE, values="value", aggfunc="first") for band in bands.values()
         ]
         best = pd.concat(tables, keys=bands).sort_index(axis="columns")
         up = "method and\nbatch size (rows)"
         with drawing(heading, "learning rate", up, height=1.0 + max(1.0, 0.2 * len(best))) as (figure, axes):
             _tiles(axes, best, group["value"].min(), group["value"].max())
-            tops = {label: band.iloc[-1] for label, band in bands.items()}
+            tops = {label: band.iloc[0] for label, band in bands.items()}
             said = [
                 f"{label} {top['value']:.1f} at learning rate {short(top[_RATE])} and batch size {short(top[_BATCH])}"
                 for label, top in tops.items()

@@ -69,10 +69,9 @@ def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Cell]
 
     The rows stand in the order of the cells, best first.
     """
-    trials = report.trials.sort_values(["selected", "identity"], ascending=[False, True], kind="stable")
-    place = trials.groupby(CELL, sort=False).cumcount()
-    kept = trials.assign(_place=place).sort_values("_place", kind="stable").head(most)
-    kept = kept.sort_values([*CELL, "_place"], kind="stable")
+    trials = report.trials
+    kept = trials.sort_values(["rank", *CELL], kind="stable").head(most)
+    kept = kept.sort_values([*CELL, "rank"], kind="stable")
     words = f"All {len(trials):,} trials; scores times 100; the best of each cell comes first."
     if len(kept) < len(trials):
         words = (

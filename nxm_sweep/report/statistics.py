@@ -101,12 +101,9 @@ def expected_best(report: Report) -> pd.DataFrame:
     Source: see :data:`ESTIMATOR`.
     """
     rows: list[dict[str, Any]] = []
-    ordered = report.trials[[*CELL, "identity", "selected", "value"]].sort_values(
-        ["selected", "identity"], kind="stable"
-    )
-    for names, values in ordered.groupby(CELL)["value"]:
+    for names, values in report.trials.sort_values("rank").groupby(CELL)["value"]:
         cell = dict(zip(CELL, names, strict=True))
-        best_first = values.to_numpy(dtype=float)[::-1]
+        best_first = values.to_numpy(dtype=float)
         for k, weights in _weights(len(values)):
             rows.append({**cell, "trials": k, "value": float(np.dot(weights, best_first[: len(weights)]))})
     return pd.DataFrame(rows, columns=[*CELL, "trials", "value"])
@@ -157,7 +154,7 @@ _Cell = tuple[str, str, str, str]
 
 def _cells(report: Report, settings: list[str]) -> dict[_Cell, list[dict[str, Any]]]:
     """The trials of each cell as plain rows: of few trials each, a frame would take longer."""
-    needed = list(dict.fromkeys([*CELL, *RULES, "path", "value", "selected", "seed", *settings]))
+    needed = list(dict.fromkeys([*CELL, *RULES, "path", "value", "selected", "rank", "seed", *settings]))
     trials = report.trials.reindex(columns=needed).astype(object)
     cells: dict[_Cell, list[dict[str, Any]]] = {}
     for named in trials.where(trials.notna(), None).to_dict("records"):
@@ -217,7 +214,7 @@ def _base(method: str) -> str:
 
 
 def _best_folder(trials: list[dict[str, Any]]) -> Path:
-    return Path(max(trials, key=lambda trial: float(trial["selected"]))["path"]).parent
+    return Path(min(trials, key=lambda trial: int(trial["rank"]))["path"]).parent
 
 
 def _some(n: int) -> list[int]:

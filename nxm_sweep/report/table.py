@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nxm_sweep.report.frames import CELL, RULES, Report
 from nxm_sweep.report.names import METHOD_ORDER, place_in
 from nxm_sweep.report.notes import table_notes
 from nxm_sweep.report.settings_text import settings_text
+from nxm_sweep.sweep.records import rank_key
 
 TASK_ORDER = [f"glue/{name}" for name in ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")]
 """The paper's order; then the rest of GLUE."""
@@ -119,7 +121,7 @@ def make_table(report: Report, by: str = "best") -> Table:
             seeds of the hyperparameters with the best mean, with Student's 95% interval.
     """
     names = report.hyperparameters()
-    needed = [*CELL, *RULES, "identity", "value", "selected", "selection", "metric", "seed", *names]
+    needed = [*CELL, *RULES, "rank", "epoch", "identity", "value", "selected", "selection", "metric", "seed", *names]
     trials = report.trials.reindex(columns=list(dict.fromkeys(needed)))
     entries: dict[_Cell, Entry] = {
         _cell(cell): _entry(report.scores, mine, by, names) for cell, mine in trials.groupby(CELL, sort=False)
@@ -205,8 +207,7 @@ def _cell(names: Any) -> _Cell:
 
 def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
     if by == "best":
-        best = trials["selected"].max()
-        chosen = trials[trials["selected"] == best].sort_values("identity").head(1)
+        chosen = trials.nsmallest(1, "rank")
         seeds = 1
     else:
         names = [name for name in names if name != "seed"]
@@ -242,7 +243,8 @@ def _best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     groups = [group for _, group in trials.groupby(present, dropna=False, sort=False)] if present else [trials]
     most = max(group["seed"].nunique() for group in groups)
     full = [group for group in groups if group["seed"].nunique() == most]
-    return max(full, key=lambda group: float(group["selected"].mean()))
+    keys = [rank_key(fmean(group["selected"]), fmean(group["epoch"]), place) for place, group in enumerate(full)]
+    return full[keys.index(min(keys))]
 
 
 def _scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:

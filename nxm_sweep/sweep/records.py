@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.notation import pattern_label
@@ -14,6 +15,8 @@ from nxm_sweep.sweep.files import write_json
 
 SCHEMA = 1
 RESULT = "result.json"
+
+P = TypeVar("P")
 
 
 def trial_folder(output_dir: Path, identity: str) -> Path:
@@ -55,6 +58,38 @@ def selected_value(record: Mapping[str, Any]) -> float:
     """Return the score that a trial is selected by: the reported one unless other rows select."""
     best = record["best"]
     return float(best.get("selection_value", best["value"]))
+
+
+def rank_key(score: float, epoch: float, place: float) -> tuple[float, float, float]:
+    """Return what sorts trials, or settings by their means, best first: better score, then lower epoch, then order of the grid.
+
+    Args:
+        score: That selects; larger is better in every metric.
+        epoch: Of that score.
+        place: In the grid.
+    """
+    return -score, epoch, place
+
+
+def best_of(scored: Iterable[tuple[float, P]], epoch_of: Callable[[P], float]) -> tuple[float, P] | None:
+    """Return the best score and its point by :func:`rank_key`.
+
+    Args:
+        scored: Points with a score, in the order of the grid.
+        epoch_of: Returns the epoch of a point's score; only asked of points with equal scores.
+    """
+    entries = list(scored)
+    top = max((score for score, _ in entries), default=None)
+    tied = [entry for entry in entries if entry[0] == top]
+    if len(tied) < 2:
+        return tied[0] if tied else None
+    keys = [rank_key(score, epoch_of(point), place) for place, (score, point) in enumerate(tied)]
+    return tied[keys.index(min(keys))]
+
+
+def best_epoch(record: Mapping[str, Any]) -> float:
+    """Return the epoch that a trial's score is of; infinity where the record does not say."""
+    return float(record["best"].get("epoch", math.inf))
 
 
 def pattern_of(record: Mapping[str, Any]) -> str:

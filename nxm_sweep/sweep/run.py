@@ -87,7 +87,7 @@ def run_sweep(
                 _two_interrupts(coordinator, console),
             ):
                 board = coordinator.run(view.show)
-    complete = final_report(plan, board, console, stopped=coordinator.stopping)
+    complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
     console.print(
         f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True
     )

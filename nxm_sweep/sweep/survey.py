@@ -13,7 +13,15 @@ from nxm_sweep.sweep.attempts import Failure, classify, is_worth_a_try, read_fai
 from nxm_sweep.sweep.claims import is_training
 from nxm_sweep.sweep.files import read_json
 from nxm_sweep.sweep.progress import read_pruned
-from nxm_sweep.sweep.records import RESULT, pattern_of, read_record, selected_value, trial_folder
+from nxm_sweep.sweep.records import (
+    RESULT,
+    best_epoch,
+    best_of,
+    pattern_of,
+    read_record,
+    selected_value,
+    trial_folder,
+)
 
 PLANS = "sweeps"
 DONE, RUNNING, FAILED, PRUNED, TO_DO = "done", "running", "failed", "pruned", "to do"
@@ -49,6 +57,7 @@ class Survey:
     Attributes:
         states: Per identity ``done``, ``running``, ``failed``, ``pruned`` or ``to do``.
         scores: Per identity the best score of its record.
+        epochs: Per identity the epoch of that score.
         failures: Per identity the last failure.
         seconds: Per identity the seconds that its record took.
         patterns: Per identity what the matrices of its record hold.
@@ -56,6 +65,7 @@ class Survey:
 
     states: dict[str, str] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
+    epochs: dict[str, float] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     patterns: dict[str, str] = field(default_factory=dict)
@@ -65,9 +75,9 @@ class Survey:
         return Counter(self.states[point.identity] for point in points)
 
     def best(self, points: Iterable[PlannedPoint]) -> tuple[float, PlannedPoint] | None:
-        """Return the best score and its point; of equal ones the first."""
-        scored = [(self.scores[point.identity], point) for point in points if point.identity in self.scores]
-        return max(scored, key=lambda entry: entry[0], default=None)
+        """Return the best score and its point, of points in the order of the grid."""
+        scored = ((self.scores[point.identity], point) for point in points if point.identity in self.scores)
+        return best_of(scored, lambda point: self.epochs[point.identity])
 
 
 def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: int, pruning: bool = False) -> str:
@@ -110,7 +120,7 @@ def survey(
                 found.states[identity], found.failures[identity] = FAILED, classify(error)
                 continue
             if record is not None:
-                found.scores[identity] = selected_value(record)
+                found.scores[identity], found.epochs[identity] = selected_value(record), best_epoch(record)
                 found.seconds[identity] = record["seconds"]["total"]
                 if "sparsity" in record:
                     found.patterns[identity] = pattern_of(record)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,12 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nxm_sweep.errors import RecordError
 from nxm_sweep.sweep.board import Board
 from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.coordinator import Coordinator
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
-from nxm_sweep.sweep.records import trial_folder
+from nxm_sweep.sweep.records import best_epoch, best_of, read_record, trial_folder
 from nxm_sweep.sweep.words import clock, describe, plain_table, progress_words, score_words, values_words
 
 _RUNNING_SHOWN = 12
@@ -53,6 +56,7 @@ class LiveView:
         self._seen: set[str] = set()
         self._begun: dict[str, float] = {}
         self._live: Live | None = None
+        self._epoch_of = _epochs_under(output_dir)
 
     def __enter__(self) -> Self:
         board = self._coordinator.board
@@ -111,7 +115,7 @@ class LiveView:
             self._console.print(text, soft_wrap=True, markup=False)
 
     def _picture(self, board: Board) -> Group:
-        parts: list[Any] = [_cells_table(self._plan, board)]
+        parts: list[Any] = [_cells_table(self._plan, board, self._epoch_of)]
         running = Table(box=None, pad_edge=False, show_header=False)
         for identity in list(board.running)[:_RUNNING_SHOWN]:
             running.add_row(self._names[identity], progress_words(trial_folder(self._output_dir, identity)))
@@ -134,9 +138,9 @@ class LiveView:
         return words + (f", besides {unknown} points of cells without a finished trial" if unknown else "")
 
 
-def final_report(plan: Plan, board: Board, console: Console, *, stopped: bool) -> bool:
+def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *, stopped: bool) -> bool:
     """Print the best point of each cell and every hole; return whether every point is settled well."""
-    console.print(best_table(plan, board))
+    console.print(best_table(plan, board, output_dir))
     console.print(
         "The best epoch and the best point are selected on the set that they are reported on: optimistic, as in the paper.",
         style="dim",
@@ -163,11 +167,12 @@ def final_report(plan: Plan, board: Board, console: Console, *, stopped: bool) -
     return not failed and missing <= 0
 
 
-def best_table(plan: Plan, board: Board) -> Table:
+def best_table(plan: Plan, board: Board, output_dir: Path) -> Table:
     """Return the best point of each cell."""
     table = plain_table("cell", "points", "best", "at")
+    epoch_of = _epochs_under(output_dir)
     for cell, points in zip(plan.cells, plan.points, strict=True):
-        best = _best(points, board)
+        best = _best(points, board, epoch_of)
         table.add_row(
             cell.title,
             f"{_count(points, board.done)}/{plan.wanted(cell)}",
@@ -177,10 +182,10 @@ def best_table(plan: Plan, board: Board) -> Table:
     return table
 
 
-def _cells_table(plan: Plan, board: Board) -> Table:
+def _cells_table(plan: Plan, board: Board, epoch_of: Callable[[Point], float]) -> Table:
     table = plain_table("cell", "done", "running", "failed", "best", "at")
     for cell, points in zip(plan.cells, plan.points, strict=True):
-        best = _best(points, board)
+        best = _best(points, board, epoch_of)
         table.add_row(
             cell.title,
             f"{_count(points, board.done)}/{plan.wanted(cell)}",
@@ -192,10 +197,23 @@ def _cells_table(plan: Plan, board: Board) -> Table:
     return table
 
 
-def _best(points: Iterable[Point], board: Board) -> tuple[float, Point] | None:
-    """The best score and its point; of equal ones the first."""
-    scored = [(value, point) for point in points if (value := board.done.get(point.identity)) is not None]
-    return max(scored, key=lambda entry: entry[0], default=None)
+def _best(points: Iterable[Point], board: Board, epoch_of: Callable[[Point], float]) -> tuple[float, Point] | None:
+    scored = ((value, point) for point in points if (value := board.done.get(point.identity)) is not None)
+    return best_of(scored, epoch_of)
+
+
+def _epochs_under(output_dir: Path) -> Callable[[Point], float]:
+    """Return what reads the epoch of a point's score from its record, once."""
+
+    @cache
+    def read(identity: str) -> float:
+        try:
+            record = read_record(trial_folder(output_dir, identity))
+        except RecordError:  # the coordinator reports it
+            record = None
+        return math.inf if record is None else best_epoch(record)
+
+    return lambda point: read(point.identity)
 
 
 def _count(points: Iterable[Point], those: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ def record(
     rho: float | None = None,
     batch: int = 32,
     epochs: int = 2,
+    epoch: int = 1,
     selected: float | None = None,
     metrics: tuple[str, ...] = ("accuracy",),
     reported: dict[str, dict[str, float]] | None = None,
@@ -55,7 +56,12 @@ def record(
         "started": "2026-01-01T00:00:00+00:00",
         "finished": "2026-01-01T00:01:00+00:00",
         "git_commit": "c" * 40,
-        "best": {"epoch": 1, "value": value, "unpruned_value": None, "selection_value": selected if heldout else value},
+        "best": {
+            "epoch": epoch,
+            "value": value,
+            "unpruned_value": None,
+            "selection_value": selected if heldout else value,
+        },
         "selection": {
             "metric": metric,
             "name": "heldout" if heldout else "dev",
@@ -65,7 +71,7 @@ def record(
         "reported": scores,
         "epochs": [
             {
-                "epoch": 1,
+                "epoch": epoch,
                 "step": 10,
                 "selection": selected if heldout else value,
                 "unpruned_selection": None,

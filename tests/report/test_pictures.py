@@ -48,7 +48,8 @@ def trials(methods: tuple[str, ...] = ("dense", "asp", "nxm"), tasks: tuple[str,
         }
         for place, (task, method, rate, batch, rho) in enumerate(grid)
     ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.assign(rank=frame.groupby(["task", "method"])["selected"].rank(ascending=False))
 
 
 def epochs(methods: tuple[str, ...] = ("asp", "nxm")) -> pd.DataFrame:

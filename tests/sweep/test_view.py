@@ -94,12 +94,12 @@ def _rendered(view: LiveView, board: Board) -> list[str]:
     return file.getvalue().splitlines()
 
 
-def test_the_end_names_the_first_of_equal_bests_and_every_failed_point(plan: Plan) -> None:
+def test_the_end_names_the_first_of_equal_bests_and_every_failed_point(plan: Plan, tmp_path: Path) -> None:
     identities = _identities(plan)
     board = Board(done={identities[0]: 0.5, identities[1]: 0.75, identities[2]: 0.75}, trained=2)
     board.failed = {identities[3]: failure("non-finite", "the loss became nan at step 3")}
     console, file = _console()
-    assert final_report(plan, board, console, stopped=False) is False
+    assert final_report(plan, board, tmp_path, console, stopped=False) is False
     text = file.getvalue()
     assert "0.7500 lr 3e-5" in text
     assert (
@@ -110,13 +110,13 @@ def test_the_end_names_the_first_of_equal_bests_and_every_failed_point(plan: Pla
     assert "optimistic" in text
 
 
-def test_a_sweep_is_complete_when_every_point_has_a_record_or_was_pruned(plan: Plan) -> None:
+def test_a_sweep_is_complete_when_every_point_has_a_record_or_was_pruned(plan: Plan, tmp_path: Path) -> None:
     identities = _identities(plan)
     board = Board(done=dict.fromkeys(identities[:-1], 0.5))
     console, file = _console()
-    assert final_report(plan, board, console, stopped=True) is False
+    assert final_report(plan, board, tmp_path, console, stopped=True) is False
     assert "stopped; the same command continues" in file.getvalue()
     board.pruned = {identities[-1]: 0.875}
     console, file = _console()
-    assert final_report(plan, board, console, stopped=False) is True
+    assert final_report(plan, board, tmp_path, console, stopped=False) is True
     assert "0.8750" not in file.getvalue()  # a pruned score is nobody's best
