@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from nxm_sweep.notation import short
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.pairs import ENOUGH
+from nxm_sweep.report.predictions import is_constant
 
 _AXES = ("learning_rate.value", "rho.value")  # others only where three values or more were tried
 _DEVIATIONS, _LOSS = (
@@ -30,10 +32,7 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
             f"Differences rest on {counts} seed{'s' if most > 1 else ''}: the p of a paired permutation test over n seeds "
             f"cannot fall below 2/2^n, so fewer than {ENOUGH} seeds cannot reach p < 0.05."
         )
-    for names, scores in trials.groupby(CELL, sort=False)["value"]:
-        if len(scores) > 1 and len(scores.unique()) == 1:
-            place = " ".join(map(str, names))
-            yield f"All {len(scores)} trials of {place} scored {scores.iloc[0]:.4f}: the training may have collapsed."
+    yield from _collapsed(trials)
     yield from _failed(trials, [name for name in report.hyperparameters() if name != "seed"])
     for axis in report.hyperparameters():
         if axis in _NOT_AXES or not _is_number(trials[axis]) or trials[axis].nunique() < 2:
@@ -41,6 +40,25 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
         at_edge = list(_at_edge(trials, axis))
         if at_edge:
             yield f"The best lies at an edge of {axis}, so a wider grid may be better: {'; '.join(at_edge)}."
+
+
+def _collapsed(trials: pd.DataFrame) -> Iterator[str]:
+    """Name the cells with trials that learned nothing.
+
+    They do not beat the constant answer. Of records that do not hold its score, they all scored the same, or the best of them
+    gives every row the same answer.
+    """
+    for names, cell in trials.groupby(CELL, sort=False):
+        place, why = " ".join(map(str, names)), "the training may have collapsed"
+        below, unknown = cell[cell["beats_constant"] == False], cell[cell["constant"].isna()]  # noqa: E712 - None is unknown
+        if len(below):
+            constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(below["constant"]))
+            many = "trial does" if len(below) == 1 else "trials do"
+            yield f"{len(below)} of {len(cell)} {many} not beat the constant answer ({', '.join(constants)}): {place}: {why}."
+        if len(unknown) > 1 and len(unknown["value"].unique()) == 1:
+            yield f"All {len(unknown)} trials of {place} scored {unknown['value'].iloc[0]:.4f}: {why}."
+        elif len(unknown) and is_constant(Path(unknown.loc[unknown["rank"].idxmin(), "path"]).parent):
+            yield f"The best trial of {place} gives every row the same answer: {why}."
 
 
 def _failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.names import CONSTANT
 from nxm_sweep.report.statistics import ESTIMATOR, Statistics
 from nxm_sweep.report.table import REFERENCES, Table
 
@@ -77,7 +78,7 @@ def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def entry_frame(table: Table) -> pd.DataFrame:
-    """Return the table's entries for a program: numbers in the metrics' units, not in points of 100."""
+    """Return the table's entries and the constant answers for a program: numbers in the metrics' units, not times 100."""
     rows = [
         {
             "task": task.name,
@@ -88,6 +89,7 @@ def entry_frame(table: Table) -> pd.DataFrame:
             "train_rows": task.train_rows,
             **{name: getattr(entry, name) for name in ("value", "low", "high", "trials", "seeds", "hyperparameters")},
             "optimistic": entry.optimistic,
+            "beats_constant": entry.beats_constant,
             "missing": ", ".join(f"{count} {kind}" for kind, count in entry.holes.items()),
             "identities": " ".join(entry.identities),
             "scores": " ".join(map(str, entry.scores)),
@@ -96,7 +98,20 @@ def entry_frame(table: Table) -> pd.DataFrame:
         for row in table.rows
         if (entry := row.entries.get(task.name)) is not None
     ]
-    return pd.DataFrame(rows)
+    constants = [
+        {
+            "task": task.name,
+            "method": CONSTANT,
+            "metric": task.metric,
+            "train_rows": task.train_rows,
+            "value": score,
+            "trials": 0,
+            "seeds": 0,
+        }
+        for task in table.tasks
+        for score in task.constants or (None,)
+    ]
+    return pd.DataFrame([*rows, *constants])
 
 
 def csv(frame: pd.DataFrame) -> str:

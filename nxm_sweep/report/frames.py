@@ -39,11 +39,12 @@ class Report:
         folders: The folders, as given.
         trials: One row per usable record, in the order of the grid: :data:`CELL`, ``folder``, ``identity``, ``value``
             (reported), ``selected`` (selected by), ``rank`` in its cell (1 is the best), ``selection`` (``dev`` or
-            ``heldout``), ``metric``, ``epoch``, ``unpruned``, ``residual``, ``exact``, ``sparsity_name`` (of the rules;
-            ``sparsity`` is what the matrices hold), ``seconds``, ``seconds_per_step``, ``steps``, ``tokens``, ``train_rows``,
-            ``data``, ``weights``, ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``,
-            ``commit``, ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does not
-            read one. A name that stands for several things has an addition in brackets, as have methods with a teacher.
+            ``heldout``), ``metric``, ``constant`` (the constant answer's score; NaN: unknown), ``beats_constant`` (None:
+            unknown), ``epoch``, ``unpruned``, ``residual``, ``exact``, ``sparsity_name`` (of the rules; ``sparsity`` is what
+            the matrices hold), ``seconds``, ``seconds_per_step``, ``steps``, ``tokens``, ``train_rows``, ``data``,
+            ``weights``, ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``commit``,
+            ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does not read one. A
+            name that stands for several things has an addition in brackets, as have methods with a teacher.
         scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.
@@ -116,7 +117,19 @@ def read_report(folders: Sequence[Path]) -> Report:
 
 _KEY = ["folder", "identity"]
 _FIRST = {  # the columns that are there without any row
-    "trials": [*CELL, *_KEY, "value", "selected", "selection", "metric", "epoch", "unpruned", "residual"],
+    "trials": [
+        *CELL,
+        *_KEY,
+        "value",
+        "selected",
+        "selection",
+        "metric",
+        "constant",
+        "beats_constant",
+        "epoch",
+        "unpruned",
+        "residual",
+    ],
     "problems": [*_KEY, *CELL, "kind", "reason", "point"],
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nxm_sweep.report.formats import SOURCE, Content, difference_frame, problem_frame, reference_lines
+from nxm_sweep.report.names import MARK
 from nxm_sweep.report.table import detail_frame, table_frame
 
 _ESCAPES = {
@@ -28,6 +29,7 @@ _ESCAPES = {
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
     "±": r"$\pm$",
+    MARK: r"$\dagger$",
     "-": "{-}",  # two of them would become a dash
     "[": "{[}",  # after a row's end these two would be read as its options
     "*": "{*}",

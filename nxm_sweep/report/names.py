@@ -8,6 +8,10 @@ from typing import Any
 
 METHOD_ORDER = ("dense", "asp", "admm_unstructured", "nxm", "nxm_refit", "sr_ste", "gradual")
 """The order of methods in tables, legends and sentences; others follow by name."""
+CONSTANT = "constant answer"
+"""What the row of the constant answer is called."""
+MARK = "\u2020"
+"""A dagger, behind scores that do not beat the constant answer."""
 LONGEST = 120
 """Characters of a name; of a longer one the rest is cut, and that is said."""
 _REASON = 300

@@ -8,6 +8,7 @@ import pandas as pd
 
 from nxm_sweep.notation import short
 from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.names import MARK
 
 _BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
 _ENTRY = {
@@ -39,6 +40,7 @@ def table_notes(
             "selection=heldout selects on training rows)."
         )
     yield _ENTRY[by]
+    yield from _constant(report)
     if averaged:
         yield f"The average is over the tasks that every row has: {', '.join(averaged)}."
     elif len(tasks) > 1:
@@ -57,6 +59,20 @@ def table_notes(
     if len(report.problems):
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.problems["kind"].value_counts().items())
         yield f"Points without a usable record: {len(report.problems)} ({kinds})."
+
+
+def _constant(report: Report) -> Iterator[str]:
+    """Yield what the row of the constant answer is, which records lack it, and what the mark means."""
+    yield (
+        "The constant answer is the training rows' most frequent class, or their mean label for a regression, for every row; a "
+        "correlation with it counts as 0. It is no method and in no test."
+    )
+    trials = report.trials
+    missing = int(trials["constant"].isna().sum())
+    if missing:
+        yield f"{missing} of {len(trials)} trials are older than the record of its score and could not be held against it."
+    if (trials["beats_constant"] == False).any():  # noqa: E712 - None is unknown
+        yield f"{MARK}: does not beat the constant answer; the training may have collapsed."
 
 
 def _uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:

@@ -14,9 +14,10 @@ import pandas as pd
 from nxm_sweep.report.drawing import Picture
 from nxm_sweep.report.formats import SOURCE, Content
 from nxm_sweep.report.frames import Report
+from nxm_sweep.report.names import CONSTANT
 from nxm_sweep.report.rows import columns_of, filters_of, link, number, trial_rows
 from nxm_sweep.report.statistics import ESTIMATOR, Statistics
-from nxm_sweep.report.table import REFERENCES, Entry, Table
+from nxm_sweep.report.table import REFERENCES, Entry, Table, constant_average, constant_text
 from nxm_sweep.report.template import drawn, fill
 
 LARGEST = 3_000_000  # bytes of the page
@@ -151,6 +152,9 @@ def _rows(report: Report, table: Table, target: Path) -> Iterator[dict[str, Any]
             "entries": entries,
             "average": average,
         }
+    constants = [{"text": constant_text(task), "href": "", "words": ""} for task in table.tasks]
+    average = constant_average(table)
+    yield {"method": CONSTANT, "sparsity": "-", "model": "-", "entries": constants, "average": average}
 
 
 def _entry(entry: Entry | None, paths: dict[Any, Any], target: Path) -> dict[str, str]:

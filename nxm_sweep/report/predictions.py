@@ -30,6 +30,12 @@ def mcnemar(first: Path, second: Path) -> float | None:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
+def is_constant(folder: Path) -> bool:
+    """Return whether a trial's kept predictions give every row the same class; False without them."""
+    kept = _predictions(folder)
+    return kept is not None and len(kept[1]) > 1 and len(np.unique(kept[1])) == 1
+
+
 def _predictions(folder: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Labels and predictions of classes; None without them, or of a regression, which has no right and wrong."""
     try:

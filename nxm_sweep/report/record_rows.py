@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.report.names import method_name, name
-from nxm_sweep.sweep.records import pattern_of, selected_value
+from nxm_sweep.sweep.records import beats, constant_value, pattern_of, selected_value
 
 Rows = dict[str, list[Any]]
 """Rows by frame: dictionaries for ``trials`` and ``problems``, else values in the order of :data:`COLUMNS`."""
@@ -79,6 +79,8 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
         "selected": _score(selected_value(record)),
         "selection": name(record["selection"].get("name", "dev")),
         "metric": name(record["selection"]["metric"]),
+        "constant": _number(constant_value(record)),
+        "beats_constant": beats(_score(best["value"]), _number(constant_value(record))),
         "epoch": int(best["epoch"]),
         "unpruned": _number(best["unpruned_value"]),
         "residual": _number(epoch["relative_distance"]),

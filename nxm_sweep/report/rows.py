@@ -13,6 +13,7 @@ import pandas as pd
 
 from nxm_sweep.notation import alias, short
 from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.names import MARK
 
 _FILTERS = ("task", "method", "pattern", "model")
 _CHOICES = 200  # of a filter, at most
@@ -82,9 +83,10 @@ def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Cell]
     wanted = [column.source for column in columns]
     rows = kept[wanted].itertuples(index=False, name=None)
     links = [link(str(path), target) for path in kept["path"]]
+    marks = [MARK if above is False else "" for above in kept["beats_constant"]]
     return [
-        [_cell(column, value, href) for column, value in zip(columns, row, strict=True)]
-        for row, href in zip(rows, links, strict=True)
+        [_cell(column, value, href, mark) for column, value in zip(columns, row, strict=True)]
+        for row, href, mark in zip(rows, links, marks, strict=True)
     ], words
 
 
@@ -106,7 +108,7 @@ def number(value: Any, form: str) -> str:
     return "" if pd.isna(value) else form.format(value)
 
 
-def _cell(column: Column, value: Any, href: str) -> Cell:
+def _cell(column: Column, value: Any, href: str, mark: str) -> Cell:
     if column.source == "identity":
         return Cell(str(value)[:8], href=href)
     missing = value is None or bool(pd.isna(value))
@@ -115,4 +117,5 @@ def _cell(column: Column, value: Any, href: str) -> Cell:
     if missing:
         return Cell("", numeric=True)
     text = column.form.format(column.factor * float(value)) if column.form else short(value)
+    text += mark if column.source == "value" else ""
     return Cell(text, value=f"{float(value):.12g}", numeric=True)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nxm_sweep.notation import constraint_text, short
-from nxm_sweep.report.names import METHOD_ORDER, place_in
-from nxm_sweep.sweep.records import pattern_of
+from nxm_sweep.report.names import CONSTANT, MARK, METHOD_ORDER, place_in
+from nxm_sweep.sweep.records import beats, constant_value, pattern_of
 
 
 def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
@@ -57,25 +57,31 @@ def comparison(records: Iterable[Mapping[str, Any]], console: Console) -> None:
             table.add_column(header, no_wrap=True)
         for header in ("lr", "batch", "rho", "pruned", "unpruned", "epoch", "residual", "s"):
             table.add_column(header, justify="right", no_wrap=True)
-        metrics = set()
+        metrics, constants = set(), set()
         for record in trials:
             table.add_row(*_row(record))
             metrics.add(record["selection"]["metric"])
+            constants.add(constant_value(record))
+        known = sorted(_number(constant) for constant in constants - {None}) or ["-"]
+        score = " to ".join(dict.fromkeys([known[0], known[-1]]))
+        table.add_row(CONSTANT, *"----", score, score, *"---")
         console.print(table)
-        console.print(f"score: {', '.join(sorted(metrics))}", style="dim")
+        console.print(f"score: {', '.join(sorted(metrics))}; {MARK} does not beat the constant answer", style="dim")
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:
     config = record["config"]
     best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
+    scores = [_number(best["selection"]) if best["pruned"] else "-", _number(best["unpruned_selection"])]
+    if beats(float(record["best"]["value"]), constant_value(record)) is False:
+        scores[0 if best["pruned"] else 1] += MARK
     return [
         record["method"],
         pattern_of(record),
         short(config["learning_rate"]["value"]),
         str(config["training"]["batch_size"]),
         short(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
-        _number(best["selection"]) if best["pruned"] else "-",
-        _number(best["unpruned_selection"]),
+        *scores,
         str(best["epoch"]),
         _number(best["relative_distance"], 3),
         f"{record['seconds']['total']:.0f}",

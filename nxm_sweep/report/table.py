@@ -12,10 +12,10 @@ import pandas as pd
 from scipy.stats import t as student
 
 from nxm_sweep.report.frames import CELL, RULES, Report
-from nxm_sweep.report.names import METHOD_ORDER, place_in
+from nxm_sweep.report.names import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.report.notes import table_notes
 from nxm_sweep.report.settings_text import settings_text
-from nxm_sweep.sweep.records import rank_key
+from nxm_sweep.sweep.records import beats, rank_key
 
 TASK_ORDER = [f"glue/{name}" for name in ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")]
 """The paper's order; then the rest of GLUE."""
@@ -41,12 +41,22 @@ _METRICS = {"matthews": "Matthews", "f1": "F1", "f1_macro": "macro F1", "pearson
 
 @dataclass(frozen=True)
 class Task:
-    """A column: ``metric`` in words, ``train_rows`` of its training set as used (the largest, where trials differ)."""
+    """A column of the table.
+
+    Attributes:
+        name: Of the task.
+        label: Of the column.
+        metric: In words.
+        train_rows: Of its training set as used; the largest, where trials differ.
+        constants: Scores of the constant answer in the metric's unit, from the lowest on; several where trials were trained or
+            scored on other rows, none where no record holds one.
+    """
 
     name: str
     label: str
     metric: str
     train_rows: int
+    constants: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Entry:
 
     Attributes:
         value: Reported score in the metric's unit; for MNLI the mean of both validation sets. None: no trial has a record.
-        text: The score times 100, as a table shows it.
+        text: The score times 100, as a table shows it; marked where it does not beat the constant answer.
         low: Lower end of the 95% interval of the mean over seeds; None for a best, or for one seed.
         high: Its upper end.
         trials: Finished trials of the cell.
@@ -66,6 +76,7 @@ class Entry:
         holes: Points without a usable record, by kind: ``{"non-finite": 1}``.
         optimistic: Whether it was selected on the rows that it is reported on.
         rules: Name and digest of the rules that its trials were given.
+        beats_constant: Whether it is above the constant answer's score; None where that is unknown.
     """
 
     value: float | None
@@ -80,6 +91,7 @@ class Entry:
     holes: dict[str, int] = field(default_factory=dict)
     optimistic: bool = True
     rules: tuple[str, ...] = ()
+    beats_constant: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,8 @@ def make_table(report: Report, by: str = "best") -> Table:
             seeds of the hyperparameters with the best mean, with Student's 95% interval.
     """
     names = report.hyperparameters()
-    needed = [*CELL, *RULES, "rank", "epoch", "identity", "value", "selected", "selection", "metric", "seed", *names]
+    scored = ("identity", "rank", "epoch", "value", "constant", "selected", "selection", "metric", "seed")
+    needed = [*CELL, *RULES, *scored, *names]
     trials = report.trials.reindex(columns=list(dict.fromkeys(needed)))
     entries: dict[_Cell, Entry] = {
         _cell(cell): _entry(report.scores, mine, by, names) for cell, mine in trials.groupby(CELL, sort=False)
@@ -163,7 +176,25 @@ def table_frame(table: Table) -> pd.DataFrame:
         if table.averaged:
             texts["average"] = "-" if row.average is None else f"{100 * row.average:.1f}"
         rows.append(texts)
-    return pd.DataFrame(rows)
+    constant = {"method": CONSTANT, "pattern": "-", "model": "-"}
+    constant |= {header[task.name]: constant_text(task) for task in table.tasks}
+    if table.averaged:
+        constant["average"] = constant_average(table)
+    return pd.DataFrame([*rows, constant])
+
+
+def constant_text(task: Task) -> str:
+    """Return what a table shows of the constant answer's score: a range where trials differ, ``-`` where it is unknown."""
+    ends = dict.fromkeys(f"{100 * score:.1f}" for score in (*task.constants[:1], *task.constants[-1:]))
+    return " to ".join(ends) or "-"
+
+
+def constant_average(table: Table) -> str:
+    """Return the constant answer's average over the table's; ``-`` where one of its scores is unknown or not one number."""
+    scores = [task.constants for task in table.tasks if task.name in table.averaged]
+    if not scores or any(len(of_task) != 1 for of_task in scores):
+        return "-"
+    return f"{100 * fmean(score for (score,) in scores):.1f}"
 
 
 def detail_frame(table: Table) -> pd.DataFrame:
@@ -222,6 +253,10 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         reach = float(student.ppf(0.975, len(of_trials) - 1)) * spread
         low, high = value - reach, value + reach
         text += f" ± {100 * reach:.1f}"
+    constant = fmean(chosen["constant"]) if chosen["constant"].notna().all() else None
+    is_above = beats(value, constant)
+    if is_above is False:
+        text += MARK
     return Entry(
         value=value,
         text=text,
@@ -234,6 +269,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         scores=tuple(of_trials.tolist()),
         optimistic=bool((chosen["selection"] == "dev").any()),
         rules=tuple(map(str, chosen[RULES].iloc[0])),
+        beats_constant=is_above,
     )
 
 
@@ -268,7 +304,8 @@ def _task(report: Report, name: str) -> Task:
     if metric == "mean":
         listed = str(trials["task.metrics"].iloc[0]).strip("[]").replace('"', "").split(", ")
         metric = f"mean of {' and '.join(_METRICS.get(one, one) for one in listed)}"
-    return Task(name, label, _METRICS.get(metric, metric), int(trials["train_rows"].max()))
+    constants = tuple(sorted(map(float, trials["constant"].dropna().unique())))
+    return Task(name, label, _METRICS.get(metric, metric), int(trials["train_rows"].max()), constants)
 
 
 def _average(row: dict[str, Entry], tasks: Sequence[str]) -> float | None:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from nxm_sweep.errors import RecordError
@@ -17,6 +18,7 @@ SCHEMA = 1
 RESULT = "result.json"
 
 P = TypeVar("P")
+_ROUNDING = 1e-9  # two computations of one score differ by less
 
 
 def trial_folder(output_dir: Path, identity: str) -> Path:
@@ -90,6 +92,23 @@ def best_of(scored: Iterable[tuple[float, P]], epoch_of: Callable[[P], float]) -
 def best_epoch(record: Mapping[str, Any]) -> float:
     """Return the epoch that a trial's score is of; infinity where the record does not say."""
     return float(record["best"].get("epoch", math.inf))
+
+
+def constant_value(record: Mapping[str, Any]) -> float | None:
+    """Return the reported score of the constant answer: the selection metric on the first validation set, for MNLI over both.
+
+    None where the record does not hold it.
+    """
+    constant = record["data"].get("constant")
+    if not constant:
+        return None
+    scores = [float(values[record["selection"]["metric"]]) for values in constant.values()]
+    return fmean(scores) if record["task"] == "glue/mnli" else scores[0]
+
+
+def beats(score: float, constant: float | None) -> bool | None:
+    """Return whether a score is above that of the constant answer; None where that is unknown."""
+    return None if constant is None else score > constant + _ROUNDING
 
 
 def pattern_of(record: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ def record(
     weights: str = "w" * 64,
     rules: str = "2of4",
     held: str = "2 of 4",
+    constant: float | dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """A record of schema 1 with the fields that the report reads."""
     metric = "mean" if len(metrics) > 1 else metrics[0]
@@ -45,6 +46,8 @@ def record(
         hashed["rho"] = {"value": rho, "schedule": "constant"}
     sparse = method != "dense"
     scores = reported or {"validation": {metric: value, "loss": 0.5}}
+    of_sets = constant if isinstance(constant, dict) else dict.fromkeys(scores, constant)
+    constants = {} if constant is None else {"constant": {name: {metric: score} for name, score in of_sets.items()}}
     heldout = selected is not None
     return {
         "schema": 1,
@@ -90,7 +93,14 @@ def record(
             "checked": [{"matrix": "a.weight", "zeros": 16, "exact": True}] if sparse else [],
             "exact": True,
         },
-        "data": {"layout": "hub", "digest": "d" * 64, "labels": [], "train_rows": 2490, "validation_rows": {}},
+        "data": {
+            "layout": "hub",
+            "digest": "d" * 64,
+            "labels": [],
+            "train_rows": 2490,
+            "validation_rows": {},
+            **constants,
+        },
         "model": {"digest": weights, "class": "Bert", "parameters": 100, "target_parameters": 32 if sparse else 0},
         "steps": 10,
         "tokens": 1000,

@@ -161,7 +161,7 @@ def test_csv_keeps_numbers_and_quotes_every_text(tmp_path: Path) -> None:
     write(tmp_path, negative, record("b", 0.6, model="a;=1+1"))
     text = to_csv(entry_frame(content(tmp_path).table))
     assert '"a;=1+1"' in text
-    (row,) = (row for row in csv.DictReader(io.StringIO(text)) if row["task"] == "glue/cola")
+    (row,) = (row for row in csv.DictReader(io.StringIO(text)) if (row["task"], row["method"]) == ("glue/cola", "asp"))
     assert (row["value"], row["trials"], row["hyperparameters"]) == ("-0.034", "1", "lr 1e-4, batch 32, seed 0")
     assert to_csv(pd.DataFrame({"-text": ["-3.4", "-3+4", "+"]})) == '"\'-text"\n"-3.4"\n"\'-3+4"\n"\'+"\n'
 
