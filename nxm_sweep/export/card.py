@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nxm_sweep.sparsity.manifest import Manifest
+from nxm_sweep.sweep.records import reported_scores
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$@])")
 _HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -76,14 +77,6 @@ def model_card(record: Mapping[str, Any], manifest: Manifest, *, licence: str | 
 def escape(value: Any) -> str:
     """Return a value as Markdown text that shows it and nothing else: one line, every sign of markup escaped."""
     return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
-
-
-def reported_scores(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return every metric of the model that was kept, by validation set."""
-    if "reported" in record:
-        return dict(record["reported"])
-    best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
-    return dict(best["pruned"] or best["unpruned"])
 
 
 def _metadata(record: Mapping[str, Any], manifest: Manifest, licence: str | None) -> ModelCardData:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.report.names import method_name, name
-from nxm_sweep.sweep.records import beats, constant_value, pattern_of, selected_value
+from nxm_sweep.sweep.records import (
+    beats,
+    constant_value,
+    pattern_of,
+    reported_scores,
+    reported_value,
+    selected_epoch,
+    selected_value,
+    unpruned_value,
+)
 
 Rows = dict[str, list[Any]]
 """Rows by frame: dictionaries for ``trials`` and ``problems``, else values in the order of :data:`COLUMNS`."""
@@ -41,14 +50,12 @@ def rows_of(folder: Path, path: Path, record: Mapping[str, Any]) -> Rows:
     key = {"folder": str(folder), "identity": str(record["identity"])}
     if key["identity"] != path.parent.name:
         raise ValueError(f"it is the record of trial {name(key['identity'])}")
-    best, sparsity = record["best"], record["sparsity"]
-    epoch = next(epoch for epoch in record["epochs"] if epoch["epoch"] == best["epoch"])
-    reported = record.get("reported") or epoch["pruned"] or epoch["unpruned"]
+    sparsity, epoch = record["sparsity"], selected_epoch(record)
     return {
         "trials": [{**_trial(record, epoch), **key, "path": str(path)}],
         "scores": [
             (*key.values(), name(part), name(metric), _number(score))
-            for part, values in reported.items()
+            for part, values in reported_scores(record).items()
             for metric, score in values.items()
         ],
         "epochs": [(*key.values(), *_epoch(entry)) for entry in record["epochs"]],
@@ -69,20 +76,21 @@ def rows_of(folder: Path, path: Path, record: Mapping[str, Any]) -> Rows:
 
 def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any]:
     best, model = record["best"], record["model"]
+    value, constant = _score(reported_value(record)), _number(constant_value(record))
     return {
         "task": name(record["task"]),
         "method": method_name(record["method"], (record.get("distillation") or {}).get("name")),
         "sparsity": name(pattern_of(record)),
         "sparsity_name": name(record["sparsity_name"]),
         "model": name(record["model_name"]),
-        "value": _score(best["value"]),
+        "value": value,
         "selected": _score(selected_value(record)),
         "selection": name(record["selection"].get("name", "dev")),
         "metric": name(record["selection"]["metric"]),
-        "constant": _number(constant_value(record)),
-        "beats_constant": beats(_score(best["value"]), _number(constant_value(record))),
+        "constant": constant,
+        "beats_constant": beats(value, constant),
         "epoch": int(best["epoch"]),
-        "unpruned": _number(best["unpruned_value"]),
+        "unpruned": _number(unpruned_value(record)),
         "residual": _number(epoch["relative_distance"]),
         "exact": bool(record["sparsity"]["exact"]),
         "seconds": float(record["seconds"]["total"]),

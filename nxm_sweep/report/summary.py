@@ -12,7 +12,14 @@ from rich.table import Table
 
 from nxm_sweep.notation import constraint_text, short
 from nxm_sweep.report.names import CONSTANT, MARK, METHOD_ORDER, place_in
-from nxm_sweep.sweep.records import beats, constant_value, pattern_of
+from nxm_sweep.sweep.records import (
+    beats,
+    constant_value,
+    pattern_of,
+    reported_value,
+    selected_epoch,
+    unpruned_value,
+)
 
 
 def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
@@ -41,7 +48,7 @@ def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) 
 def comparison(records: Iterable[Mapping[str, Any]], console: Console) -> None:
     """Print finished trials side by side: a table per task and model, a row per trial.
 
-    A score is the pruned model's at its best epoch; it is selected on the set that it is reported on.
+    A score is the reported one at the selected epoch; for MNLI it is the mean of m and mm.
     """
     cells = itertools.groupby(sorted(records, key=_order), key=lambda record: (record["task"], record["model_name"]))
     for (task, model), trials in cells:
@@ -71,19 +78,19 @@ def comparison(records: Iterable[Mapping[str, Any]], console: Console) -> None:
 
 def _row(record: Mapping[str, Any]) -> list[str]:
     config = record["config"]
-    best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
-    scores = [_number(best["selection"]) if best["pruned"] else "-", _number(best["unpruned_selection"])]
-    if beats(float(record["best"]["value"]), constant_value(record)) is False:
-        scores[0 if best["pruned"] else 1] += MARK
+    epoch, value = selected_epoch(record), reported_value(record)
+    pruned = bool(epoch["pruned"])
+    score = _number(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
     return [
         record["method"],
         pattern_of(record),
         short(config["learning_rate"]["value"]),
         str(config["training"]["batch_size"]),
         short(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
-        *scores,
-        str(best["epoch"]),
-        _number(best["relative_distance"], 3),
+        score if pruned else "-",
+        _number(unpruned_value(record)) if pruned else score,
+        str(epoch["epoch"]),
+        _number(epoch["relative_distance"], 3),
         f"{record['seconds']['total']:.0f}",
     ]
 

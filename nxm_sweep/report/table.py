@@ -245,7 +245,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         chosen = _best_settings(trials, names)
         seeds = chosen["seed"].nunique()
     of_sets = _scores(scores, chosen)
-    of_trials = of_sets.mean(axis=1).fillna(chosen["value"].astype(float)).to_numpy()
+    of_trials = chosen["value"].astype(float).to_numpy()
     value, low, high = float(of_trials.mean()), None, None
     text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
     if len(of_trials) > 1:

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 from nxm_sweep.errors import RecordError
@@ -102,8 +101,8 @@ def constant_value(record: Mapping[str, Any]) -> float | None:
     constant = record["data"].get("constant")
     if not constant:
         return None
-    scores = [float(values[record["selection"]["metric"]]) for values in constant.values()]
-    return fmean(scores) if record["task"] == "glue/mnli" else scores[0]
+    first = float(next(iter(constant.values()))[record["selection"]["metric"]])
+    return float(_counted(record, constant, first))
 
 
 def beats(score: float, constant: float | None) -> bool | None:
@@ -114,6 +113,44 @@ def beats(score: float, constant: float | None) -> bool | None:
 def pattern_of(record: Mapping[str, Any]) -> str:
     """Return what tables call a trial's pattern, from what its matrices hold."""
     return pattern_label((target["constraint"] for target in record["sparsity"]["targets"]), record["sparsity_name"])
+
+
+def reported_scores(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the selected model's scores: per validation set its metrics."""
+    epoch = selected_epoch(record)
+    return dict(record.get("reported") or epoch["pruned"] or epoch["unpruned"])
+
+
+def reported_value(record: Mapping[str, Any]) -> Any:
+    """Return the one score that a trial counts with: the selection metric on the first validation set.
+
+    For MNLI it is the mean over m and mm (GLUE's rule).
+    """
+    return _counted(record, reported_scores(record), record["best"]["value"])
+
+
+def unpruned_value(record: Mapping[str, Any]) -> Any:
+    """Return the same score of the unpruned model; None where the validation set was scored with the pruned one only."""
+    first = record["best"]["unpruned_value"]
+    return None if first is None else _counted(record, selected_epoch(record)["unpruned"], first)
+
+
+def _counted(record: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]], first: Any) -> Any:
+    if record["task"] != "glue/mnli":
+        return first
+    metric = record["selection"]["metric"]
+    values = [float(score[metric]) for score in scores.values() if score.get(metric) is not None]
+    return sum(values) / len(values) if values else first
+
+
+def selected_epoch(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry of the epoch whose model was selected.
+
+    Raises:
+        StopIteration: There is none.
+    """
+    epochs: Iterator[Mapping[str, Any]] = iter(record["epochs"])
+    return next(epoch for epoch in epochs if epoch["epoch"] == record["best"]["epoch"])
 
 
 def looks_whole(folder: Path) -> bool:

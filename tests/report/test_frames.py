@@ -199,3 +199,22 @@ def test_records_of_before_are_read() -> None:
     )
     row = next(row for row in make_table(report).rows if row.method == "nxm")
     assert row.entries["glue/rte"].value == best["best"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("task", "reported", "value"),
+    [
+        ("glue/mnli", {"matched": {"accuracy": 0.8}, "mismatched": {"accuracy": 0.9}}, 0.85),
+        ("glue/mnli", {"matched": {"accuracy": 0.8}, "mismatched": {"f1": 0.9}}, 0.8),
+        ("glue/mnli", {"matched": {"f1": 0.9}}, 0.8),  # no set has the metric: the record's own value
+        ("mine", {"first": {"accuracy": 0.8}, "second": {"accuracy": 0.9}}, 0.8),
+    ],
+)
+def test_a_trial_has_one_value_and_mnlis_is_the_mean_of_both_sets(
+    tmp_path: Path, task: str, reported: dict[str, dict[str, float]], value: float
+) -> None:
+    written = record("a", 0.8, task=task, reported=reported)
+    written["best"]["unpruned_value"] = 0.7
+    written["epochs"][0]["unpruned"] = {name: {"accuracy": 0.7} for name in reported}
+    (trial,) = read_report([write(tmp_path, written)]).trials.to_dict("records")
+    assert (trial["value"], trial["selected"], trial["unpruned"]) == (pytest.approx(value), 0.8, pytest.approx(0.7))
