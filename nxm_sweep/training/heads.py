@@ -105,7 +105,7 @@ def check_kept_head(folder: Path, config: PretrainedConfig, labels: tuple[str, .
             f"{'classification' if labels else 'regression'}",
             hint=_DRAW,
         )
-    names = [str(name) for _, name in sorted(config.id2label.items())]
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     if len(names) != max(1, len(labels)):
         raise ModelError(
             f"model.head=keep, but the checkpoint in {folder} has {len(names)} outputs and the task needs "
@@ -134,9 +134,10 @@ def _build_empty(config: PretrainedConfig, classes: int) -> Any:
     """The architecture's classifier without memory for its weights."""
     config = copy.deepcopy(config)
     config.num_labels = classes
+    build: Any = AutoModelForSequenceClassification.from_config  # untyped
     try:
         with torch.device("meta"):
-            model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+            model: nn.Module = build(config)
     except ValueError as error:
         raise ModelError(f"{type(config).__name__} has no sequence classifier in Transformers") from error
     return model

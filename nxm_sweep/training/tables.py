@@ -77,7 +77,7 @@ def read_glue_tsv(path: Path, layout: TsvLayout) -> GlueTable:
     lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
-    header = lines[0].split("\t") if layout.has_header and lines else list(range(layout.width))
+    header: list[Any] = lines[0].split("\t") if layout.has_header and lines else list(range(layout.width))
     missing = [name for name in layout.columns.values() if name not in header]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(map(str, header))}")
