@@ -115,7 +115,7 @@ def _write_records(output_dir: Path) -> None:
         folder = output_dir / "trials" / identity
         folder.mkdir(parents=True, exist_ok=True)
         record = {
-            "schema": 1,
+            "schema": 2,
             "identity": identity,
             "best": {"epoch": 1, "value": 0.5},
             "epochs": epochs,

@@ -161,7 +161,7 @@ def check_fit(settings: TrialSettings) -> None:
             )
     _check_distillation(settings.distillation)
     method = settings.method
-    if method.options and "options" not in METHODS[method.name].reads:
+    if method.options and "options" not in METHODS[method.name].read_settings(settings).get("method", {}):
         raise ConfigError(f"the method {method.name} reads no method.options but got {', '.join(method.options)}")
     for rule in settings.sparsity.rules:
         try:

@@ -99,7 +99,7 @@ class GradualSettings:
 
 @dataclass
 class MethodSettings:
-    """How the pattern is reached. Which of these a method reads stands at its class."""
+    """How the pattern is reached. Which of these are in use, a method's ``read_settings`` says."""
 
     name: str
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)

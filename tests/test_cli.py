@@ -137,7 +137,7 @@ def test_a_trial_ends_with_a_record_and_says_where(method: str, trained: dict[st
 def test_a_record_is_complete(method: str, trained: dict[str, tuple[Path, Answer]], tiny_model: Path) -> None:
     outputs, _ = trained[method]
     record = _record(outputs)
-    assert (record["schema"], record["task"], record["method"]) == (1, "demo/paraphrase", method)
+    assert (record["schema"], record["task"], record["method"]) == (2, "demo/paraphrase", method)
     assert record["sparsity_name"] == ("dense" if method == "dense" else "2of4")
     assert record["config"]["training"]["epochs"] == EPOCHS
     assert record["hashed"]["learning_rate"] == {"value": 0.005}

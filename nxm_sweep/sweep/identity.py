@@ -24,8 +24,8 @@ def identity_of(
 ) -> tuple[str, dict[str, Any]]:
     """Return a trial's identity (16 hexadecimal digits) and the values that it is the hash of.
 
-    Fields marked as outside identity are left out, as are the groups that the method does not read and what another
-    switch puts out of use. Data, model and teacher enter by their content, not by their names or places.
+    Fields marked as outside identity are left out, as is what the method does not read and what another switch puts out of
+    use. Data, model and teacher enter by their content, not by their names or places.
 
     Args:
         settings: Checked settings.
@@ -34,21 +34,25 @@ def identity_of(
         teacher_digest: Hash over the teacher's files; not looked at without distillation.
         carries_head: Whether the model's files hold a classifier head. If not, a new one is drawn in any case.
     """
+    kind = METHODS[settings.method.name]
+    read = kind.read_settings(settings)
     values = _hashed_fields(settings)
-    reads = METHODS[settings.method.name].reads
-    if "sparsity" not in reads:
+    values.pop("rho")
+    shared = values.pop("method")
+    method = {"name": shared["name"]}
+    if kind.sparse:
+        method["trained"] = shared["trained"]
+        if shared["importance"]["metric"] != "magnitude":
+            method["importance"] = shared["importance"]
+    else:
         values.pop("sparsity")
-        values["method"].pop("trained")
-    if "rho" not in reads:
-        values.pop("rho")
-    for name in {"admm", "sr_ste", "gradual", "options"} - reads:
-        values["method"].pop(name)
-    if "sparsity" not in reads or values["method"]["importance"]["metric"] == "magnitude":
-        values["method"].pop("importance")
+    values = {**read, **values, "method": {**read.get("method", {}), **method}}
     if values["selection"]["name"] == "dev":
         values.pop("selection")
     if settings.distillation.enabled:
         values["distillation"]["teacher"] = teacher_digest
+        if settings.task.problem == "regression":  # outputs are compared by their squared difference
+            values["distillation"].pop("temperature")
     else:
         values.pop("distillation")
     if values["training"]["devices"] == 1:
@@ -58,7 +62,6 @@ def identity_of(
     head = values.pop("model")["head"]
     if carries_head or head == "keep":
         values["model.head"] = head  # dotted, since "model" is the hash of its content
-    _drop_idle(values)
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     return hash_of(values), json.loads(canonical_json(values))
 
@@ -66,24 +69,6 @@ def identity_of(
 def hash_of(values: dict[str, Any]) -> str:
     """Return the identity that values have which :func:`identity_of` returned, numbers in them changed or not."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:16]
-
-
-def _drop_idle(values: dict[str, Any]) -> None:
-    """Leave out what another switch has put out of use."""
-    if values["task"]["problem"] == "regression":  # outputs are compared by their squared difference
-        values.get("distillation", {}).pop("temperature", None)
-    admm = values["method"].get("admm")
-    if admm is not None:
-        values.pop("rho" if admm["penalty"] == "decoupled" else "", None)
-        if admm["penalty"] == "gradient":
-            admm.pop("strength")
-        if admm["finish"] == "prune":
-            admm.pop("admm_fraction")
-        if admm["finish"] == "prune" or admm["frozen_support"] == "weights":
-            admm.pop("frozen_support")
-    for strength in (values.get("rho"), (admm or {}).get("strength")):
-        if strength is not None and strength["schedule"] == "constant":
-            strength.pop("start")
 
 
 def canonical_json(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +14,10 @@ from nxm_sweep.errors import RecordError
 from nxm_sweep.notation import pattern_label
 from nxm_sweep.sweep.files import write_json
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: the identity leaves out exactly what a method does not read, and ``mean_penalty_share`` replaces ``penalty_share``."""
 RESULT = "result.json"
+_AGAIN = "move it away to train the trial again"
 
 P = TypeVar("P")
 _ROUNDING = 1e-9  # two computations of one score differ by less
@@ -39,7 +42,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """Return a trial's record, or None if it has none.
 
     Raises:
-        RecordError: The file is damaged, or of a later version of this package.
+        RecordError: The file is damaged, of a later version of this package, or of an earlier one in which trials with other
+            outcomes shared its identity.
     """
     path = folder / RESULT
     try:
@@ -47,12 +51,34 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, OSError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read: {error}", hint="move it away to train the trial again") from error
+        raise RecordError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-        raise RecordError(f"{path} is not a record", hint="move it away to train the trial again")
+        raise RecordError(f"{path} is not a record", hint=_AGAIN)
     if record["schema"] > SCHEMA:
         raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
+    reason = _ambiguity(record)
+    if reason:
+        raise RecordError(f"{path} does not answer for its identity: {reason}", hint=_AGAIN)
     return record
+
+
+def _ambiguity(record: Mapping[str, Any]) -> str:
+    """Why the identity of a schema-1 record also stood for trials with another outcome; empty where it did not."""
+    if record["schema"] > 1:
+        return ""
+    schedule = _value_at(record, "config", "rho", "schedule")
+    if _value_at(record, "hashed", "method", "admm", "penalty") == "decoupled" and schedule not in {None, "constant"}:
+        return f"rho.schedule={schedule} has rescaled the dual of a decoupled penalty, which is now independent of rho"
+    finish = _value_at(record, "hashed", "method", "admm", "finish")
+    if _value_at(record, "hashed", "method", "name") == "nxm_refit" and finish == "prune":
+        return "method=nxm_refit with method.admm.finish=prune left method.admm.admm_fraction out of it"
+    return ""
+
+
+def _value_at(values: Any, *keys: str) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def selected_value(record: Mapping[str, Any]) -> float:
@@ -154,9 +180,11 @@ def selected_epoch(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def looks_whole(folder: Path) -> bool:
-    """Return whether a trial's record ends as one does: a quick look at what has been read before."""
+    """Return whether a trial's record begins and ends as one of this version: a quick look at what has been read before."""
     try:
         with (folder / RESULT).open("rb") as file:
+            if not re.match(rb'\{\s*"schema": ' + str(SCHEMA).encode() + rb"\b", file.read(64)):
+                return False
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
             return file.read().rstrip().endswith(b"}")
     except OSError:

@@ -18,12 +18,13 @@ def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
         SparsityError: A rule matches nothing, or a matrix does not divide into groups.
     """
     kind = METHODS[settings.method.name]
-    if "sparsity" not in kind.reads:
-        return kind.from_settings((), settings)
+    values = kind.read_settings(settings)
+    if not kind.sparse:
+        return kind.from_settings((), values)
     targets = select_targets(model, [_rule(rule) for rule in settings.sparsity.rules])
     if settings.method.trained == "targets":
         _freeze_the_rest(model, targets)
-    return kind.from_settings(targets, settings)
+    return kind.from_settings(targets, values)
 
 
 def _rule(rule: RuleSettings) -> Rule:

@@ -30,6 +30,16 @@ from nxm_sweep.settings import (
 )
 from nxm_sweep.sweep.identity import canonical_json, identity_of
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "outputs" / "examples"
+FIRST_VERSION = {
+    "decoupled": "113812364e3037ec",
+    "refit": "57d3a1742fa71c01",
+    "nxm_refit": "c58160663e6bd570",
+    "task": "42c119defe912c81",
+    "sr_ste": "f3ea44992cafe240",
+    "gradual": "8be6262e26768d18",
+}
+
 
 def _settings(method: str = "nxm") -> TrialSettings:
     return TrialSettings(
@@ -227,6 +237,7 @@ def test_a_switch_brings_into_the_identity_what_it_puts_to_use_and_drops_what_it
 
     assert hashed(by_input)["method"]["importance"] == {"metric": "input_norm", "rows": 128}
     assert hashed(frozen_z)["method"]["admm"]["frozen_support"] == "z"
+    assert hashed(frozen_z)["method"]["version"] == 2  # what it was the hash of before froze another support
     assert hashed(heldout)["selection"] == {"fraction": 0.1, "name": "heldout"}
     assert hashed(sr_ste)["method"] == {"name": "sr_ste", "sr_ste": {"decay": 0.0002}, "trained": "all"}
     assert hashed(gradual)["method"] == {"gradual": {"end_fraction": 0.5}, "name": "gradual", "trained": "all"}
@@ -234,6 +245,47 @@ def test_a_switch_brings_into_the_identity_what_it_puts_to_use_and_drops_what_it
     assert hashed(decoupled)["method"]["admm"]["strength"] == {"schedule": "linear", "start": 0, "value": 0.02}
     assert hashed(refit)["method"]["admm"]["admm_fraction"] == 0.5
     assert hashed(ramp)["rho"] == {"schedule": "linear", "start": 0, "value": 0.001}
+
+
+def test_what_is_one_outcome_is_one_identity() -> None:
+    def named(method: str, **changes: Any) -> str:
+        settings = _settings(method)
+        for key, value in changes.items():
+            holder = settings.rho if key == "schedule" else settings.method.admm
+            setattr(holder, key, value)
+        return _identity(settings)
+
+    decoupled = named("nxm", penalty="decoupled")
+    assert named("nxm", penalty="decoupled", clip="task") == decoupled
+    assert named("nxm", penalty="decoupled", schedule="linear") == decoupled
+    assert named("nxm_refit", finish="prune") == named("nxm_refit", finish="refit")
+    assert named("nxm_refit", finish="prune", admm_fraction=0.2) != named("nxm_refit", finish="prune")
+
+
+def test_identities_of_other_switches_are_those_of_the_first_version() -> None:
+    """Computed by the version before ``read_settings``; frozen_support=z and what shared an identity have new ones."""
+    found = {}
+    for name, method, changes in (
+        ("decoupled", "nxm", {"penalty": "decoupled"}),
+        ("refit", "nxm", {"finish": "refit"}),
+        ("nxm_refit", "nxm_refit", {"finish": "refit", "interval": 4, "interval_unit": "per_epoch"}),
+        ("task", "admm_unstructured", {"clip": "task"}),
+        ("sr_ste", "sr_ste", {}),
+        ("gradual", "gradual", {}),
+    ):
+        settings = _settings(method)
+        for key, value in changes.items():
+            setattr(settings.method.admm, key, value)
+        found[name] = _identity(settings)
+    assert found == FIRST_VERSION
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/trials/*/result.json")), ids=lambda path: path.parent.name)
+def test_committed_records_keep_their_identities(path: Path) -> None:
+    record = json.loads(path.read_text())
+    settings = settings_of(record["config"])
+    digests = {"data_digest": record["data"]["digest"], "model_digest": record["model"]["digest"]}
+    assert identity_of(settings, **digests) == (record["identity"], record["hashed"])
 
 
 @pytest.mark.parametrize(("data", "model"), [("other", "files"), ("rows", "other")])

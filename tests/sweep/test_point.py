@@ -86,7 +86,7 @@ def test_a_record_says_what_it_is_of(trials: Trials, settings: TrialSettings, tm
     identity, hashed = identity_of(settings, data_digest="rows", model_digest="files")
     assert trials.folders == [tmp_path / "trials" / identity]
     assert read_record(tmp_path / "trials" / identity) == record
-    assert (record["schema"], record["identity"], record["hashed"]) == (1, identity, hashed)
+    assert (record["schema"], record["identity"], record["hashed"]) == (2, identity, hashed)
     names = ("task", "method", "sparsity_name", "model_name")
     assert [record[name] for name in names] == ["demo/paraphrase", "asp", "2of4", "bert_base"]
     assert record["config"]["learning_rate"]["value"] == 3e-5

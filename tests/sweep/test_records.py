@@ -12,7 +12,15 @@ from typing import Any, NoReturn
 import pytest
 
 from nxm_sweep.errors import RecordError
-from nxm_sweep.sweep.records import RESULT, SCHEMA, read_record, read_records, trial_folder, write_record
+from nxm_sweep.sweep.records import (
+    RESULT,
+    SCHEMA,
+    looks_whole,
+    read_record,
+    read_records,
+    trial_folder,
+    write_record,
+)
 
 OLD: dict[str, Any] = {"schema": SCHEMA, "identity": "old", "epochs": [1, 2.5, None]}
 
@@ -105,7 +113,7 @@ def test_what_a_killed_writer_left_is_no_record(tmp_path: Path) -> None:
         (b'{"schema": "1"}', "is not a record"),
         (b'{"schema": null}', "is not a record"),
         (b"null", "is not a record"),
-        (b'{"schema": 2}', "has schema 2 but this version reads up to 1"),
+        (b'{"schema": 3}', "has schema 3 but this version reads up to 2"),
     ],
 )
 def test_a_file_that_is_not_a_record_is_one_line_with_a_way_out(content: bytes, message: str, tmp_path: Path) -> None:
@@ -139,3 +147,53 @@ def test_one_damaged_record_is_not_passed_over(tmp_path: Path) -> None:
     (damaged / RESULT).write_text("{")
     with pytest.raises(RecordError, match=str(damaged)):
         list(read_records(tmp_path))
+
+
+# --- records of schema 1 ----------------------------------------------------------------------------------------------
+
+
+def _trained(method: str, schedule: str = "constant", **admm: str) -> dict[str, Any]:
+    hashed = {"method": {"name": method, "admm": {"penalty": "gradient", "finish": "refit", **admm}}}
+    return {"schema": 1, "identity": "old", "hashed": hashed, "config": {"rho": {"schedule": schedule}}}
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (_trained("nxm", "linear", penalty="decoupled"), "rho.schedule=linear has rescaled the dual of a decoupled"),
+        (_trained("nxm_refit", "balanced", penalty="decoupled"), "rho.schedule=balanced has rescaled the dual"),
+        (_trained("nxm_refit", finish="prune"), "method.admm.finish=prune left method.admm.admm_fraction out of it"),
+    ],
+)
+def test_a_record_whose_identity_stood_for_other_outcomes_too_is_no_answer(
+    record: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    write_record(tmp_path, record)
+    with pytest.raises(RecordError, match=reason) as caught:
+        read_record(tmp_path)
+    assert caught.value.hint == "move it away to train the trial again"
+    write_record(tmp_path, {**record, "schema": 2})
+    assert read_record(tmp_path) == {**record, "schema": 2}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        _trained("nxm", penalty="decoupled"),
+        _trained("nxm", "linear"),
+        _trained("nxm", finish="prune"),
+        _trained("nxm_refit"),
+        {"schema": 1, "identity": "old", "hashed": {"method": {"name": "dense"}}},
+        {"schema": 1, "identity": "old", "hashed": [], "config": {"rho": 3}},
+    ],
+)
+def test_every_other_record_of_schema_1_is_read(record: dict[str, Any], tmp_path: Path) -> None:
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+
+
+def test_a_quick_look_does_not_pass_a_record_of_schema_1(tmp_path: Path) -> None:
+    write_record(tmp_path, {"schema": SCHEMA, "identity": "a"})
+    assert looks_whole(tmp_path)
+    write_record(tmp_path, {"schema": 1, "identity": "a"})
+    assert not looks_whole(tmp_path)  # it is read whole instead, and refused where its identity was ambiguous

@@ -365,28 +365,52 @@ def test_settings_become_the_method_they_name() -> None:
     assert {str(target.constraint) for target in built["admm_unstructured"].targets} == {"0.5 unstructured"}
 
 
+def switches_of(method: str, *overrides: str, **admm: Any) -> tuple[AdmmSwitches, Schedule]:
+    """The switches and the rho with which a method is built that is given these settings, and rho.value=3e-3."""
+    given = [f"method={method}", "rho.value=3e-3", *(f"method.admm.{name}={value}" for name, value in admm.items())]
+    built = build_method(compose_settings([*given, *overrides]), bert())
+    assert isinstance(built, Nxm)
+    return built.switches, built.rho
+
+
 def test_every_switch_of_the_settings_reaches_the_method() -> None:
-    admm: dict[str, Any] = {
-        "first_iteration": "zero_dual",
-        "clip": "task",
-        "interval": 7,
-        "interval_unit": "step",
-        "penalty": "decoupled",
-        "finish": "refit",
-        "admm_fraction": 0.25,
-    }
-    strength = ["value=0.5", "schedule=exponential", "start=0.1"]
-    method = build_method(
-        compose_settings(
-            [f"method.admm.{name}={value}" for name, value in admm.items()]
-            + [f"method.admm.strength.{setting}" for setting in strength]
-            + ["method=nxm", "rho.value=3e-3", "rho.start=1e-3", "rho.schedule=cosine"]
-        ),
-        bert(),
-    )
-    assert isinstance(method, Nxm)
-    assert method.switches == AdmmSwitches(**admm, strength=Schedule(0.5, "exponential", 0.1))
-    assert method.rho == Schedule(3e-3, "cosine", 1e-3)
+    admm: dict[str, Any] = {"first_iteration": "zero_dual", "clip": "task", "interval": 7, "interval_unit": "step"}
+    admm |= {"finish": "refit", "admm_fraction": 0.25, "frozen_support": "z"}
+    ramp = ["rho.start=1e-3", "rho.schedule=cosine"]
+    assert switches_of("nxm", *ramp, **admm) == (AdmmSwitches(**admm), Schedule(3e-3, "cosine", 1e-3))
+    strength = [f"method.admm.strength.{setting}" for setting in ("value=0.5", "schedule=exponential", "start=0.1")]
+    decoupled, rho = switches_of("nxm", *strength, penalty="decoupled")
+    assert decoupled == AdmmSwitches(penalty="decoupled", strength=Schedule(0.5, "exponential", 0.1))
+    assert rho == Schedule(0.0)  # not used
+
+
+def test_a_switch_that_is_out_of_use_stays_at_its_default() -> None:
+    strength = ["method.admm.strength.value=0.5"]
+    assert switches_of("nxm", *strength, admm_fraction=0.1, frozen_support="z")[0] == AdmmSwitches()
+    assert switches_of("nxm", clip="task", penalty="decoupled")[0] == AdmmSwitches(penalty="decoupled")
+    refit = switches_of("nxm_refit", finish="prune", admm_fraction=0.1, interval=1, interval_unit="epoch")[0]
+    assert refit == AdmmSwitches(finish="refit", admm_fraction=0.1)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential"])
+def test_the_decoupled_penalty_does_not_depend_on_rho(tmp_path: Path, schedule: str) -> None:
+    trained = []
+    for rho in (Schedule(0.5), Schedule(0.9, schedule, 0.1)):
+        model = bert()
+        method = Nxm(targets_of(model), rho, AdmmSwitches(penalty="decoupled", strength=Schedule(0.3)))
+        train(model, method, tmp_path)
+        trained.append((bits(model), method.iterations))
+    assert trained[0] == trained[1]
+
+
+def test_a_decoupled_checkpoint_in_which_rho_has_acted_is_refused() -> None:
+    target = Target("w", nn.Parameter(torch.randn(4, 8)), Pattern(2, 4))
+    method = Nxm([target], 0.5, AdmmSwitches(penalty="decoupled"))
+    method.start_(Budget(6, 3))
+    state = method.state_dict()
+    method.load_state_dict(state, Budget(6, 3), step=3)
+    with pytest.raises(SparsityError, match="the checkpoint is of an earlier version"):
+        method.load_state_dict({**state, "admm.rho": torch.tensor(0.5)}, Budget(6, 3), step=3)
 
 
 @pytest.mark.parametrize("name", ["nxm", "asp", "admm_unstructured"])

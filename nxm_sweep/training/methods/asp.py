@@ -17,8 +17,6 @@ class Asp(Masked):
     Source: NVIDIA's automatic sparsity (ASP), called "masked fine-tune" in NxMTransformer (Holmes et al., 2021).
     """
 
-    reads = frozenset({"sparsity"})
-
     @property
     def gap(self) -> float | None:
         return 0.0

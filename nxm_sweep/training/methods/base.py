@@ -61,11 +61,10 @@ class SparseMethod:
 
     Attributes:
         importance: What ranks the weights beside their magnitude; None is magnitude alone.
-        reads: Which of the settings ``sparsity``, ``rho``, ``admm``, ``sr_ste``, ``gradual`` and ``options`` can change its
-            outcome: only those enter an identity.
+        sparse: Whether it has targets. Nothing reads ``sparsity``, ``method.trained`` and ``method.importance`` without them.
     """
 
-    reads: ClassVar[frozenset[str]] = frozenset()
+    sparse: ClassVar[bool] = True
 
     def __init__(self, targets: Sequence[Target] = ()) -> None:
         self.targets = list(targets)
@@ -73,8 +72,23 @@ class SparseMethod:
         self.importance: Importance | None = None
 
     @classmethod
-    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
-        """Return the method that settings ask for; a method with parameters of its own overrides this."""
+    def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
+        """Return the settings in use, nested as in the configuration: ``{"method": {"gradual": {"end_fraction": 0.5}}}``.
+
+        The method is built from these values alone and the identity is the hash of them, so a setting that is left out cannot
+        change the outcome. Which keys are in use may depend on words among the settings, such as another switch, but not on
+        numbers: a sweep looks once per combination of words.
+        """
+        return {}
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], values: Mapping[str, Any]) -> Self:
+        """Return the method over ``targets``.
+
+        Args:
+            targets: The matrices that the pattern applies to.
+            values: What :meth:`read_settings` returned.
+        """
         return cls(targets)
 
     @staticmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -32,8 +33,6 @@ class Gradual(Masked):
     Source: Zhu and Gupta (2017), "To prune, or not to prune"; the stages of an N:M pattern are our choice.
     """
 
-    reads = frozenset({"sparsity", "gradual"})
-
     def __init__(self, targets: Sequence[Target], end_fraction: float = 0.5) -> None:
         super().__init__(targets)
         if not 0.0 <= end_fraction <= 1.0:
@@ -43,8 +42,12 @@ class Gradual(Masked):
         self._step, self._budget = 0, Budget(1, 1)
 
     @classmethod
-    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
-        return cls(targets, settings.method.gradual.end_fraction)
+    def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
+        return {"method": {"gradual": dataclasses.asdict(settings.method.gradual)}}
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], values: Mapping[str, Any]) -> Self:
+        return cls(targets, **values["method"]["gradual"])
 
     @property
     def prunes(self) -> bool:

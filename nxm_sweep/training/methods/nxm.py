@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
-from nxm_sweep.settings import AdmmSettings, StrengthSettings, TrialSettings
+from nxm_sweep.settings import StrengthSettings, TrialSettings
 from nxm_sweep.sparsity import Admm, Masking, Schedule, Target
 from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
 
@@ -26,7 +26,7 @@ class AdmmSwitches:
         interval: Epochs or steps between Z and dual steps, or how many of them an epoch has.
         interval_unit: ``epoch``, ``step`` or ``per_epoch``.
         penalty: ``gradient`` (through the optimizer) or ``decoupled`` (``W <- W - s (W - Z + U)`` after its step).
-        strength: ``s`` of the decoupled penalty, in [0, 1].
+        strength: ``s`` of the decoupled penalty, in [0, 1]; it takes the place of rho, which is not used then.
         finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
         admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
         frozen_support: The support that is frozen: that of P(W) (``weights``) or of the last Z = P(W + U) (``z``).
@@ -57,25 +57,17 @@ class AdmmSwitches:
         if not 0.0 <= self.admm_fraction <= 1.0:
             raise SparsityError(f"admm_fraction must lie in [0, 1] but got {self.admm_fraction}")
 
-    @classmethod
-    def from_settings(cls, admm: AdmmSettings) -> Self:
-        """Return the switches that settings ask for."""
-        values = {field.name: getattr(admm, field.name) for field in dataclasses.fields(admm)}
-        return cls(**{**values, "strength": _schedule(admm.strength)})
-
 
 class Nxm(SparseMethod):
     """N:M sparsity by ADMM during fine-tuning.
 
     Args:
         targets: What is constrained.
-        rho: Strength of the penalty over the run; a float is a constant.
+        rho: Strength of the penalty over the run; a float is a constant. Not used by the decoupled penalty.
         switches: The open points of the paper.
 
     Source: NxMTransformer (Holmes et al., 2021).
     """
-
-    reads = frozenset({"sparsity", "rho", "admm"})
 
     def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
         super().__init__(targets)
@@ -88,8 +80,30 @@ class Nxm(SparseMethod):
         self._penalty_share: float | None = None  # in the latest step before an iteration
 
     @classmethod
-    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
-        return cls(targets, _schedule(settings.rho), AdmmSwitches.from_settings(settings.method.admm))
+    def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
+        """Return rho and the switches, less those that another switch puts out of use: these stay at their defaults."""
+        admm = dataclasses.asdict(settings.method.admm)
+        read: dict[str, Any] = {"method": {"admm": admm}}
+        if admm["penalty"] == "decoupled":
+            admm["strength"] = _read_strength(settings.method.admm.strength)
+            admm["clip"] = "total"  # idle; no trial may lose the identity that it got with this default in it
+        else:
+            del admm["strength"]
+            read["rho"] = _read_strength(settings.rho)
+        if admm["finish"] == "prune":
+            del admm["admm_fraction"]
+        if admm["finish"] == "prune" or admm["frozen_support"] == "weights":
+            del admm["frozen_support"]
+        else:
+            read["method"]["version"] = 2  # in the first, `z` froze another support
+        return read
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], values: Mapping[str, Any]) -> Self:
+        admm = {**values["method"]["admm"]}
+        if "strength" in admm:
+            admm["strength"] = _schedule(admm["strength"])
+        return cls(targets, _schedule(values["rho"]) if "rho" in values else 0.0, AdmmSwitches(**admm))
 
     @property
     def admm(self) -> Admm:
@@ -158,6 +172,11 @@ class Nxm(SparseMethod):
             self._admm, self._masking = None, Masking(self.targets)
             self._masking.load_state_dict(masks)
             return
+        if self.switches.penalty == "decoupled" and float(state["admm.rho"]) != 0.0:
+            raise SparsityError(
+                "the checkpoint is of an earlier version, in which rho acted on the decoupled penalty",
+                hint="remove the trial's folder `work` to train it from the start",
+            )
         self._admm, self._masking = Admm(self.targets, self._rho_now()), None
         self._admm.load_state_dict({name.removeprefix("admm."): value for name, value in state.items()})
 
@@ -165,7 +184,7 @@ class Nxm(SparseMethod):
         return min(1.0, self._step / max(1, self._budget.steps))
 
     def _rho_now(self) -> float:
-        return self.rho.at(self._progress())
+        return 0.0 if self.switches.penalty == "decoupled" else self.rho.at(self._progress())
 
     def _is_due(self, step: int) -> bool:
         """Whether a Z and a dual step follow optimizer step ``step``; by epochs: once that epoch has ended."""
@@ -202,8 +221,14 @@ class Nxm(SparseMethod):
             self._masking, self._admm = Masking(self.targets, masks), None
 
 
-def _schedule(strength: StrengthSettings) -> Schedule:
-    return Schedule(strength.value, strength.schedule, strength.start)
+def _read_strength(strength: StrengthSettings) -> dict[str, Any]:
+    """What is read of a strength: a constant has no start."""
+    values = {"value": strength.value, "schedule": strength.schedule}
+    return values if strength.schedule == "constant" else {**values, "start": strength.start}
+
+
+def _schedule(values: Mapping[str, Any]) -> Schedule:
+    return Schedule(values["value"], values["schedule"], values.get("start", 0.0))
 
 
 def _gradient_norm(targets: Sequence[Target]) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Schedule, Target
 from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
 
@@ -20,6 +22,12 @@ class NxmRefit(Nxm):
         rho: As for :class:`Nxm`.
         switches: As for :class:`Nxm`; the finish is ``refit`` whatever they say.
     """
+
+    @classmethod
+    def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
+        admm = dataclasses.replace(settings.method.admm, finish="refit")
+        method = dataclasses.replace(settings.method, admm=admm)
+        return super().read_settings(dataclasses.replace(settings, method=method))
 
     def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
         super().__init__(targets, rho, dataclasses.replace(switches or AdmmSwitches(), finish="refit"))

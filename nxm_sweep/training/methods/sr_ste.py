@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -27,8 +28,6 @@ class SrSte(SparseMethod):
     Source: Zhou et al. (2021), "Learning N:M fine-grained structured sparse neural networks from scratch"; 2e-4 there.
     """
 
-    reads = frozenset({"sparsity", "sr_ste"})
-
     def __init__(self, targets: Sequence[Target], decay: float = 2e-4) -> None:
         super().__init__(targets)
         if not 0.0 <= decay < float("inf"):
@@ -37,8 +36,12 @@ class SrSte(SparseMethod):
         self._unpruned: list[Tensor] = []  # W while the model holds P(W), from the first micro-batch to before_clip_
 
     @classmethod
-    def from_settings(cls, targets: Sequence[Target], settings: TrialSettings) -> Self:
-        return cls(targets, settings.method.sr_ste.decay)
+    def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
+        return {"method": {"sr_ste": dataclasses.asdict(settings.method.sr_ste)}}
+
+    @classmethod
+    def from_settings(cls, targets: Sequence[Target], values: Mapping[str, Any]) -> Self:
+        return cls(targets, **values["method"]["sr_ste"])
 
     @property
     def prunes(self) -> bool:
