@@ -83,6 +83,7 @@ ELSEWHERE = {  # settings that are not trained with here, and why
         *(f"distillation.{name}" for name in ("weight", "temperature", "logits", "hidden", "attention")),
     ),
     "hashed: needs several processes": ("training.devices",),
+    "hashed where the checkpoint holds a head (tests/training/test_heads.py)": ("model.head",),
     "hashed: each method is a case here": ("method.name",),
 }
 DECOUPLED = {"method.admm.penalty": "decoupled"}
