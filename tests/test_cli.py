@@ -147,7 +147,10 @@ def test_a_record_is_complete(method: str, trained: dict[str, tuple[Path, Answer
     assert [entry["step"] for entry in record["epochs"]] == [4, 8]
     assert record["resumed_from_step"] is None
     assert record["versions"]["torch"] == torch.__version__
-    assert set(record["seconds"]) >= {"prepare", "load_model", "train", "evaluate", "total"}
+    seconds = record["seconds"]
+    assert set(seconds) >= {"prepare", "load_model", "train", "train_cpu", "evaluate", "total"}
+    assert seconds["train_cpu"] > 0
+    assert seconds["total"] == pytest.approx(sum(seconds[part] for part in set(seconds) - {"train_cpu", "total"}))
     best = max(record["epochs"], key=lambda entry: entry["selection"])
     assert (record["best"]["epoch"], record["best"]["value"]) == (best["epoch"], best["selection"])
 

@@ -41,10 +41,11 @@ class Report:
             (reported), ``selected`` (selected by), ``rank`` in its cell (1 is the best), ``selection`` (``dev`` or
             ``heldout``), ``metric``, ``constant`` (the constant answer's score; NaN: unknown), ``beats_constant`` (None:
             unknown), ``epoch``, ``unpruned``, ``residual``, ``exact``, ``sparsity_name`` (of the rules; ``sparsity`` is what
-            the matrices hold), ``seconds``, ``seconds_per_step``, ``steps``, ``tokens``, ``train_rows``, ``data``,
-            ``weights``, ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``commit``,
-            ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does not read one. A
-            name that stands for several things has an addition in brackets, as have methods with a teacher.
+            the matrices hold), ``seconds``, ``seconds_per_step`` and ``cpu_per_step`` (of training; NaN: unknown), ``steps``,
+            ``tokens``, ``train_rows``, ``data``, ``weights``, ``rules`` (digests), ``parameters``, ``target_parameters``,
+            ``cost_of_prune``, ``device``, ``machine``, ``commit``, ``versions``, ``finished``, ``path`` and one column per
+            hashed setting. NaN where the method does not read one. A name that stands for several things has an addition in
+            brackets, as have methods with a teacher.
         scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.

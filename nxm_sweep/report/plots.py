@@ -1,20 +1,20 @@
-"""Pictures of scores: by method and task, against rho, learning rate, batch size, number of trials and cost."""
+"""Pictures of scores: by method and task, against rho, learning rate, batch size and number of trials."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from nxm_sweep.notation import short
+from nxm_sweep.report.cost import cost
 from nxm_sweep.report.curves import curves
-from nxm_sweep.report.drawing import INK, Panel, Picture, drawing, panel, rates, shown
+from nxm_sweep.report.drawing import INK, Panel, Picture, drawing, panel, rates
 from nxm_sweep.report.frames import CELL, Report
-from nxm_sweep.report.scores import SAID, cells_of, scores
+from nxm_sweep.report.scores import cells_of, scores
 from nxm_sweep.report.series import PANELS, Sheet, picture, places, series
 from nxm_sweep.report.statistics import Statistics
 from nxm_sweep.report.table import Table
@@ -38,7 +38,7 @@ def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
         heat_map(shown_trials),
         *before,
         expected_best(expected.assign(value=100 * expected["value"])),
-        cost(shown_trials),
+        cost(shown_trials, [name for name in report.hyperparameters() if name != "seed"]),
         *after,
     ]
     if len(shown_trials) < len(trials):
@@ -164,41 +164,7 @@ def expected_best(expected: pd.DataFrame) -> Picture:
     return sheet.draw(expected, mark, words)
 
 
-def cost(trials: pd.DataFrame) -> Picture:
-    """Draw every trial's seconds against its score, and the front of those that nothing cheaper reaches."""
-    sheet = Sheet("cost", "Cost against score", "cost (seconds of one trial)", "score times 100")
-    trials = trials.dropna(subset=["value", "seconds"]) if "seconds" in trials else trials.head(0)
-    if len(trials) < 2:
-        return sheet.without("fewer than two trials have a score and a time")
-
-    def mark(axes: Axes, group: pd.DataFrame) -> str:
-        for row in series(group):
-            dots = _thinned(row.frame, 60)
-            axes.plot(dots["seconds"], dots["value"], linestyle="none", label=row.label, **row.look.marks())
-        front = pareto(group)
-        axes.step(front["seconds"], front["value"], where="post", color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
-        ring: dict[str, Any] = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": INK}
-        axes.plot(front["seconds"], front["value"], linestyle="none", label="Pareto front", **ring)
-        members = [
-            f"{shown(row.method)} {row.value:.1f} in {row.seconds:.0f} s" for row in front.head(SAID).itertuples()
-        ]
-        return f"Pareto front: {'; '.join(members)}"
-
-    words = (
-        "Ringed: no other is as cheap and as good. At most some 60 trials a method are drawn. "
-        "Seconds are wall-clock, of machines that may have been shared."
-    )
-    return sheet.draw(trials, mark, words)
-
-
 def _thinned(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     """At most some ``most`` trials, evenly over their scores from the best on: a picture of ten thousand says no more."""
     frame = frame.sort_values("value", ascending=False, kind="stable")
     return frame.iloc[:: -(-len(frame) // most)]
-
-
-def pareto(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials than which no other is as cheap and as good and better in one of them; cheapest first."""
-    ordered = trials.sort_values(["seconds", "value"], ascending=[True, False], kind="stable")
-    before = ordered["value"].astype(float).cummax().shift(fill_value=-np.inf)
-    return ordered[ordered["value"] > before]

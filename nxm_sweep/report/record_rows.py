@@ -95,6 +95,7 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
         "exact": bool(record["sparsity"]["exact"]),
         "seconds": float(record["seconds"]["total"]),
         "seconds_per_step": float(record["seconds"]["train"]) / max(1, int(record["steps"])),
+        "cpu_per_step": _cpu_per_step(record),
         "steps": int(record["steps"]),
         "tokens": int(record["tokens"]),
         "train_rows": int(record["data"]["train_rows"]),
@@ -105,11 +106,17 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
         "target_parameters": int(model["target_parameters"]),
         "cost_of_prune": _number((record.get("last_prune") or {}).get("cost")),
         "device": name(record["hardware"].get("gpu") or record["hardware"]["device"]),
+        "machine": json.dumps({name(key): name(value) for key, value in sorted(record["hardware"].items())}),
         "commit": name(record["git_commit"] or ""),
         "versions": json.dumps({name(key): name(value) for key, value in sorted(record["versions"].items())}),
         "finished": name(record["finished"]),
         **_settings(record["hashed"]),
     }
+
+
+def _cpu_per_step(record: Mapping[str, Any]) -> float | None:
+    spent = _number(record["seconds"].get("train_cpu"))
+    return None if spent is None else spent / max(1, int(record["steps"]))
 
 
 def _epoch(entry: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from nxm_sweep.report.frames import CELL, RULES, Report
@@ -242,15 +243,14 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         seeds = 1
     else:
         names = [name for name in names if name != "seed"]
-        chosen = _best_settings(trials, names)
+        chosen = best_settings(trials, names)
         seeds = chosen["seed"].nunique()
     of_sets = _scores(scores, chosen)
     of_trials = chosen["value"].astype(float).to_numpy()
     value, low, high = float(of_trials.mean()), None, None
     text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
     if len(of_trials) > 1:
-        spread = float(of_trials.std(ddof=1)) / len(of_trials) ** 0.5
-        reach = float(student.ppf(0.975, len(of_trials) - 1)) * spread
+        reach = half_interval(of_trials)
         low, high = value - reach, value + reach
         text += f" ± {100 * reach:.1f}"
     constant = fmean(chosen["constant"]) if chosen["constant"].notna().all() else None
@@ -273,8 +273,18 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
     )
 
 
-def _best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The trials of the hyperparameters with the best mean selecting score, of those with the most seeds."""
+def half_interval(values: NDArray[np.float64]) -> float:
+    """Return half of Student's 95% interval of the mean of two values or more."""
+    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+
+
+def best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the trials of a cell's settings with the best mean selecting score, of those with the most seeds.
+
+    Args:
+        trials: A cell's, in the order of the grid.
+        names: Of the settings, without the seed.
+    """
     present = [name for name in names if name in trials]
     groups = [group for _, group in trials.groupby(present, dropna=False, sort=False)] if present else [trials]
     most = max(group["seed"].nunique() for group in groups)

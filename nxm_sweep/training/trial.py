@@ -165,7 +165,7 @@ def run_trial(
         "steps": trainer.state.global_step,
         "tokens": int(trainer.state.num_input_tokens_seen),
         "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
-        "seconds": seconds | {"total": sum(seconds.values())},
+        "seconds": seconds | {"total": sum(seconds.values()), **trainer.cpu_seconds},
         "hardware": hardware(trainer.args.device),
         "versions": versions(),
     }

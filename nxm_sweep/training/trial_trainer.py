@@ -59,8 +59,8 @@ class TrialTrainer(RankTrainer):
         self.add_callback(self._progress)
         self.add_callback(Watched(watch))
         report_into(self, work.parent)
-        self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}}
-        self._mark = time.perf_counter()
+        self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}, "train_cpu": 0.0}
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -72,6 +72,15 @@ class TrialTrainer(RankTrainer):
         """Seconds of training, evaluation and saving, those before an interruption included."""
         return dict(self.carried["seconds"])
 
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds of training over all threads of this process, as ``train_cpu``, those before an interruption included.
+
+        Empty where they are not known: a checkpoint of an earlier version did not count them, or other ranks spent some.
+        """
+        spent = self.carried.get("train_cpu")
+        return {} if spent is None or ranks.count() > 1 else {"train_cpu": spent}
+
     def optimizer_steps(self) -> int:
         """Return how many optimizer steps the whole run takes."""
         batches = len(self.get_train_dataloader())
@@ -79,7 +88,7 @@ class TrialTrainer(RankTrainer):
 
     def run(self, checkpoint: Path | None) -> None:
         """Train from the start or from a checkpoint."""
-        self._mark = time.perf_counter()
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
         if checkpoint is not None:
             self._console.print(f"continuing after step {checkpoint.name.rpartition('-')[2]}", highlight=False)
         try:
@@ -150,9 +159,11 @@ class TrialTrainer(RankTrainer):
 
     def _lap(self, phase: str) -> None:
         """Count the time since the last lap as ``phase``."""
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         self.carried["seconds"][phase] += now - self._mark
-        self._mark = now
+        if phase == "train" and "train_cpu" in self.carried:
+            self.carried["train_cpu"] += cpu - self._cpu_mark
+        self._mark, self._cpu_mark = now, cpu
 
     def _entry(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         targets = self.sparse_method.targets

@@ -29,6 +29,9 @@ def record(
     rules: str = "2of4",
     held: str = "2 of 4",
     constant: float | dict[str, float] | None = None,
+    cpu: float | None = None,
+    gpu: str = "",
+    machine: str = "x86_64",
 ) -> dict[str, Any]:
     """A record of schema 1 with the fields that the report reads."""
     metric = "mean" if len(metrics) > 1 else metrics[0]
@@ -104,8 +107,8 @@ def record(
         "model": {"digest": weights, "class": "Bert", "parameters": 100, "target_parameters": 32 if sparse else 0},
         "steps": 10,
         "tokens": 1000,
-        "seconds": {"train": 20.0, "total": 30.0},
-        "hardware": {"device": "cpu", "gpu": ""},
+        "seconds": {"train": 20.0, "total": 30.0} | ({} if cpu is None else {"train_cpu": cpu}),
+        "hardware": {"device": "cuda:0" if gpu else "cpu", "gpu": gpu, "machine": machine},
         "versions": VERSIONS,
         "config": {},
         "hashed": hashed,

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nxm_sweep.report.cost import cost
 from nxm_sweep.report.curves import by_group, kept, pruned_and_unpruned, residual
 from nxm_sweep.report.drawing import Picture, look, order
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.names import METHOD_ORDER
-from nxm_sweep.report.plots import cost, draw, expected_best, heat_map, pareto, sensitivity
+from nxm_sweep.report.plots import draw, expected_best, heat_map, sensitivity
 from nxm_sweep.report.scores import cells_of, scores
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
@@ -43,6 +44,12 @@ def trials(methods: tuple[str, ...] = ("dense", "asp", "nxm"), tasks: tuple[str,
             "rho.value": rho if method == "nxm" else np.nan,
             "seed": 0,
             "seconds": 100.0 + place,
+            "seconds_per_step": np.nan,
+            "cpu_per_step": 2.0 + place / 10,
+            "device": "cpu",
+            "machine": "here",
+            "versions": "1",
+            "epoch": 1,
             "value": 50.0 + place + 0.25,
             "selected": 0.5 + place / 100,
         }
@@ -101,7 +108,7 @@ ALL: dict[str, Callable[[], Picture]] = {
     "residual": lambda: residual(epochs()),
     "pruned-and-unpruned": lambda: pruned_and_unpruned(epochs()),
     "expected-best": lambda: expected_best(expected()),
-    "cost": lambda: cost(trials()),
+    "cost": lambda: cost(trials(), ["learning_rate.value", "training.batch_size", "rho.value"]),
     "kept": lambda: kept(matrices((100, 120, 150))),
     "distance-by-group": lambda: by_group(iterations(), "distance", "Relative residual", "ratio"),
     "support-flips-by-group": lambda: by_group(iterations(), "support_flips", "Flips", "share"),
@@ -151,7 +158,7 @@ def test_both_axes_are_labelled(name: str) -> None:
         "residual": {"epoch", "||W - P(W)|| / ||W|| (ratio)"},
         "pruned-and-unpruned": {"epoch", "score times 100 (accuracy)"},
         "expected-best": {"trials drawn (count)", "expected best times 100"},
-        "cost": {"cost (seconds of one trial)", "score times 100 (accuracy)"},
+        "cost": {"CPU seconds per step,", "relative to dense", "score times 100 (accuracy)"},
         "kept": {"layer", "kept (% of the weights)"},
     }
     assert labels[name] <= words
@@ -162,20 +169,6 @@ def test_no_two_methods_share_a_colour_or_a_marker() -> None:
     assert len({one.color for one in looks}) == len({one.marker for one in looks}) == len(METHOD_ORDER)
     assert len({str(one.line) for one in looks}) == len(METHOD_ORDER)
     assert order([*reversed(METHOD_ORDER), "mine"])[-1] == "mine"
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_front_is_what_no_other_trial_dominates(seed: int) -> None:
-    numbers = np.random.default_rng(seed).integers(0, 12, size=(40, 2))
-    frame = pd.DataFrame(numbers, columns=["seconds", "value"])
-    points = [tuple(map(int, point)) for point in numbers]
-    free = {
-        (seconds, value)
-        for seconds, value in points
-        if not any(s <= seconds and v >= value and (s, v) != (seconds, value) for s, v in points)
-    }
-    front = pareto(frame)
-    assert [tuple(map(int, row)) for row in front.itertuples(index=False)] == sorted(free)
 
 
 def test_a_tile_shows_the_score_of_the_trial_that_was_selected() -> None:
@@ -218,7 +211,9 @@ def test_groups_are_compared_at_the_last_iteration() -> None:
         (lambda: residual(epochs().assign(residual=np.nan)), "no trial measured its distance"),
         (lambda: pruned_and_unpruned(epochs().head(0)), "no trial has an epoch's score"),
         (lambda: expected_best(expected().query("trials == 1")), "no cell has two trials"),
-        (lambda: cost(trials().head(1)), "fewer than two trials"),
+        (lambda: cost(trials(("dense",)), []), "no trial can be held against a dense one of the same machine"),
+        (lambda: cost(trials(("asp", "nxm")), []), "no trial can be held against a dense one of the same machine"),
+        (lambda: cost(trials().assign(cpu_per_step=np.nan), []), "no record holds the CPU seconds of its training"),
         (lambda: kept(matrices(())), "no trial pruned a matrix"),
         (lambda: by_group(iterations().query("group == 'all'"), "distance", "t", "x"), "by group of matrices"),
     ],
@@ -234,8 +229,9 @@ def test_a_picture_without_data_is_left_out_and_says_why(picture: Callable[[], P
 )
 def test_a_name_of_any_kind_is_drawn_short_and_escaped(name: str) -> None:
     frame = trials((name,)).assign(task=name, model=name, sparsity=name, metric=name)
+    dense = frame.assign(method="dense", sparsity="dense")
     for picture in (
-        cost(frame),
+        cost(pd.concat([dense, frame], ignore_index=True), []),
         heat_map(frame),
         scores(frame.head(1).assign(low=1.0, high=2.0, scores=pd.Series([()]))),
     ):
@@ -260,18 +256,19 @@ def test_ids_are_unique_over_all_pictures() -> None:
 def test_a_panel_holds_the_best_methods_and_patterns_alone_and_says_so(tmp_path: Path) -> None:
     patterns = [f"{place + 1}of16" for place in range(12)]
     for place, pattern in enumerate(patterns):
-        write(tmp_path, record(f"{place:02}", 0.5 + 0.01 * place, rules=pattern, held=f"{place + 1} of 16"))
+        held = {"rules": pattern, "held": f"{place + 1} of 16"}
+        write(tmp_path, *(record(f"{place:02}{seed}", 0.5 + 0.01 * place, seed=seed, **held) for seed in range(2)))
     report = read_report([tmp_path])
     table = make_table(report)
     pictures = {picture.name: picture for picture in draw(report, table, compare(report, table))}
-    drawn = {text.removeprefix("asp ") for text in texts(pictures["cost"]) if text.startswith("asp ")}
+    drawn = {text.removeprefix("asp ") for text in texts(pictures["expected-best"]) if text.startswith("asp ")}
     assert drawn == set(patterns[2:])
-    assert pictures["cost"].words.endswith("Of each task's methods and patterns the best 10 are drawn.")
+    assert "Of each task's methods and patterns the best 10 are drawn." in pictures["expected-best"].words
     assert {text.removeprefix("asp ") for text in texts(pictures["scores"]) if text.startswith("asp ")} == set(patterns)
 
 
 def test_many_panels_are_cut_and_counted() -> None:
-    picture = cost(trials(("asp",), tuple(f"task{place:02}" for place in range(14))))
+    picture = cost(trials(("dense", "asp"), tuple(f"task{place:02}" for place in range(14))), [])
     assert len(picture.panels) == 9
     assert picture.words.endswith("The first 9 of 14 panels are drawn.")
 
@@ -279,7 +276,11 @@ def test_many_panels_are_cut_and_counted() -> None:
 def test_every_picture_of_a_report_is_there_and_scores_are_times_100(tmp_path: Path) -> None:
     write(
         tmp_path,
-        *(record(f"{method}{lr}", 0.6, method=method, lr=lr) for method in ("asp", "dense") for lr in (1e-4, 2e-4)),
+        *(
+            record(f"{method}{lr}", 0.6, method=method, lr=lr, cpu=9.0)
+            for method in ("asp", "dense")
+            for lr in (1e-4, 2e-4)
+        ),
     )
     report = read_report([tmp_path])
     table = make_table(report)
