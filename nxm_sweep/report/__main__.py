@@ -103,7 +103,7 @@ def _content(folder: Path, by: str) -> Content:
             f"{folder} holds no usable record ({kinds})", hint=f"{first['identity']}: {first['reason']}".strip(": ")
         )
     table = make_table(report, by)
-    return Content(report, table, compare(report, table))
+    return Content(report, table, compare(report))
 
 
 def _show(arguments: argparse.Namespace, console: Console) -> None:
@@ -174,7 +174,9 @@ def _show_trials(folders: Sequence[Path], console: Console) -> None:
         raise RecordError(f"{folders[0]} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
     found = (read_record(Path(path).parent) for path in report.trials["path"])
     comparison([record for record in found if record is not None], console)
-    console.print("A score is the best epoch's on the set it is reported on: optimistic, as in the paper.")
+    console.print(
+        "A score is that of the selected epoch: optimistic, as in the paper, unless held-out rows selected it."
+    )
     _say_problems(report, console)
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from nxm_sweep.notation import short
 from nxm_sweep.report.frames import CELL, Report
-from nxm_sweep.report.pairs import ENOUGH
 from nxm_sweep.report.predictions import is_constant
 
 _AXES = ("learning_rate.value", "rho.value")  # others only where three values or more were tried
@@ -18,6 +17,7 @@ _DEVIATIONS, _LOSS = (
     10.0,
     0.05,
 )  # median absolute deviations, and in the metric's unit: below both lies a seed that failed
+_FEW = 6  # seeds below which a difference's distribution cannot be looked at
 _NOT_AXES = ("seed", "training.batch_size")
 
 
@@ -25,13 +25,11 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
     """Yield the warnings: too few seeds, constant scores, seeds that failed, best values at an axis's edge."""
     trials = report.trials
     compared = differences[differences["n"] > 0]
-    if len(compared) and (fewest := int(compared["n"].min())) < ENOUGH:
-        most = min(int(compared["n"].max()), ENOUGH - 1)
+    if len(compared) and (fewest := int(compared["n"].min())) < _FEW:
+        most = min(int(compared["n"].max()), _FEW - 1)
         counts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        yield (
-            f"Differences rest on {counts} seed{'s' if most > 1 else ''}: the p of a paired permutation test over n seeds "
-            f"cannot fall below 2/2^n, so fewer than {ENOUGH} seeds cannot reach p < 0.05."
-        )
+        why = "Student's interval over so few assumes normal differences: a seed that fails now and then is not in it."
+        yield f"Differences rest on {counts} seed{'s' if most > 1 else ''}: {'there is no test.' if most == 1 else why}"
     yield from _collapsed(trials)
     yield from _failed(trials, [name for name in report.hyperparameters() if name != "seed"])
     for axis in report.hyperparameters():

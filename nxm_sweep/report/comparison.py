@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from nxm_sweep.notation import short
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.estimates import holm
+from nxm_sweep.report.formats import Content, difference_texts
 from nxm_sweep.report.markdown import markdown_list, markdown_table
+from nxm_sweep.report.pairs import CellName, align, difference, sides_of
+from nxm_sweep.report.sentences import procedure
+from nxm_sweep.report.statistics import tested_settings
 from nxm_sweep.report.table import Entry, Table, shown
 
 _MUST_AGREE = {
@@ -19,6 +23,7 @@ _MUST_AGREE = {
     "data": "the task {name} has other rows",
 }
 _SETTINGS = ("training.", "selection.")
+_SWEEPS = ("the first sweep", "the second sweep")
 _OF_A_TABLE = (
     "Scores times 100",
     "Points without",
@@ -31,13 +36,17 @@ _OF_A_TABLE = (
 
 @dataclass(frozen=True)
 class Pairing:
-    """An entry that either sweep has: its cell, and what each sweep has there."""
+    """An entry that either sweep has: its cell, what each sweep has there, and the test over the seeds that both have.
+
+    ``tested`` is a row as :func:`~nxm_sweep.report.pairs.difference` returns it, with ``p_holm``.
+    """
 
     task: str
     method: str
     pattern: str
     model: str
     entries: tuple[Entry | None, Entry | None]
+    tested: Mapping[str, Any]
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
@@ -55,6 +64,13 @@ class Pairing:
     def difference_text(self) -> str:
         """The difference in points of 100."""
         return "-" if self.difference is None else f"{100 * self.difference:+.1f}"
+
+    @property
+    def tested_texts(self) -> dict[str, str]:
+        """The test's numbers for reading: second less first over the seeds that both have, in points of 100."""
+        texts = difference_texts({**dict.fromkeys(("mean", "low", "high", "p", "p_holm")), **self.tested})
+        named = {"points": "paired", "95% interval": "95% interval", "p (Holm)": "p (Holm)", "seeds": "seeds"}
+        return {label: texts[name] for name, label in (named | {"missing pairs": "missing pairs"}).items()}
 
     @property
     def trials(self) -> str:
@@ -93,8 +109,10 @@ class Comparison:
                     **{name: getattr(pairing, name) for name in ("task", "method", "pattern", "model")},
                     **{name: shown(entry) for name, entry in zip(self.names, pairing.entries, strict=True)},
                     "difference": pairing.difference_text,
+                    **pairing.tested_texts,
                     "trials": pairing.trials,
                     "hyperparameters": pairing.hyperparameters,
+                    "note": pairing.tested.get("note", ""),
                 }
                 for pairing in self.pairings
             ]
@@ -109,20 +127,27 @@ def compare_sweeps(first: Content, second: Content, names: tuple[str, str]) -> C
         second: Another.
         names: What the sweeps are called.
     """
+    pairings = _tested(first, second, list(_pairings(first.table, second.table)))
     shared = dict.fromkeys([*first.table.notes, *second.table.notes])
-    notes = ["Scores times 100; the difference is the second less the first."]
+    notes = ["Scores times 100; the difference is the second less the first.", *_procedure(pairings)]
     notes += [line for line in shared if not line.startswith(_OF_A_TABLE)]
     for name, content in zip(names, (first, second), strict=True):
         if len(content.report.problems):
             notes.append(f"{name}: {len(content.report.problems)} points without a usable record.")
     notes += _disagreements(first.report.trials, second.report.trials)
-    return Comparison((first, second), names, tuple(_pairings(first.table, second.table)), tuple(notes))
+    return Comparison((first, second), names, tuple(pairings), tuple(notes))
 
 
-def _pairings(*tables: Table) -> Iterator[Pairing]:
+def _pairings(
+    *tables: Table,
+) -> Iterator[tuple[CellName, tuple[CellName, CellName], tuple[Entry | None, Entry | None]]]:
+    """Each cell with its task's label, its name in either sweep, and its entries."""
     first, second = (
         {
-            (task.label, row.method, row.sparsity, row.model): row.entries[task.name]
+            (task.label, row.method, row.sparsity, row.model): (
+                (task.name, row.method, row.sparsity, row.model),
+                row.entries[task.name],
+            )
             for task in table.tasks
             for row in table.rows
             if task.name in row.entries
@@ -130,7 +155,34 @@ def _pairings(*tables: Table) -> Iterator[Pairing]:
         for table in tables
     )
     for cell in dict.fromkeys([*first, *second]):
-        yield Pairing(*cell, entries=(first.get(cell), second.get(cell)))
+        (mine, entry), (other, other_entry) = first.get(cell, (cell, None)), second.get(cell, (cell, None))
+        yield cell, (mine, other), (entry, other_entry)
+
+
+def _tested(first: Content, second: Content, cells: Sequence[Any]) -> list[Pairing]:
+    """Test each cell's second sweep against its first, whatever settings differ between the sweeps."""
+    settings = list(dict.fromkeys([*tested_settings(first.report), *tested_settings(second.report)]))
+    sides = [sides_of(content.report, settings) for content in (first, second)]
+    rows: list[dict[str, Any]] = []
+    for _, names, _ in cells:
+        pair = [of_sweep.get(name) for of_sweep, name in zip(sides, names, strict=True)]
+        named = [replace(side, method=label) for side, label in zip(pair, _SWEEPS, strict=True) if side is not None]
+        missing = {"n": 0, "missing": 0, "note": "only one sweep has this entry"}
+        rows.append(difference(align(named[::-1], settings, equal=False)) if len(named) == 2 else missing)
+    corrected = holm([row.get("p") for row in rows])
+    return [
+        Pairing(task, method, pattern, model, entries, {**row, "p_holm": p})
+        for ((task, method, pattern, model), _, entries), row, p in zip(cells, rows, corrected, strict=True)
+    ]
+
+
+def _procedure(pairings: Sequence[Pairing]) -> Iterator[str]:
+    """Yield how the paired differences were tested."""
+    frame = pd.DataFrame([pairing.tested for pairing in pairings]).reindex(
+        columns=["task", "n", "p", "mcnemar", "choice", "selection"]
+    )
+    yield from procedure(frame)
+    yield "The paired difference is over the seeds that both sweeps have; the difference is that of the entries as they stand."
 
 
 def comparison_json(comparison: Comparison) -> str:

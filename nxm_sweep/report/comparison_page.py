@@ -22,6 +22,8 @@ from nxm_sweep.report.table import Entry, shown
 from nxm_sweep.report.template import drawn, fill
 
 _NAMES = ("task", "method", "pattern", "model")
+_TESTED = {"paired": "mean", "95% interval": "", "p (Holm)": "p_holm", "seeds": "n", "missing pairs": "missing"}
+"""Columns of the test, and which of its numbers each sorts by."""
 _TITLE = "Scores in both sweeps"
 
 
@@ -29,7 +31,9 @@ def comparison_page(comparison: Comparison, target: Path) -> dict[str, str]:
     """Return the page and its picture's files, by name; links are relative to the folder ``target``."""
     image = changes(comparison.pairings)
     columns = [*(Column(name, name) for name in _NAMES), *(Column(f"{place}", "", numeric=True) for place in (1, 2))]
-    columns += [Column("difference", "", numeric=True), Column("trials", ""), Column("hyperparameters", "")]
+    columns.append(Column("difference", "", numeric=True))
+    columns += [Column(name, "", numeric=name != "95% interval") for name in _TESTED]
+    columns += [Column(name, "") for name in ("trials", "hyperparameters", "note")]
     rows = [_row(pairing, comparison.sides, target) for pairing in comparison.pairings]
     values = {
         "title": f"N:M sparsity sweeps: {' against '.join(_folder(side) for side in comparison.sides)}",
@@ -102,8 +106,15 @@ def _row(pairing: Pairing, sides: Sequence[Content], target: Path) -> list[Cell]
     scores = [_score(entry, side, target) for entry, side in zip(pairing.entries, sides, strict=True)]
     difference = pairing.difference
     value = "" if difference is None else f"{difference:.12g}"
-    words = [Cell(text) for text in (pairing.trials, pairing.hyperparameters)]
-    return [*names, *scores, Cell(pairing.difference_text, value=value, numeric=True), *words]
+    tested = [
+        Cell(
+            text, value="" if numbers is None or pd.isna(numbers) else f"{numbers:.12g}", numeric=name != "95% interval"
+        )
+        for name, text in pairing.tested_texts.items()
+        for numbers in [pairing.tested.get(_TESTED[name])]
+    ]
+    words = [Cell(text) for text in (pairing.trials, pairing.hyperparameters, pairing.tested.get("note", ""))]
+    return [*names, *scores, Cell(pairing.difference_text, value=value, numeric=True), *tested, *words]
 
 
 def _score(entry: Entry | None, side: Content, target: Path) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from csv import QUOTE_NONNUMERIC
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,13 +51,6 @@ def reference_lines() -> list[str]:
 
 def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
     """Return the differences for reading: points of 100, empty where nothing was tested."""
-
-    def points(value: Any) -> str:
-        return "" if pd.isna(value) else f"{100 * value:+.1f}"
-
-    def small(value: Any) -> str:
-        return "" if pd.isna(value) else f"{value:.3g}"
-
     rows = [
         {
             "task": row["task"],
@@ -64,17 +58,38 @@ def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
             "pattern": row["sparsity"],
             "model": row["model"],
             "against": row["against"],
-            "points": points(row["mean"]),
-            "bootstrap interval": f"{points(row['low'])} to {points(row['high'])}" if points(row["low"]) else "",
-            "permutation p": small(row["p"]),
-            "McNemar p": small(row["mcnemar"]),
-            "seeds": int(row["n"]),
-            "pairs": int(row["pairs"]),
-            "note": "; ".join(str(part) for part in (row["held"], row["note"]) if part and not pd.isna(part)),
+            **difference_texts(row),
+            "note": "; ".join(filter(None, [_settings_note(row), row["note"]])),
         }
         for row in differences.to_dict("records")
     ]
     return pd.DataFrame(rows)
+
+
+def difference_texts(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Return a difference's numbers for reading: points of 100, interval, p, numbers of seeds and of missing pairs."""
+
+    def points(value: Any) -> str:
+        return "" if pd.isna(value) else f"{100 * value:+.1f}"
+
+    def small(value: Any) -> str:
+        return "" if pd.isna(value) else f"{value:.3g}"
+
+    return {
+        "points": points(row["mean"]),
+        "95% interval": f"{points(row['low'])} to {points(row['high'])}" if points(row["low"]) else "",
+        "p": small(row["p"]),
+        "p (Holm)": small(row["p_holm"]),
+        "McNemar p (Holm)": small(row.get("mcnemar_holm")),
+        "seeds": f"{row['n']:.0f}",
+        "missing pairs": f"{row['missing']:.0f}" if row["missing"] > 0 else "",
+    }
+
+
+def _settings_note(row: Mapping[Any, Any]) -> str:
+    """Which settings were compared, where there were several."""
+    mine, reference = ("" if pd.isna(row[name]) else str(row[name]) for name in ("settings", "against_settings"))
+    return " against ".join(filter(None, [mine, reference]))
 
 
 def entry_frame(table: Table) -> pd.DataFrame:

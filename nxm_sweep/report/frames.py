@@ -38,14 +38,14 @@ class Report:
     Attributes:
         folders: The folders, as given.
         trials: One row per usable record, in the order of the grid: :data:`CELL`, ``folder``, ``identity``, ``value``
-            (reported), ``selected`` (selected by), ``rank`` in its cell (1 is the best), ``selection`` (``dev`` or
-            ``heldout``), ``metric``, ``constant`` (the constant answer's score; NaN: unknown), ``beats_constant`` (None:
-            unknown), ``epoch``, ``unpruned``, ``residual``, ``exact``, ``sparsity_name`` (of the rules; ``sparsity`` is what
-            the matrices hold), ``seconds``, ``seconds_per_step`` and ``cpu_per_step`` (of training; NaN: unknown), ``steps``,
-            ``tokens``, ``train_rows``, ``data``, ``weights``, ``rules`` (digests), ``parameters``, ``target_parameters``,
-            ``cost_of_prune``, ``device``, ``machine``, ``commit``, ``versions``, ``finished``, ``path`` and one column per
-            hashed setting. NaN where the method does not read one. A name that stands for several things has an addition in
-            brackets, as have methods with a teacher.
+            (reported; for MNLI the mean of m and mm), ``selected`` (the score that selects; for MNLI that on m), ``rank`` in
+            its cell (1 is the best), ``selection`` (``dev`` or ``heldout``), ``metric``, ``constant`` (the constant answer's
+            score; NaN: unknown), ``beats_constant`` (None: unknown), ``epoch``, ``unpruned``, ``residual``, ``exact``,
+            ``sparsity_name`` (of the rules; ``sparsity`` is what the matrices hold), ``seconds``, ``seconds_per_step`` and
+            ``cpu_per_step`` (of training; NaN: unknown), ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``,
+            ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``machine``, ``commit``,
+            ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does not read one. A
+            name that stands for several things has an addition in brackets, as have methods with a teacher.
         scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.
@@ -54,7 +54,7 @@ class Report:
         matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
             ``zeros``.
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,
-            ``kind``, ``reason``, ``point``.
+            ``kind``, ``reason``, ``point``, ``seed`` (None: unknown).
         commands: The command lines that sweeps under the folders were started with.
     """
 
@@ -131,7 +131,7 @@ _FIRST = {  # the columns that are there without any row
         "unpruned",
         "residual",
     ],
-    "problems": [*_KEY, *CELL, "kind", "reason", "point"],
+    "problems": [*_KEY, *CELL, "kind", "reason", "point", "seed"],
 }
 
 

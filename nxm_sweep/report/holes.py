@@ -26,12 +26,13 @@ _REASONS = {TO_DO: "not trained yet", "running": "it is being trained"}
 _UNKNOWN = dict.fromkeys(("task", "method", "sparsity", "model", "point"), "")
 
 
-def problem(folder: Path, identity: str, kind: Any, why: Any) -> dict[str, str]:
+def problem(folder: Path, identity: str, kind: Any, why: Any) -> dict[str, Any]:
     """Return a row of a report's problems."""
-    return {"folder": str(folder), "identity": name(identity), **_UNKNOWN, "kind": name(kind), "reason": reason(why)}
+    known = {"folder": str(folder), "identity": name(identity), "kind": name(kind), "reason": reason(why)}
+    return {**_UNKNOWN, **known, "seed": None}
 
 
-def damaged_plans(folder: Path) -> list[dict[str, str]]:
+def damaged_plans(folder: Path) -> list[dict[str, Any]]:
     """Return a row for every plan of a sweep that cannot be read."""
     files = sorted((folder / PLANS).glob("*.json"))
     return [
@@ -43,7 +44,7 @@ def damaged_plans(folder: Path) -> list[dict[str, str]]:
 
 def planned(
     folder: Path, plan: Mapping[str, Any], settled: set[str], patterns: Mapping[str, str]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Return a row for every point that a plan wants and that is not settled.
 
     A search's trials that it has not asked for yet have no point; one row says how many they are. ``patterns`` holds those of
@@ -62,19 +63,25 @@ def planned(
             kind = failure.kind if failure is not None and state == FAILED else state
             why = failure.message if failure is not None else _REASONS.get(state, "")
             values = name(", ".join(f"{key}={value}" for key, value in dict(point.values).items()), 300)
-            rows.append({**problem(folder, identity, kind, why), **names, "point": values})
+            row = {**problem(folder, identity, kind, why), **names, "point": values}
+            rows.append({**row, "seed": _seed(point.values)})
         missing = cell.wanted - len(cell.points)
         if missing > 0:
             rows.append({**problem(folder, "", TO_DO, f"{missing} trials of a search are still to come"), **names})
     return rows
 
 
-def unplanned(folder: Path, identity: str) -> dict[str, str]:
+def unplanned(folder: Path, identity: str) -> dict[str, Any]:
     """Return a row for a trial's folder without a record that no plan names."""
     failures = read_failures(folder / "trials" / identity)
     if failures:
         return problem(folder, identity, failures[-1].kind, failures[-1].message)
     return problem(folder, identity, "unfinished", "it has left no record, and no sweep's plan names it")
+
+
+def _seed(values: Mapping[str, Any]) -> float | None:
+    seed = values.get("seed")
+    return float(seed) if isinstance(seed, int | float) else None
 
 
 def _names(cell: PlannedCell, pattern: str) -> dict[str, str]:

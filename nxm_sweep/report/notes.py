@@ -10,7 +10,7 @@ from nxm_sweep.notation import short
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.names import MARK
 
-_BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
+BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
 _ENTRY = {
     "best": "An entry is the best of its cell's trials, by the score that selected it.",
     "seed": (
@@ -47,7 +47,7 @@ def table_notes(
         yield "No task has a score in every row, so there is no average."
     trials = report.trials
     yield from _uneven(trials, by)
-    for name in [name for name in _BUDGET if name in trials]:
+    for name in [name for name in BUDGET if name in trials]:
         differing = trials.groupby("task")[name].nunique(dropna=False)
         for task in differing[differing > 1].index:
             values = sorted(

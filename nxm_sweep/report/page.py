@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from nxm_sweep.report.drawing import Picture
-from nxm_sweep.report.formats import SOURCE, Content
+from nxm_sweep.report.formats import SOURCE, Content, difference_frame
 from nxm_sweep.report.frames import Report
 from nxm_sweep.report.names import CONSTANT
-from nxm_sweep.report.rows import columns_of, filters_of, link, number, trial_rows
+from nxm_sweep.report.rows import columns_of, filters_of, link, trial_rows
 from nxm_sweep.report.statistics import ESTIMATOR, Statistics
 from nxm_sweep.report.table import REFERENCES, Entry, Table, constant_average, constant_text
 from nxm_sweep.report.template import drawn, fill
@@ -53,7 +53,7 @@ def _fewer(picture: Picture, share: float) -> Picture:
 def _page(content: Content, pictures: Sequence[Picture], most: int) -> str:
     report, table, statistics = content.report, content.table, content.statistics
     trials, words = trial_rows(report, content.target, most)
-    columns = columns_of(report)
+    columns, many_models = columns_of(report), len({row.model for row in table.rows}) > 1
     values = {
         "title": f"N:M sparsity sweep: {', '.join(folder.name or str(folder) for folder in report.folders)}",
         "watch": None if content.watch is None else max(1, round(content.watch)),
@@ -63,7 +63,7 @@ def _page(content: Content, pictures: Sequence[Picture], most: int) -> str:
         "problems": list(_problems(report)),
         "problem_count": len(report.problems),
         "caption": _caption(table),
-        "many_models": len({row.model for row in table.rows}) > 1,
+        "many_models": many_models,
         "tasks": table.tasks,
         "averaged": ", ".join(task.label for task in table.tasks if task.name in table.averaged),
         "rows": list(_rows(report, table, content.target)),
@@ -71,7 +71,7 @@ def _page(content: Content, pictures: Sequence[Picture], most: int) -> str:
         "references": [*REFERENCES, ("source", SOURCE)],
         "warnings": _first(statistics.warnings, _WARNINGS),
         "sentences": _first(statistics.sentences, 2 * _WARNINGS),
-        "differences": list(_differences(statistics)),
+        "differences": _differences(statistics, many_models),
         "pictures": [drawn(_with_estimator(picture)) for picture in pictures],
         "filters": list(filters_of(columns, trials)),
         "columns": columns,
@@ -130,7 +130,7 @@ def _listed(values: pd.Series[Any]) -> str:
 
 
 def _problems(report: Report) -> Iterator[dict[str, str]]:
-    for row in report.problems.head(_PROBLEMS).fillna("").to_dict("records"):
+    for row in report.problems.head(_PROBLEMS).drop(columns="seed").fillna("").to_dict("records"):
         cell = " ".join(str(row[name]) for name in ("task", "method", "sparsity", "model", "point") if row[name])
         yield {"where": cell or f"trial {row['identity']}", "kind": str(row["kind"]), "reason": str(row["reason"])}
 
@@ -168,17 +168,19 @@ def _entry(entry: Entry | None, paths: dict[Any, Any], target: Path) -> dict[str
     return {"text": entry.text, "href": link(str(path), target) if path else "", "words": "; ".join(words)}
 
 
-def _differences(statistics: Statistics) -> Iterator[dict[str, str]]:
-    for row in statistics.differences.head(_PROBLEMS).to_dict("records"):
-        interval = "" if pd.isna(row["low"]) else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-        yield {
-            **{name: str(row[name]) for name in ("task", "model", "method", "sparsity", "against")},
-            "mean": "" if pd.isna(row["mean"]) else f"{100 * row['mean']:+.1f}",
-            "interval": interval,
-            **{name: number(row[name], "{:.3g}") for name in ("p", "mcnemar")},
-            **{name: number(row[name], "{:.0f}") for name in ("n", "pairs")},
-            "note": "" if pd.isna(row["note"]) else str(row["note"]),
-        }
+def _differences(statistics: Statistics, many_models: bool) -> dict[str, Any]:
+    """The table of differences: heads with their kind (name, number, words), rows, and how many there are in all."""
+    frame = difference_frame(statistics.differences.head(_PROBLEMS))
+    if not many_models:
+        frame = frame.drop(columns="model", errors="ignore")
+    names = ("task", "method", "pattern", "model")
+    kinds = ["name" if name in names else "words" if name == "note" else "number" for name in frame.columns]
+    rows = frame.itertuples(index=False, name=None)
+    return {
+        "heads": list(zip(frame.columns, kinds, strict=True)),
+        "rows": list(rows),
+        "all": len(statistics.differences),
+    }
 
 
 def _with_estimator(picture: Picture) -> Picture:

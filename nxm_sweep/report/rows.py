@@ -103,11 +103,6 @@ def link(path: str, target: Path) -> str:
     return quote(Path(os.path.relpath(path, target)).as_posix())
 
 
-def number(value: Any, form: str) -> str:
-    """Return a number in that form; nothing for one that is missing."""
-    return "" if pd.isna(value) else form.format(value)
-
-
 def _cell(column: Column, value: Any, href: str, mark: str) -> Cell:
     if column.source == "identity":
         return Cell(str(value)[:8], href=href)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,33 +13,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nxm_sweep.report.cautions import cautions
-from nxm_sweep.report.frames import CELL, DENSE_RULES, RULES, Report
+from nxm_sweep.report.estimates import chooser_sets, holm
+from nxm_sweep.report.frames import CELL, USUAL, Report
+from nxm_sweep.report.gaps import gaps_closed
 from nxm_sweep.report.names import METHOD_ORDER, place_in
-from nxm_sweep.report.pairs import assess, pair
+from nxm_sweep.report.pairs import Aligned, CellName, Side, Trial, align, assess, difference, reference_of, sides_of
 from nxm_sweep.report.predictions import mcnemar
-from nxm_sweep.report.sentences import difference_sentences, gap_sentences
-from nxm_sweep.report.table import TASK_ORDER, Table, make_table
+from nxm_sweep.report.sentences import difference_sentences, gap_sentences, procedure
+from nxm_sweep.report.table import TASK_ORDER
 
 REFERENCES = ("asp", "dense")
 ESTIMATOR = (
     "expected best of k trials drawn without replacement from those run (the unbiased estimator of Tang et al., 2020, for "
     "what Dodge et al., 2019, propose)"
 )
-_PLACE = ["task", "model"]
+_TESTED = ["n", "missing", "mean", "low", "high", "p", "p_holm", "mcnemar", "mcnemar_holm"]
 _COLUMNS = [
-    *_PLACE,
-    "method",
-    "sparsity",
-    "against",
-    "n",
-    "pairs",
-    "mean",
-    "low",
-    "high",
-    "p",
-    "mcnemar",
-    "held",
-    "note",
+    *("task", "model", "method", "sparsity", "against"),
+    *_TESTED,
+    *("choice", "selection", "settings", "against_settings", "note"),
 ]
 
 
@@ -48,15 +40,17 @@ class Statistics:
     """What the trials say about the methods.
 
     Attributes:
-        differences: One row per task (and ``average``), model, method and reference: ``sparsity``, ``against``, ``n`` (seeds),
-            ``pairs``, ``mean`` (method less reference, in the metric's unit), ``low``, ``high`` (95% bootstrap), ``p`` (paired
-            permutation test, two-sided), ``mcnemar`` (exact, of the two best trials' predictions), ``held`` (the method's own
-            settings, at their best), ``note``.
-        gaps: One row per task (and ``average``), model and method: ``dense``, ``asp``, ``value``, ``share`` of the gap that is
-            closed; missing where dense is not above ASP.
+        differences: One row per task (and ``average``), model, method and reference: ``sparsity``, ``against``, ``n`` (seeds
+            that both have), ``missing`` (seeds that only one has, or that were planned), ``mean`` (method less reference, in
+            the metric's unit), ``low``, ``high`` (Student's 95% interval), ``p`` (of the same test, two-sided), ``p_holm``
+            (corrected for the tests of the table), ``mcnemar`` (exact, of two trials' predictions) and ``mcnemar_holm``,
+            ``choice`` (what chose the settings: ``none``, ``other seeds``, ``same seed``), ``selection`` (``dev`` or
+            ``heldout``: the rows that they were chosen on), ``settings`` and ``against_settings`` (those chosen most
+            often), ``note``.
+        gaps: One row per task (and ``average``), model and method: see :func:`~nxm_sweep.report.gaps.gaps_closed`.
         expected: One row per cell and number of trials: :data:`CELL`, ``trials``, ``value``.
         warnings: What a reader must know.
-        sentences: The findings in words.
+        sentences: How the differences were tested, and the findings in words.
     """
 
     differences: pd.DataFrame
@@ -66,30 +60,34 @@ class Statistics:
     sentences: tuple[str, ...]
 
 
-def compare(report: Report, table: Table | None = None) -> Statistics:
-    """Return the statistics of a report.
-
-    Args:
-        report: What was read.
-        table: Its table, between whose entries the gaps are; without one, that of bests.
-    """
-    table = table or make_table(report)
-    rows = [row for against in REFERENCES for row in _differences(report, against)]
-    for row, found in zip(rows, assess([row.pop("seeds") for row in rows]), strict=True):
-        row |= {**found, "note": "; ".join(part for part in (row.pop("remark", ""), found["note"]) if part)}
-    tasks = place_in(["average", *(task.name for task in table.tasks)])
+def compare(report: Report) -> Statistics:
+    """Return the statistics of a report."""
+    settings = tested_settings(report)
+    sides = sides_of(report, settings)
+    rows = [row for against in REFERENCES for row in _differences(sides, settings, against)]
+    tasks = place_in(["average", *sorted({cell[0] for cell in sides}, key=place_in(TASK_ORDER))])
     rows.sort(
         key=lambda row: (row["model"], tasks(row["task"]), place_in(METHOD_ORDER)(row["method"]), row["sparsity"])
     )
+    for name in ("p", "mcnemar"):
+        for row, corrected in zip(rows, holm([row.get(name) for row in rows]), strict=True):
+            row[f"{name}_holm"] = corrected
     differences = pd.DataFrame(rows, columns=_COLUMNS)
-    gaps = pd.DataFrame(list(_gaps(table)), columns=[*_PLACE, "method", "sparsity", "dense", "asp", "value", "share"])
+    differences[_TESTED] = differences[_TESTED].astype(float)
+    gaps = gaps_closed(sides, settings)
     return Statistics(
         differences=differences,
         gaps=gaps,
         expected=expected_best(report),
         warnings=tuple(cautions(report, differences)),
-        sentences=(*difference_sentences(differences), *gap_sentences(gaps, table.by)),
+        sentences=(*procedure(differences), *difference_sentences(differences), *gap_sentences(gaps)),
     )
+
+
+def tested_settings(report: Report) -> list[str]:
+    """Return the settings that are not the same in all trials, the usual ones first."""
+    names = [name for name in report.settings() if len(report.trials[name].unique()) > 1]
+    return sorted(names, key=lambda name: USUAL.index(name) if name in USUAL else len(USUAL))
 
 
 def expected_best(report: Report) -> pd.DataFrame:
@@ -119,102 +117,54 @@ def _weights(n: int) -> list[tuple[int, NDArray[np.float64]]]:
     return found
 
 
-def _differences(report: Report, against: str) -> Iterator[dict[str, Any]]:
-    """Rows without their tests; ``seeds`` holds the differences, one per seed, ``remark`` what the note begins with."""
-    settings = [name for name in report.settings() if len(report.trials[name].unique()) > 1]
-    cells = _cells(report, settings)
-    by_rules = {(cell[0], cell[1], _rules(trials), cell[3]): trials for cell, trials in cells.items()}
-    per_seed: dict[tuple[str, str, str], dict[str, dict[Any, float]]] = {}
-    for (task, method, sparsity, model), mine in cells.items():
-        reference = _reference(by_rules, (task, method, _rules(mine), model), against)
-        if _base(method) in {"dense", against} or not reference:
+def _differences(sides: dict[CellName, Side], settings: list[str], against: str) -> Iterator[dict[str, Any]]:
+    """Rows of the differences to a reference, those of single tasks before the averages."""
+    of_tasks: dict[tuple[str, str, str], dict[str, Aligned]] = {}
+    for cell, mine in sides.items():
+        task, method, sparsity, model = cell
+        reference = reference_of(sides, cell, against)
+        if method.partition(" (")[0] in {"dense", against} or reference is None:
             continue
-        row: dict[str, Any] = {"task": task, "model": model, "method": method, "sparsity": sparsity}
-        row["against"] = against
-        pairs = pair(mine, reference, settings)
-        row["pairs"], row["held"] = len(pairs), pairs.held
-        seeds = pairs.by_seed()
-        if not seeds:
-            yield {**row, "seeds": np.array([])}
-            continue
-        per_seed.setdefault((model, method, sparsity), {})[task] = seeds
-        p = mcnemar(_best_folder(mine), _best_folder(reference))
-        yield {**row, "mcnemar": p, "seeds": np.array(list(seeds.values()))}
-    for (model, method, sparsity), tasks in per_seed.items():
+        aligned = align([mine, reference], settings)
+        row: dict[str, Any] = {"task": task, "model": model, "method": method, "sparsity": sparsity, "against": against}
+        row |= difference(aligned)
+        yield {**row, "mcnemar": _mcnemar(mine.trials, reference.trials) if row["n"] else None}
+        if row["n"]:
+            of_tasks.setdefault((model, method, sparsity), {})[task] = aligned
+    for (model, method, sparsity), tasks in of_tasks.items():
         if len(tasks) > 1:
-            common = set.intersection(*(set(seeds) for seeds in tasks.values()))
-            means = [float(np.mean([seeds[seed] for seeds in tasks.values()])) for seed in sorted(common)]
-            over = f"over {', '.join(sorted(tasks, key=place_in(TASK_ORDER)))}"
             row = {"task": "average", "model": model, "method": method, "sparsity": sparsity, "against": against}
-            yield {**row, "pairs": len(common) * len(tasks), "seeds": np.array(means), "remark": over}
+            yield row | _average(tasks)
 
 
-_Cell = tuple[str, str, str, str]
+def _average(tasks: dict[str, Aligned]) -> dict[str, Any]:
+    """The mean over tasks of the differences on each seed that all of them have, assessed as a single task's."""
+    seeds = sorted(set.intersection(*(set(aligned.seeds) for aligned in tasks.values())))
+    expected = frozenset.union(*(aligned.expected for aligned in tasks.values()))
+    choice = any(aligned.choice for aligned in tasks.values())
+    heldout = all(aligned.heldout for aligned in tasks.values())
+    row: dict[str, Any] = {"n": len(seeds), "selection": "heldout" if heldout else "dev"}
+    note = ""
+    if seeds:
+        choosers = chooser_sets(len(seeds), choice)
+        scores = [aligned.at(seeds).terms(choosers) for aligned in tasks.values()]
+        row |= assess(np.mean([mine - reference for mine, reference in scores], axis=0), choosers, choice)
+        note = row["note"]
+    row["missing"] = len(expected) - row["n"]
+    missing = f"{row['missing']} of {len(expected)} seeds are not paired in every task" if row["missing"] else ""
+    over = f"over {', '.join(sorted(tasks, key=place_in(TASK_ORDER)))}"
+    return {**row, "note": "; ".join(filter(None, [over, note, missing]))}
 
 
-def _cells(report: Report, settings: list[str]) -> dict[_Cell, list[dict[str, Any]]]:
-    """The trials of each cell as plain rows: of few trials each, a frame would take longer."""
-    needed = list(dict.fromkeys([*CELL, *RULES, "path", "value", "selected", "rank", "seed", *settings]))
-    trials = report.trials.reindex(columns=needed).astype(object)
-    cells: dict[_Cell, list[dict[str, Any]]] = {}
-    for named in trials.where(trials.notna(), None).to_dict("records"):
-        row = {str(name): value for name, value in named.items()}
-        cells.setdefault((row["task"], row["method"], row["sparsity"], row["model"]), []).append(row)
-    return cells
-
-
-def _reference(
-    by_rules: dict[tuple[Any, ...], list[dict[str, Any]]], cell: tuple[Any, ...], against: str
-) -> list[dict[str, Any]]:
-    """The trials that a method is compared with: with the same addition to the name (its teacher) if there are any.
-
-    A cell is named by its rules here, from which two methods may make different patterns.
-    """
-    task, method, rules, model = cell
-    rules = DENSE_RULES if against == "dense" else rules
-    twin = by_rules.get((task, against + method.removeprefix(_base(method)), rules, model))
-    return twin or by_rules.get((task, against, rules, model), [])
-
-
-def _rules(trials: list[dict[str, Any]]) -> tuple[Any, ...]:
-    return tuple(trials[0][name] for name in RULES)
-
-
-def _gaps(table: Table) -> Iterator[dict[str, Any]]:
-    best = {
-        (task, row.model, row.method, (entry.rules,)): (row.sparsity, entry.value)
-        for row in table.rows
-        for task, entry in row.entries.items()
-        if entry.value is not None
-    }
-    if len(table.averaged) > 1:
-        for row in table.rows:
-            if row.average is not None:
-                rules = tuple(row.entries[task].rules for task in table.averaged)
-                best["average", row.model, row.method, rules] = row.sparsity, row.average
-    for (task, model, method, rules), (sparsity, value) in best.items():
-        _, dense = best.get((task, model, "dense", (DENSE_RULES,) * len(rules)), ("", None))
-        _, asp = best.get((task, model, "asp", rules), ("", None))
-        if method in {"dense", "asp"} or dense is None or asp is None:
-            continue
-        yield {
-            "task": task,
-            "model": model,
-            "method": method,
-            "sparsity": sparsity,
-            "dense": dense,
-            "asp": asp,
-            "value": value,
-            "share": (value - asp) / (dense - asp) if dense - asp > 1e-12 else None,
-        }
-
-
-def _base(method: str) -> str:
-    return method.partition(" (")[0]
-
-
-def _best_folder(trials: list[dict[str, Any]]) -> Path:
-    return Path(min(trials, key=lambda trial: int(trial["rank"]))["path"]).parent
+def _mcnemar(mine: Sequence[Trial], reference: Sequence[Trial]) -> float | None:
+    """McNemar's p of each side's best trial; None where a best trial was picked by the very rows that the test counts."""
+    if not mine or not reference:
+        return None
+    sides = (mine, reference)
+    if any(len(side) > 1 and any(trial["selection"] == "dev" for trial in side) for side in sides):
+        return None
+    best = [min(side, key=lambda trial: int(trial["rank"])) for side in sides]
+    return mcnemar(*(Path(trial["path"]).parent for trial in best))
 
 
 def _some(n: int) -> list[int]:

@@ -16,6 +16,7 @@ from nxm_sweep.report.comparison import compare_sweeps
 from nxm_sweep.report.comparison_page import comparison_page
 from nxm_sweep.report.formats import Content
 from nxm_sweep.report.frames import read_report
+from nxm_sweep.report.markdown import markdown
 from nxm_sweep.report.page import render
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
@@ -149,6 +150,21 @@ def test_what_is_missing_is_listed(tmp_path: Path) -> None:
     assert "not trained yet" in page
     assert "1 to do" in page
     assert "python -m nxm_sweep -m task=glue/rte &#39;data.path=a b&#39;" in page
+
+
+def test_page_and_markdown_say_how_differences_were_tested_and_what_is_missing(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, record(f"a{seed}", 0.6 + seed / 100, seed=seed))
+        for rho in (1e-3, 4e-3):
+            write(tmp_path, record(f"n{seed}{rho}", 0.7 + rho, method="nxm", rho=rho, seed=seed))
+    plan(tmp_path, ["a0", "a1", "a2", "a3"], cell="glue/rte asp 2of4 tiny")
+    found = content(tmp_path)
+    for text in ("".join(Read(render(found, [])).texts), markdown(found).replace("\\", "")):
+        assert "chosen on other seeds than the one that is scored, by their scores on the reported rows" in text
+        assert "with Holm's correction for the 1 test of this table." in text
+        assert "1 of 4 pairs missing: no record of nxm with seed 3 and of asp with seed 3" in text
+        assert "points without a record: asp 1 to do" in text
+        assert all(head in text for head in ("95% interval", "p (Holm)", "missing pairs"))
 
 
 def test_two_sweeps_are_a_page_with_links_and_names_as_text(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_panel_holds_the_best_methods_and_patterns_alone_and_says_so(tmp_path:
         write(tmp_path, *(record(f"{place:02}{seed}", 0.5 + 0.01 * place, seed=seed, **held) for seed in range(2)))
     report = read_report([tmp_path])
     table = make_table(report)
-    pictures = {picture.name: picture for picture in draw(report, table, compare(report, table))}
+    pictures = {picture.name: picture for picture in draw(report, table, compare(report))}
     drawn = {text.removeprefix("asp ") for text in texts(pictures["expected-best"]) if text.startswith("asp ")}
     assert drawn == set(patterns[2:])
     assert "Of each task's methods and patterns the best 10 are drawn." in pictures["expected-best"].words
