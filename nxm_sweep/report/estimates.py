@@ -74,8 +74,7 @@ def chooser_sets(seeds: int, choice: bool) -> NDArray[np.bool_]:
 def taking_part(terms: Array, choosers: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which seeds choose or are scored in a term that exists. Arguments as for :func:`jackknife`."""
     known = ~np.isnan(terms)
-    part: NDArray[np.bool_] = known.any(axis=0) | choosers[known.any(axis=1)].any(axis=0)
-    return part
+    return np.asarray(known.any(axis=0) | choosers[known.any(axis=1)].any(axis=0))
 
 
 def jackknife(terms: Array, choosers: NDArray[np.bool_]) -> tuple[float, Array]:
