@@ -55,7 +55,7 @@ def _collapsed(trials: pd.DataFrame) -> Iterator[str]:
             yield f"{len(below)} of {len(cell)} {many} not beat the constant answer ({', '.join(constants)}): {place}: {why}."
         if len(unknown) > 1 and len(unknown["value"].unique()) == 1:
             yield f"All {len(unknown)} trials of {place} scored {unknown['value'].iloc[0]:.4f}: {why}."
-        elif len(unknown) and is_constant(Path(unknown.loc[unknown["rank"].idxmin(), "path"]).parent):
+        elif len(unknown) and is_constant(Path(unknown.nsmallest(1, "rank")["path"].iloc[0]).parent):
             yield f"The best trial of {place} gives every row the same answer: {why}."
 
 

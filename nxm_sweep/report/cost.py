@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ def cost(trials: pd.DataFrame, names: Sequence[str]) -> Picture:
             )
         front = sure_front(group)
         if front is not None:
-            line = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "label": "Pareto front"}
+            line: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "label": "Pareto front"}
             axes.step(front["relative"], front["value"], where="post", **line)
         said = [f"{shown(row.method)} {row.value:.1f} at {row.relative:.2f}" for row in group.head(SAID).itertuples()]
         return "; ".join([*said, _NO_FRONT if front is None else f"front of {len(front)}"])
@@ -101,7 +101,7 @@ def mean_costs(measured: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         :data:`CELL`, ``metric``, and for ``relative`` and ``value`` the mean and the ends of its 95% interval (NaN with one
         seed): ``relative_low``, ``relative_high``, ``low``, ``high``.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     both = len(set(measured.loc[measured["relative"].notna(), "measure"])) > 1
     for (*cell, measure), mine in measured.groupby([*CELL, "measure"], sort=False):
         chosen = best_settings(mine, names)
@@ -109,7 +109,7 @@ def mean_costs(measured: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         if chosen.empty:
             continue
         row = {**dict(zip(CELL, cell, strict=True)), "metric": chosen["metric"].iloc[0]}
-        row["task"] += f" ({measure.upper()})" if both else ""
+        row["task"] += f" ({str(measure).upper()})" if both else ""
         for name, low, high in (("relative", "relative_low", "relative_high"), ("value", "low", "high")):
             values = chosen[name].to_numpy(float)
             reach = half_interval(values) if len(values) > 1 else np.nan
@@ -127,15 +127,11 @@ def sure_front(points: pd.DataFrame) -> pd.DataFrame | None:
     """
     ordered = points.sort_values(["relative", "value"], ascending=[True, False], kind="stable")
     before = ordered["value"].astype(float).cummax().shift(fill_value=-np.inf)
-    is_member = ordered["value"] > before
-    front = ordered[is_member]
-    members = list(front.itertuples())
-    neighbours = all(
-        first.relative_high < second.relative_low and first.high < second.low
-        for first, second in itertools.pairwise(members)
-    )
-    others = all(
-        any(one.relative_high < other.relative_low and one.low > other.high for one in members)
-        for other in ordered[~is_member].itertuples()
-    )
-    return front if len(points) > 1 and neighbours and others else None
+    is_member = (ordered["value"] > before).to_numpy()
+    ends = (ordered[name].to_numpy(float) for name in ("relative_low", "relative_high", "low", "high"))
+    cheapest, dearest, worst, best = ends
+    front, rest = np.flatnonzero(is_member), np.flatnonzero(~is_member)
+    apart = (dearest[front[:-1]] < cheapest[front[1:]]) & (best[front[:-1]] < worst[front[1:]])
+    dominated = (dearest[front, None] < cheapest[rest]) & (worst[front, None] > best[rest])
+    is_sure = len(points) > 1 and bool(apart.all()) and bool(dominated.any(axis=0).all())
+    return ordered[is_member] if is_sure else None

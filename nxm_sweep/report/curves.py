@@ -141,7 +141,9 @@ def kept(matrices: pd.DataFrame) -> Picture:
 
 def _fixed(matrices: pd.DataFrame) -> str:
     shares = matrices.groupby("constraint")["share"].median()
-    said = ", ".join(f"{share:.1f}% ({shown(constraint_text(constraint))})" for constraint, share in shares.items())
+    said = ", ".join(
+        f"{share:.1f}% ({shown(constraint_text(str(constraint)))})" for constraint, share in shares.items()
+    )
     count = matrices.groupby(_KEY)["matrix"].count().max()
     return (
         f"Every one of a model's {count} pruned matrices, in every layer, keeps the same share, {said}, because the "

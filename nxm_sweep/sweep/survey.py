@@ -191,5 +191,6 @@ def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
 def _names_of(cell: Mapping[str, Any]) -> dict[str, str]:
     if "names" in cell:
         return dict(cell["names"])
-    task, method, sparsity, *model = [*cell["name"].split(), "", "", ""]
+    words: list[str] = cell["name"].split()
+    task, method, sparsity, *model = [*words, "", "", ""]
     return {"task": task, "method": method, "sparsity": sparsity, "model": " ".join(model).strip()}

@@ -164,7 +164,7 @@ def test_a_cell_with_and_without_a_record_has_one_pattern_and_it_is_what_the_mat
 
 
 def test_every_format_shows_what_the_matrices_hold(tmp_path: Path) -> None:
-    free = {"method": "admm_unstructured", "held": "0.5 unstructured"}
+    free: dict[str, Any] = {"method": "admm_unstructured", "held": "0.5 unstructured"}
     write(
         tmp_path,
         *(record(f"u{seed}", 0.6 + seed / 100, seed=seed, **free) for seed in range(2)),

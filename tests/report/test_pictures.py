@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -256,7 +257,7 @@ def test_ids_are_unique_over_all_pictures() -> None:
 def test_a_panel_holds_the_best_methods_and_patterns_alone_and_says_so(tmp_path: Path) -> None:
     patterns = [f"{place + 1}of16" for place in range(12)]
     for place, pattern in enumerate(patterns):
-        held = {"rules": pattern, "held": f"{place + 1} of 16"}
+        held: dict[str, Any] = {"rules": pattern, "held": f"{place + 1} of 16"}
         write(tmp_path, *(record(f"{place:02}{seed}", 0.5 + 0.01 * place, seed=seed, **held) for seed in range(2)))
     report = read_report([tmp_path])
     table = make_table(report)
