@@ -51,8 +51,9 @@ def _collapsed(trials: pd.DataFrame) -> Iterator[str]:
         below, unknown = cell[cell["beats_constant"] == False], cell[cell["constant"].isna()]  # noqa: E712 - None is unknown
         if len(below):
             constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(below["constant"]))
-            many = "trial does" if len(below) == 1 else "trials do"
-            yield f"{len(below)} of {len(cell)} {many} not beat the constant answer ({', '.join(constants)}): {place}: {why}."
+            of_cell = f"{len(below)} of {len(cell)} trial{'s' if len(cell) > 1 else ''} of {place}"
+            do = "does" if len(below) == 1 else "do"
+            yield f"{of_cell} {do} not beat the constant answer ({', '.join(constants)}): {why}."
         if len(unknown) > 1 and len(unknown["value"].unique()) == 1:
             yield f"All {len(unknown)} trials of {place} scored {unknown['value'].iloc[0]:.4f}: {why}."
         elif len(unknown) and is_constant(Path(unknown.nsmallest(1, "rank")["path"].iloc[0]).parent):

@@ -105,11 +105,11 @@ def test_it_is_no_method_of_the_statistics(tmp_path: Path) -> None:
 def test_collapse_is_told_of_every_method_and_of_single_trials(tmp_path: Path) -> None:
     warnings = make_content(sweep(tmp_path)).statistics.warnings
     told = [warning for warning in warnings if "constant answer" in warning]
-    end = "the training may have collapsed."
+    end = "does not beat the constant answer (75.0): the training may have collapsed."
     assert told == [
-        f"1 of 1 trial does not beat the constant answer (75.0): glue/rte asp 2of4 tiny: {end}",
-        f"1 of 1 trial does not beat the constant answer (75.0): glue/rte gradual 2of4 tiny: {end}",
-        f"1 of 2 trial does not beat the constant answer (75.0): glue/rte nxm 2of4 tiny: {end}",
+        f"1 of 1 trial of glue/rte asp 2of4 tiny {end}",
+        f"1 of 1 trial of glue/rte gradual 2of4 tiny {end}",
+        f"1 of 2 trials of glue/rte nxm 2of4 tiny {end}",
     ]
 
 
