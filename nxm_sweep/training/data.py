@@ -93,20 +93,28 @@ def tokenise(
         return _encode(part, tokenizer, max_length, folder, cache_key(*settings, name))
 
     validation = {name: head(encoded(part, name), max_eval_samples) for name, part in rows.validation.items()}
-    train, heldout = split_heldout(encoded(rows.train, "train"), heldout_fraction)
+    train, heldout = encoded(rows.train, "train"), None
+    if heldout_fraction is not None:
+        held = train.select(heldout_rows(len(train), heldout_fraction)[1])
+        heldout = _shortest_first(head(held, max_eval_samples))
+    numbers = training_rows(len(train), max_train_samples, heldout_fraction)
     return Tokenised(
-        train=head(train, max_train_samples),
+        train=train if len(numbers) == len(train) else train.select(numbers),
         validation={name: _shortest_first(part) for name, part in validation.items()},
-        heldout=None if heldout is None else _shortest_first(head(heldout, max_eval_samples)),
+        heldout=heldout,
     )
 
 
-def split_heldout(train: Dataset, fraction: float | None) -> tuple[Dataset, Dataset | None]:
-    """Return the training rows to train on and those held out; the latter is None without a fraction."""
-    if fraction is None:
-        return train, None
-    trained, held = heldout_rows(len(train), fraction)
-    return train.select(trained), train.select(held)
+def training_rows(count: int, max_train_samples: int | None, heldout_fraction: float | None) -> Sequence[int]:
+    """Return the numbers of the rows to train on, ascending.
+
+    Args:
+        count: Size of the training set.
+        max_train_samples: As for :func:`tokenise`.
+        heldout_fraction: As for :func:`tokenise`.
+    """
+    numbers = range(count) if heldout_fraction is None else heldout_rows(count, heldout_fraction)[0]
+    return numbers[:max_train_samples]
 
 
 def head(rows: Dataset, count: int | None) -> Dataset:

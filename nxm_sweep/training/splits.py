@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.training.data import head, split_heldout
+from nxm_sweep.training.data import head, training_rows
 from nxm_sweep.training.metrics import score_constant
 from nxm_sweep.training.rows import Rows
 
@@ -29,22 +30,23 @@ def describe_splits(rows: Rows, settings: TrialSettings) -> dict[str, Any]:
         :func:`count_duplicates` counts them.
     """
     fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
-    train = head(split_heldout(rows.train, fraction)[0], settings.training.max_train_samples)
+    used = training_rows(len(rows.train), settings.training.max_train_samples, fraction)
     sets = {name: head(part, settings.training.max_eval_samples) for name, part in rows.validation.items()}
-    train_labels, regression = np.asarray(train["label"][:]), settings.task.problem == "regression"
+    train_labels, regression = np.asarray(rows.train["label"][:])[list(used)], settings.task.problem == "regression"
     constant = {
         name: score_constant(settings.task.metrics, train_labels, np.asarray(part["label"][:]), regression=regression)
         for name, part in sets.items()
     }
-    return {"constant": constant, "duplicates": count_duplicates(train, sets)}
+    return {"constant": constant, "duplicates": count_duplicates(rows.train, used, sets)}
 
 
-def count_duplicates(train: Dataset, sets: Mapping[str, Dataset]) -> dict[str, dict[str, int]]:
+def count_duplicates(train: Dataset, used: Sequence[int], sets: Mapping[str, Dataset]) -> dict[str, dict[str, int]]:
     """Count the rows of each validation set whose texts are, character for character, those of a training row.
 
     Args:
-        train: Columns ``text``, ``pair`` if the task has one, and ``label``. It is read once; only rows of the validation
-            sets are kept in memory.
+        train: Columns ``text``, ``pair`` if the task has one, and ``label``. It is read once, in its order; only rows of the
+            validation sets are kept in memory.
+        used: Numbers of the rows that are trained on.
         sets: Validation sets of the same columns.
 
     Returns:
@@ -53,7 +55,9 @@ def count_duplicates(train: Dataset, sets: Mapping[str, Dataset]) -> dict[str, d
     """
     validation = {name: list(_texts_and_labels(part)) for name, part in sets.items()}
     trained: dict[tuple[str, ...], set[float]] = {texts: set() for part in validation.values() for texts, _ in part}
-    for texts, label in _texts_and_labels(train):
+    mask = np.zeros(len(train), dtype=bool)
+    mask[list(used)] = True
+    for texts, label in itertools.compress(_texts_and_labels(train), mask):
         if texts in trained:
             trained[texts].add(label)
     return {

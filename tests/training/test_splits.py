@@ -116,7 +116,7 @@ def test_duplicates_are_those_that_comparing_each_row_with_each_finds(paired: bo
         return [((word, f"p{number % 3}") if paired else (word,), number % 2) for number, word in enumerate(words)]
 
     train, one, two = rows(9, 1), rows(11, 3), [((f"W{number}", "p0")[: 1 + paired], 0.0) for number in range(3)]
-    found = count_duplicates(dataset(train), {"one": dataset(one), "two": dataset(two)})
+    found = count_duplicates(dataset(train), range(9), {"one": dataset(one), "two": dataset(two)})
     both = [any(texts == other for other, _ in train) for texts, _ in one]
     agree = [any(row == other for other in train) for row in one]
     assert found == {"one": {"rows": sum(both), "same_label": sum(agree)}, "two": {"rows": 0, "same_label": 0}}
