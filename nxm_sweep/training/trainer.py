@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.amp.grad_scaler import OptState
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import PredictionOutput, has_length
@@ -109,9 +110,20 @@ class SparseTrainer(Trainer):
             )
         self.last_loss = whole * self.current_gradient_accumulation_steps
         if self.accelerator.sync_gradients:
-            scaler = self.accelerator.scaler
-            self.sparse_method.before_clip_(scale=1.0 if scaler is None else float(scaler.get_scale()))
+            self.sparse_method.before_clip_(scale=self.gradient_scale())
         return loss
+
+    def gradient_scale(self) -> float:
+        """Return the factor of a gradient scaler that the gradients at hand hold: 1 without one, or once it was removed.
+
+        Clipping removes it. Where ``max_grad_norm`` is 0, the Trainer removes it too, but only because it logs the norm.
+        """
+        scaler: Any = self.accelerator.scaler
+        if scaler is None:
+            return 1.0
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate hands the scaler the wrapped one
+        stage = scaler._per_optimizer_states[id(optimizer)]["stage"]  # noqa: SLF001 - a scaler tells it by errors alone
+        return 1.0 if stage is OptState.UNSCALED else float(scaler.get_scale())
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -253,7 +265,7 @@ class _MethodHooks(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._trainer.sparse_method.after_clip_()
+        self._trainer.sparse_method.after_clip_(scale=self._trainer.gradient_scale())
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -101,9 +102,10 @@ def trainer_of(
     callbacks: Sequence[TrainerCallback] = (),
     optimizer: torch.optim.Optimizer | None = None,
     metrics: Callable[[EvalPrediction], dict[str, float]] = accuracy,
+    kind: type[SparseTrainer] = SparseTrainer,
     **changes: Any,
 ) -> SparseTrainer:
-    return SparseTrainer(
+    return kind(
         model=model,
         args=arguments(folder, **changes),
         sparse_method=method,
@@ -242,6 +244,62 @@ def test_the_optimizer_sees_the_clipped_task_gradient_and_the_penalty(
     trainer.train()
     assert len(seen) == 3
     assert min(seen) > max_norm  # the clip was at work on the task's gradient alone too
+
+
+class WithoutNorm(SparseTrainer):
+    """A Trainer that does not measure the gradient's norm where it does not clip: nothing then unscales the gradient."""
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float | None:
+        return grad_norm
+
+
+SCALED: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
+    "clip=total": lambda targets: Nxm(targets, 0.2, AdmmSwitches(interval_unit="step")),
+    "clip=task": lambda targets: Nxm(targets, 0.2, AdmmSwitches(clip="task", interval_unit="step")),
+    "decoupled": lambda targets: Nxm(targets, 0.2, AdmmSwitches(penalty="decoupled", strength=Schedule(0.3))),
+    "nxm_refit": lambda targets: NxmRefit(targets, 0.2, AdmmSwitches(clip="task")),
+    "asp": Asp,
+    "sr_ste": lambda targets: SrSte(targets, 0.3),
+    "gradual": Gradual,
+}
+
+
+@pytest.mark.parametrize("kind", [SparseTrainer, WithoutNorm])
+@pytest.mark.parametrize("max_norm", [0.1, 0.0])
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("name", SCALED)
+def test_a_gradient_scaler_changes_no_bit_of_a_methods_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    accumulation: int,
+    *,
+    max_norm: float,
+    kind: type[SparseTrainer],
+) -> None:
+    """A scale of 2^10 is exact in fp64, so unscale, penalty and clip in the right order leave the same bits."""
+    finished = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        model = bert(dropout=0.0).double()
+        method = SCALED[name](targets_of(model))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trainer = trainer_of(
+            tmp_path,
+            model,
+            method,
+            kind=kind,
+            optimizer=optimizer,
+            num_train_epochs=1,
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=max_norm,
+        )
+        if scaler is not None:  # as under fp16 on a GPU
+            monkeypatch.setattr(trainer.accelerator, "scaler", scaler)
+            monkeypatch.setattr(trainer.accelerator, "unscale_gradients", functools.partial(scaler.unscale_, optimizer))
+        trainer.train()
+        finished.append((weights_of(trainer), method.iterations))
+    assert finished[0] == finished[1]
 
 
 def _two_largest_of_four(weight: Tensor) -> Tensor:

@@ -115,8 +115,8 @@ class SparseMethod:
     def before_clip_(self, *, scale: float = 1.0) -> None:
         """Change the gradients before they are clipped; ``scale`` is a gradient scaler's factor."""
 
-    def after_clip_(self) -> None:
-        """Change the gradients after they were clipped and before the optimizer steps."""
+    def after_clip_(self, *, scale: float = 1.0) -> None:
+        """Change the gradients after they were clipped; ``scale`` is a gradient scaler's factor, 1 once it was removed."""
 
     def after_step_(self) -> None:
         """Change the weights after the optimizer stepped."""

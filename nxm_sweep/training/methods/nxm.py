@@ -140,9 +140,9 @@ class Nxm(SparseMethod):
         elif self.switches.penalty == "gradient" and self.switches.clip == "total":
             self._add_penalty_(scale)
 
-    def after_clip_(self) -> None:
+    def after_clip_(self, *, scale: float = 1.0) -> None:
         if self._masking is None and self.switches.penalty == "gradient" and self.switches.clip == "task":
-            self._add_penalty_()
+            self._add_penalty_(scale)
 
     def after_step_(self) -> None:
         self._step += 1
