@@ -50,7 +50,8 @@ class Report:
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.
         iterations: One row per trial, ADMM iteration and group of matrices (``group`` is ``all`` for all together): ``folder``,
-            ``identity``, ``step``, ``primal``, ``dual``, ``distance``, ``support_flips``, ``rho``, ``penalty_share``.
+            ``identity``, ``step``, ``primal``, ``dual``, ``distance``, ``support_flips``, ``rho``,
+            ``mean_penalty_share`` (NaN for a record of schema 1, which holds that of one step).
         matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
             ``zeros``.
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,

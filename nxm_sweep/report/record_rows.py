@@ -27,7 +27,7 @@ _RESIDUALS = ("primal", "dual", "distance", "support_flips")
 COLUMNS = {
     "scores": (*_KEY, "set", "metric", "value"),
     "epochs": (*_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"),
-    "iterations": (*_KEY, "group", "step", *_RESIDUALS, "rho", "penalty_share"),
+    "iterations": (*_KEY, "group", "step", *_RESIDUALS, "rho", "mean_penalty_share"),
     "matrices": (*_KEY, "matrix", "constraint", "rows", "columns", "zeros"),
 }
 NOT_A_RECORD = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, ArithmeticError)
@@ -125,7 +125,7 @@ def _epoch(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _groups(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    step, *shared = int(iteration["step"]), _number(iteration["rho"]), _number(iteration.get("penalty_share"))
+    step, *shared = int(iteration["step"]), _number(iteration["rho"]), _number(iteration.get("mean_penalty_share"))
     for group in ({**iteration, "group": "all"}, *iteration.get("groups", [])):
         yield name(group["group"]), step, *(_number(group[key]) for key in _RESIDUALS), *shared
 

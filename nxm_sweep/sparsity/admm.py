@@ -10,7 +10,6 @@ Source: NxMTransformer (Holmes et al., 2021), section on ADMM; scaled form of Bo
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -99,27 +98,26 @@ class Admm:
         return torch.stack(terms).sum() * (self._rho / 2.0) if terms else torch.zeros(())
 
     @torch.no_grad()
-    def add_penalty_gradient_(self, scale: float = 1.0) -> None:
+    def add_penalty_gradient_(self, scale: float = 1.0) -> Tensor:
         """Add ``scale * rho * (W - Z + U)`` to the targets' gradients: once per optimizer step, not per micro-batch.
 
         Args:
             scale: A gradient scaler's factor, where the gradients at hand are multiplied by one.
+
+        Returns:
+            The norm of what was added, over all targets: a scalar on their device.
         """
         if self._rho == 0.0 or not self.targets:
-            return
+            return torch.zeros(())
         weights = [target.weight for target in self.targets]
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        factor = scale * self._rho
-        for weight, gap in zip(weights, self._gaps(), strict=True):
+        factor, gaps = scale * self._rho, self._gaps()
+        for weight, gap in zip(weights, gaps, strict=True):
             if weight.grad is not None:
                 weight.grad.add_(gap.to(weight.grad.dtype), alpha=factor)
-
-    @torch.no_grad()
-    def penalty_gradient_norm(self) -> float:
-        """Return ``rho * ||W - Z + U||_F`` over all targets."""
-        return self._rho * math.sqrt(sum(_energy(gap) for gap in self._gaps()))
+        return factor * torch.nn.utils.get_total_norm(gaps)
 
     @torch.no_grad()
     def decay_(self, strength: float) -> None:

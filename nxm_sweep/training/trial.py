@@ -208,7 +208,7 @@ def _iteration(entry: Iteration) -> dict[str, Any]:
         {"group": name, **{key: value for key, value in group.items() if key not in {"groups", "rho"}}}
         for name, group in residuals.pop("groups").items()
     ]
-    return {"step": entry.step, **residuals, "penalty_share": entry.penalty_share, "groups": groups}
+    return {"step": entry.step, **residuals, "mean_penalty_share": entry.mean_penalty_share, "groups": groups}
 
 
 def _compare_splits(settings: TrialSettings, rows: Rows, data: Tokenised, console: Console) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_two_processes_iterate_as_one_does(one: Trained, two: Trained) -> None:
     assert len(one.record["iterations"]) == 4
     for mine, theirs in zip(two.record["iterations"], one.record["iterations"], strict=True):
         assert mine["step"] == theirs["step"]
-        for figure in ("primal", "dual", "distance", "support_flips", "penalty_share"):
+        for figure in ("primal", "dual", "distance", "support_flips", "mean_penalty_share"):
             assert mine[figure] == pytest.approx(theirs[figure], rel=1e-4), figure
 
 

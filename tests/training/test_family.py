@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainingArguments
 
 from nxm_sweep.errors import SparsityError
@@ -337,25 +338,95 @@ def test_groups_of_matrices_add_up_to_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clip", ["total", "task"])
-def test_the_penalty_share_is_that_of_the_gradients_in_the_step_before(tmp_path: Path, clip: str) -> None:
+@pytest.mark.parametrize(("interval", "steps"), [(1, (3, 6)), (2, (2, 3, 5, 6))])
+def test_the_penalty_share_is_the_mean_over_the_steps_since_the_z_step_before(
+    tmp_path: Path, clip: str, interval: int, steps: tuple[int, ...]
+) -> None:
     model = bert()
     targets = targets_of(model)
-    method = Nxm(targets, 4e-2, AdmmSwitches(clip=clip))
-    seen: list[tuple[float, float]] = []
+    method = Nxm(targets, 4e-2, AdmmSwitches(clip=clip, interval=interval, interval_unit="per_epoch"))
+    shares: list[float] = []
     add = Nxm._add_penalty_
 
-    def watched(self: Nxm, scale: float = 1.0) -> None:
+    def watched(self: Nxm, scale: float) -> None:
         task = torch.cat([target.weight.grad.flatten() for target in targets if target.weight.grad is not None]).clone()
         add(self, scale)
         whole = torch.cat([target.weight.grad.flatten() for target in targets if target.weight.grad is not None])
-        seen.append((float(task.norm()), float((whole - task).norm())))
+        penalty, rest = float((whole - task).norm()), float(task.norm())
+        shares.append(penalty / (penalty + rest))
 
     method._add_penalty_ = watched.__get__(method)  # type: ignore[method-assign]
     trainer_of(tmp_path, model, method).train()
-    shares = [penalty / (penalty + task) for task, penalty in seen]
-    assert [iteration.penalty_share for iteration in method.iterations] == pytest.approx(
-        [shares[2], shares[5]], rel=1e-4
-    )
+    assert [iteration.step for iteration in method.iterations] == list(steps)
+    means = [sum(shares[low:high]) / (high - low) for low, high in itertools.pairwise((0, *steps))]
+    assert len(set(shares)) == 6
+    assert [entry.mean_penalty_share for entry in method.iterations] == pytest.approx(means, rel=1e-4)
+
+
+def steps_of(method: Nxm, gradients: Sequence[float]) -> None:
+    """Take optimizer steps under task gradients that are constant."""
+    for gradient in gradients:
+        for target in method.targets:
+            target.weight.grad = torch.full_like(target.weight, gradient)
+        method.before_clip_()
+        method.after_clip_()
+        method.after_step_()
+
+
+def weight_of_ones() -> Nxm:
+    """W = 1, Z = (1, 1, 0, 0), U = 0, rho = 1: in every step the penalty's gradient is (0, 0, 1, 1)."""
+    switches = AdmmSwitches(first_iteration="zero_dual", interval=3, interval_unit="step")
+    return Nxm([Target("w", nn.Parameter(torch.ones(1, 4)), Pattern(2, 4))], 1.0, switches)
+
+
+def test_a_step_whose_gradient_overflows_has_no_share_in_the_mean() -> None:
+    method = weight_of_ones()
+    method.start_(Budget(6, 6))
+    steps_of(method, [float("inf"), float("nan"), 0.5])
+    assert method.iterations[0].mean_penalty_share == pytest.approx(2**0.5 / (2**0.5 + 1.0))
+
+
+@pytest.mark.parametrize(("saved_at", "expected"), [(3, 2**0.5 / (2**0.5 + 1.0)), (4, None)])
+def test_a_mean_whose_steps_an_earlier_version_did_not_count_is_missing(saved_at: int, expected: float | None) -> None:
+    method = weight_of_ones()
+    method.start_(Budget(9, 9))
+    steps_of(method, [2.0] * saved_at)
+    state = {name: value for name, value in method.state_dict().items() if "penalty_share" not in name}
+    resumed = weight_of_ones()
+    resumed.load_state_dict(state, Budget(9, 9), step=saved_at)
+    resumed.admm.u["w"].zero_()
+    steps_of(resumed, [0.5] * (6 - saved_at))
+    assert [iteration.step for iteration in resumed.iterations] == [6]
+    assert resumed.iterations[0].mean_penalty_share == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_decoupled_penalty_has_no_share_of_the_gradient() -> None:
+    method = Nxm(weight_of_ones().targets, 1.0, AdmmSwitches(penalty="decoupled", interval_unit="step"))
+    method.start_(Budget(2, 2))
+    steps_of(method, [1.0, 1.0])
+    assert [iteration.mean_penalty_share for iteration in method.iterations] == [None, None]
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often the host reads a number from a tensor, which on a GPU waits for all that is queued."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clip", ["total", "task"])
+def test_a_step_reads_no_number_back(clip: str) -> None:
+    method = Nxm(targets_of(bert()), 4e-3, AdmmSwitches(clip=clip))
+    method.start_(Budget(8, 4))
+    with Readings() as readings:
+        steps_of(method, [0.5, 0.5])
+    assert readings.count == 0
+    with Readings() as readings:
+        method.after_epoch_()  # an iteration does
+    assert readings.count > 0
 
 
 # ---- importance metrics

@@ -35,18 +35,19 @@ class Iteration:
     Attributes:
         step: Optimizer steps done when it was.
         residuals: What it found.
-        penalty_share: ``||penalty gradient|| / (||penalty gradient|| + ||task gradient||)`` over the targets in the step
-            before it, in [0, 1]; None where no penalty entered the gradient.
+        mean_penalty_share: Mean over the optimizer steps since the iteration before (or the start) of
+            ``||penalty gradient|| / (||penalty gradient|| + ||task gradient||)`` over the targets, in [0, 1]; the task's is
+            clipped where the penalty is added after clipping. None where no penalty entered a gradient.
     """
 
     step: int
     residuals: Residuals
-    penalty_share: float | None = None
+    mean_penalty_share: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the iteration of ``dataclasses.asdict``."""
-        return cls(values["step"], Residuals.from_dict(values["residuals"]), values.get("penalty_share"))
+        return cls(values["step"], Residuals.from_dict(values["residuals"]), values.get("mean_penalty_share"))
 
 
 class SparseMethod:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -14,6 +15,8 @@ from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import StrengthSettings, TrialSettings
 from nxm_sweep.sparsity import Admm, Masking, Schedule, Target
 from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
+
+_SHARE = "penalty_share."  # prefix of the mean share's numbers in a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Nxm(SparseMethod):
         self._masking: Masking | None = None  # set once a refit has frozen the support
         self._budget = Budget(1, 1)
         self._step = 0
-        self._penalty_share: float | None = None  # in the latest step before an iteration
+        self._penalty_share = _MeanShare()
 
     @classmethod
     def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
@@ -128,6 +131,7 @@ class Nxm(SparseMethod):
 
     def start_(self, budget: Budget) -> None:
         self._budget, self._step, self._masking = budget, 0, None
+        self._penalty_share = _MeanShare()
         self.iterations.clear()
         if self.importance is not None:
             self.importance.refresh_()
@@ -163,7 +167,8 @@ class Nxm(SparseMethod):
     def state_dict(self) -> dict[str, Tensor]:
         if self._masking is not None:
             return {f"mask.{name}": mask for name, mask in self._masking.state_dict().items()}
-        return {f"admm.{name}": value for name, value in self.admm.state_dict().items()}
+        shares = {f"{_SHARE}{name}": value for name, value in self._penalty_share.state_dict().items()}
+        return {**{f"admm.{name}": value for name, value in self.admm.state_dict().items()}, **shares}
 
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
         self._budget, self._step = budget, step
@@ -178,7 +183,10 @@ class Nxm(SparseMethod):
                 hint="remove the trial's folder `work` to train it from the start",
             )
         self._admm, self._masking = Admm(self.targets, self._rho_now()), None
-        self._admm.load_state_dict({name.removeprefix("admm."): value for name, value in state.items()})
+        admm = {name.removeprefix("admm."): value for name, value in state.items() if name.startswith("admm.")}
+        self._admm.load_state_dict(admm)
+        shares = {name.removeprefix(_SHARE): value for name, value in state.items() if name.startswith(_SHARE)}
+        self._penalty_share = _MeanShare(shares, whole=self._is_due(step))
 
     def _progress(self) -> float:
         return min(1.0, self._step / max(1, self._budget.steps))
@@ -197,21 +205,15 @@ class Nxm(SparseMethod):
             case _:
                 return round(step / epoch) % interval == 0
 
-    def _add_penalty_(self, scale: float = 1.0) -> None:
-        last = self._step + 1
-        ends_epoch = last % self._budget.steps_per_epoch == 0
-        measured = self._is_due(last) and (self.switches.interval_unit != "epoch" or ends_epoch)
-        task = _gradient_norm(self.targets) if measured else 0.0
-        self.admm.add_penalty_gradient_(scale)
-        if measured:
-            penalty = scale * self.admm.penalty_gradient_norm()
-            self._penalty_share = penalty / (penalty + task) if penalty + task else 0.0
+    def _add_penalty_(self, scale: float) -> None:
+        task = _gradient_norm(self.targets)
+        self._penalty_share.add_(self.admm.add_penalty_gradient_(scale), task)
 
     def _iterate_(self) -> None:
         if self.importance is not None:
             self.importance.refresh_()
         residuals = self.admm.update_()
-        self.iterations.append(Iteration(self._step, residuals, self._penalty_share))
+        self.iterations.append(Iteration(self._step, residuals, self._penalty_share.take()))
 
     def _freeze_when_due_(self) -> None:
         """For a refit: freeze the support once its share of the budget is spent; Z and U are let go."""
@@ -231,6 +233,41 @@ def _schedule(values: Mapping[str, Any]) -> Schedule:
     return Schedule(values["value"], values["schedule"], values.get("start", 0.0))
 
 
-def _gradient_norm(targets: Sequence[Target]) -> float:
-    gradients = [target.weight.grad for target in targets if target.weight.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+def _gradient_norm(targets: Sequence[Target]) -> Tensor:
+    """Norm of the targets' gradients together, on their device."""
+    return torch.nn.utils.get_total_norm([target.weight.grad for target in targets if target.weight.grad is not None])
+
+
+class _MeanShare:
+    """Mean over optimizer steps of the penalty's share of the gradient norm; no step waits for the device.
+
+    A step whose gradient is not finite does not count: a gradient scaler has the optimizer skip it.
+
+    Args:
+        state: That of :meth:`state_dict`; checkpoints of earlier versions have none.
+        whole: Whether a mean may begin here if there is no state.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor] | None = None, *, whole: bool = True) -> None:
+        start = torch.tensor(0.0 if whole else float("nan"), dtype=torch.float64)
+        self._total, self._steps = start, torch.zeros((), dtype=torch.float64)
+        if state:
+            self._total, self._steps = state["total"].clone(), state["steps"].clone()
+
+    def add_(self, penalty: Tensor, task: Tensor) -> None:
+        """Count one step by the norms of its two gradients."""
+        together = penalty + task
+        share = torch.where(together > 0.0, penalty / together, 0.0)
+        counts = together.isfinite()
+        self._total = self._total.to(together.device) + torch.where(counts, share, 0.0)
+        self._steps = self._steps.to(together.device) + counts
+
+    def take(self) -> float | None:
+        """Return the mean and begin anew; None without a step, or where some were not counted."""
+        total, steps = float(self._total), float(self._steps)
+        self._total, self._steps = torch.zeros_like(self._steps), torch.zeros_like(self._steps)
+        return total / steps if steps and math.isfinite(total) else None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs: ``total`` and ``steps``, fp64 scalars."""
+        return {"total": self._total, "steps": self._steps}
