@@ -17,6 +17,7 @@ from rich.console import Console
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.sweep.claims import read_progress
+from nxm_sweep.sweep.draws import best_mean, count_words, mean_words
 from nxm_sweep.sweep.records import trial_folder
 from nxm_sweep.sweep.survey import (
     DONE,
@@ -73,27 +74,36 @@ def _show(plan: Mapping[str, Any], output_dir: Path, console: Console) -> bool:
     words = [f"{count[state]} {state}" for state in (DONE, RUNNING, PRUNED, FAILED, TO_DO) if count[state]]
     missing = wanted - len(points)
     words += [f"{missing} not asked for yet"] if missing else []
-    console.print(f"{wanted} points: {', '.join(words)}{_time_left(cells, found)}\n")
+    total = count_words((cell.wanted, len(cell.seeds)) for cell in cells)
+    console.print(f"{total}: {', '.join(words)}{_time_left(cells, found)}\n")
     return count[DONE] + count[PRUNED] == wanted
 
 
 def _cells_table(cells: Sequence[PlannedCell], found: Survey) -> Any:
     table = plain_table("cell", DONE, RUNNING, FAILED, "best", "at")
     for cell in cells:
-        count, best = found.count(cell.points), found.best(cell.points)
+        count = found.count(cell.points)
         table.add_row(
             _title(cell, found),
             f"{count[DONE]}/{cell.wanted}",
             str(count[RUNNING]),
             str(count[FAILED]),
-            score_words(best[0] if best else None),
-            values_words(best[1].values) if best else "",
+            *_best_words(cell, found),
         )
     return table
 
 
 def _title(cell: PlannedCell, found: Survey) -> str:
     return cell_name({**cell.names, "sparsity": pattern_in(cell, found.patterns)})
+
+
+def _best_words(cell: PlannedCell, found: Survey) -> tuple[str, str]:
+    """The best score and where: of a search with several seeds the best mean, never that of one seed."""
+    if cell.seeds:
+        failed = {identity for identity, state in found.states.items() if state == FAILED}
+        return mean_words(best_mean(cell.points, len(cell.seeds), found.scores, failed, found.epoch_of))
+    best = found.best(cell.points)
+    return score_words(best[0] if best else None), values_words(best[1].values) if best else ""
 
 
 def _print_running(cells: Sequence[PlannedCell], found: Survey, output_dir: Path, console: Console) -> None:

@@ -88,6 +88,33 @@ def test_the_pattern_is_what_the_matrices_hold(
         assert "2of4" not in out
 
 
+def test_best_of_a_search_with_several_seeds_is_the_best_mean_of_a_finished_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {(1e-5, 0): 0.9, (1e-5, 1): 0.1, (2e-5, 0): 0.6, (2e-5, 1): 0.7, (3e-5, 0): 0.95}
+    identities = {key: f"{number:016x}" for number, key in enumerate([*scores, (3e-5, 1)])}
+    cell = {
+        "name": "glue/rte nxm 2of4 tiny",
+        "study": "s",
+        "axes": ["learning_rate.value", "seed"],
+        "wanted": 6,
+        "seeds": [0, 1],
+        "points": [[identity, list(key)] for key, identity in identities.items()],
+    }
+    plan = {"command": ["method=nxm"], "written": 1.0, "n_trials": 3, "cells": [cell]}
+    write_json(tmp_path / "sweeps" / "plan.json", plan)
+    for key, value in scores.items():
+        _record(tmp_path, identities[key], value)
+    code, out = _status(tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "0.6500 lr 2e-5, mean over 2 seeds" in out  # not 0.95 or 0.9, which are one seed's
+    assert "3 points x 2 seeds = 6 trainings: 5 done, 1 to do" in out
+    failure = {"kind": "non-finite", "message": "the loss became nan", "when": "2026-01-01T00:00:00+00:00"}
+    write_json(tmp_path / "trials" / identities[3e-5, 1] / "failures.json", [failure])
+    _, out = _status(tmp_path, monkeypatch, capsys)
+    assert "0.9500 lr 3e-5, mean over 1 of 2 seeds" in out  # the other will not come: as the sampler was told
+
+
 def test_a_finished_sweep_is_exit_code_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,8 +119,37 @@ class Cell:
         return pattern_label(map(str, held), settings.sparsity.name)
 
     @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that a search trains each drawn point with, ascending; empty for a grid, and where there is one seed.
+
+        With one seed a drawn point is one training, and ``seed`` stays a parameter with a single value: its study keeps
+        its name and its draws.
+        """
+        values = self.axes.get("seed", ())
+        return tuple(sorted(values)) if self.search and isinstance(values, tuple) and len(values) > 1 else ()
+
+    @property
+    def drawn_keys(self) -> list[str]:
+        """The axes that a search draws from: all of them, but ``seed`` where seeds are repeats."""
+        return [key for key in self.axes if not (self.seeds and key == "seed")]
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that the cell fixes: a changed setting is another study, a changed grid is not."""
+        space = {key: str(values) for key, values in self.axes.items()} if self.search else {}
+        if self.seeds:
+            space["seed"] = f"repeats {' '.join(map(str, self.seeds))}"
+        return self._fingerprint(space)
+
+    @cached_property
+    def search_name(self) -> str:
+        """Name that searches share whose seeds alone differ; empty for a grid."""
+        if not self.search:
+            return ""
+        space = {key: str(values) for key, values in self.axes.items()} | {"seed": "repeats"}
+        return f"{self.name} {self.search} {self._fingerprint(space)}"
+
+    def _fingerprint(self, space: Mapping[str, str]) -> str:
         fixed = copy.deepcopy(list(self._variants.values()))
         for hashed in fixed:
             for key in self.axes:
@@ -129,9 +158,8 @@ class Cell:
                     del parent[leaf]
         lists = {key: values for key, values in self.axes.items() if isinstance(values, tuple)}
         words = {key: sorted(map(str, values)) for key, values in lists.items() if is_wordy(values)}
-        space = {key: str(values) for key, values in self.axes.items()} if self.search else {}
         canonical = canonical_json(
-            [sorted(set(map(canonical_json, fixed))), sorted(self.axes), words, self.search, space]
+            [sorted(set(map(canonical_json, fixed))), sorted(self.axes), words, self.search, dict(space)]
         )
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
@@ -163,10 +191,14 @@ class Cell:
                     seen.add(point.identity)
                     yield point
 
+    def repeats(self, point: Point) -> list[Point]:
+        """Return the trainings of a drawn point: one per seed in the order of the seeds, or the point itself."""
+        return [self.point({**point.values, "seed": seed}) for seed in self.seeds] or [point]
+
     @cached_property
     def space(self) -> dict[str, Point] | None:
-        """What a search can ask for, by identity; None if that is more than can be listed."""
-        axes = whole_ranges_listed(self.axes, _LISTED)
+        """What a search can draw, by the identity of its first seed; None if that is more than can be listed."""
+        axes = whole_ranges_listed({**self.axes, **({"seed": self.seeds[:1]} if self.seeds else {})}, _LISTED)
         if axes is None:
             return None
         return {point.identity: replace(point, cell=self) for point in replace(self, axes=axes).points()}

@@ -79,6 +79,11 @@ class Claims:
         if (read_json(claim) or {}).get("owner") == self.owner:
             claim.unlink(missing_ok=True)
 
+    def is_alone(self) -> bool:
+        """Return whether no other living coordinator works under this output folder."""
+        others = [sign for sign in self._sign.parent.glob("*.json") if sign != self._sign]
+        return not any(is_alive(read_json(sign) or {}, sign, self._lease) for sign in others)
+
     def is_taken(self, identity: str) -> bool:
         """Return whether a living coordinator holds a point, or a living process trains it."""
         folder = trial_folder(self._output_dir, identity)

@@ -24,6 +24,7 @@ from nxm_sweep.sweep.progress import INTERRUPTED, PRUNED, STOP, read_pruned, tel
 from nxm_sweep.sweep.records import RESULT, looks_whole, read_record, selected_value, trial_folder
 from nxm_sweep.sweep.runner import Runner
 from nxm_sweep.sweep.search import Search
+from nxm_sweep.sweep.seed_means import SeedMeanStudy
 from nxm_sweep.sweep.study import CellStudy
 
 _TICK_SECONDS = 0.25
@@ -105,8 +106,8 @@ class Coordinator:
 
     def _tick(self) -> bool:
         if not self.stopping:
-            self._search()
             self._hand_out()
+            self._search()
         ended = self._runner.wait(_TICK_SECONDS)
         for identity, outcome in ended:
             self._end(identity, outcome)
@@ -121,10 +122,10 @@ class Coordinator:
         return not self.stopping and bool(self._to_do or self.board.elsewhere or searching)
 
     def _search(self) -> None:
-        """Ask the searches for points while workers are free."""
+        """Ask the searches for points while workers are free and nothing that waits can begin."""
         for search in self._searches.values():
-            while self._runner.has_room and not self._to_do and search.wants_more and self._ask(search):
-                pass
+            while self._runner.has_room and search.wants_more and self._ask(search):
+                self._hand_out()
 
     def _ask(self, search: Search) -> bool:
         """Hand out a point that a search asks for, or answer from its record; return whether to ask for more."""
@@ -134,8 +135,13 @@ class Coordinator:
                 return False
             trial, point = asked
             identity = point.identity
-            self._points[identity] = point
-            self._plan.add(point)
+            for repeat in point.cell.repeats(point):
+                self._points[repeat.identity] = repeat
+                self._plan.add(repeat)
+            if point.cell.seeds:
+                self._to_do.extend(point.cell.repeats(point))
+                self._plan.write(self._output_dir)
+                return True
             if not self._claims.take(identity):  # another sweep trains it; its record will count
                 search.study.drop(trial)
                 self.board.elsewhere.add(identity)
@@ -170,16 +176,33 @@ class Coordinator:
             self.board.elsewhere.add(point.identity)
 
     def _hand_out(self) -> None:
+        held_back = []
         while self._runner.has_room and self._to_do:
             point = self._to_do.popleft()
-            if not self._claims.take(point.identity):
+            if not self._study(point).may_begin(point):
+                held_back.append(point)
+            elif not self._claims.take(point.identity):
                 self.board.elsewhere.add(point.identity)
             elif self._look([point.identity]):  # somebody has settled it since
                 self._catch_up.add(point)
                 self._claims.release(point.identity)
+                study = self._study(point)
+                if isinstance(study, SeedMeanStudy):  # at once: the next draw goes by the means
+                    study.catch_up(point)
             else:
-                self.board.running[point.identity] = self._study(point).begin(point)
-                self._runner.submit(point)
+                self._begin(point)
+        self._to_do.extendleft(reversed(held_back))
+
+    def _begin(self, point: Point) -> None:
+        """Train a point that is claimed, unless a pruner stops it first."""
+        study = self._study(point)
+        trial = study.begin(point)
+        if self._should_prune(point, trial, study.unjudged(trial)):
+            self._claims.release(point.identity)
+            self._prune(point, trial)
+        else:
+            self.board.running[point.identity] = trial
+            self._runner.submit(point)
 
     def _end(self, identity: str, outcome: Outcome) -> None:
         """Note how an attempt ended: in the study, on disk, on the board."""
@@ -191,9 +214,11 @@ class Coordinator:
             outcome = Outcome(failure=classify(error))
             record = None
         if record is not None:
-            study.complete(trial, record)
+            news = study.complete(trial, record)
             self.board.done[identity] = selected_value(record)
             self.board.trained += 1
+            if self._should_prune(point, trial, news):
+                self._prune(point, trial)
         elif outcome.stopped == PRUNED:
             study.prune(trial)
             self._look([identity])
@@ -207,7 +232,7 @@ class Coordinator:
         folder = self._folder(point.identity)
         if failed not in read_failures(folder):
             add_failure(folder, failed)
-        self._study(point).fail(trial, failed)
+        self._study(point).fail(trial, point.identity, failed)
         if is_worth_a_try(read_failures(folder), self._settings.max_attempts):
             self._to_do.append(point)
         else:
@@ -223,12 +248,26 @@ class Coordinator:
             if self.stopping and not any((folder / name).exists() for name in (RESULT, STOP)):
                 tell_to_stop(folder, INTERRUPTED)  # a launcher's job that has not begun
             return
-        news = study.report(trial, progress["epochs"])
-        search = self._searches.get(point.cell.study_name)
-        if news and search is not None and search.should_prune(trial):
-            tell_to_stop(folder, PRUNED)
+        if self._should_prune(point, trial, study.report(trial, identity, progress["epochs"])):
+            self._prune(point, trial)
         elif self.stopping:
             tell_to_stop(folder, INTERRUPTED)
+
+    def _should_prune(self, point: Point, trial: int, steps: Iterable[int]) -> bool:
+        """Let the pruner judge the steps that a trial has reached, in their order."""
+        search = self._searches.get(point.cell.study_name)
+        return search is not None and any(search.should_prune(trial, step) for step in steps)
+
+    def _prune(self, point: Point, trial: int) -> None:
+        """Stop a training, and with it those of the other seeds of its point."""
+        study = self._study(point)
+        if not isinstance(study, SeedMeanStudy):
+            tell_to_stop(self._folder(point.identity), PRUNED)
+            return
+        study.prune(trial)
+        study.close(point.identity, self._claims)
+        self._look(member for member in study.members(point.identity) if member not in self.board.running)
+        self._to_do = deque(left for left in self._to_do if not self._is_settled(left.identity))
 
     def _look_around(self) -> None:
         """See what other coordinators have settled or left behind."""

@@ -27,7 +27,7 @@ def show_dry_run(
 ) -> None:
     """Print what a sweep would do; train nothing."""
     states = {point.identity: _state(output_dir, point.identity, sweep) for point in plan}
-    table = plain_table("cell", "points", DONE, FAILED, RUNNING, TO_DO, "one trial")
+    table = plain_table("cell", plan.unit, DONE, FAILED, RUNNING, TO_DO, "one trial")
     left: Counter[str] = Counter()
     total, unknown = 0.0, 0
     for cell, points in zip(plan.cells, plan.points, strict=True):
@@ -44,19 +44,21 @@ def show_dry_run(
         table.add_row(cell.title, str(plan.wanted(cell)), *states_of_cell, one)
     console.print(table)
     for cell in plan.cells:
-        console.print(f"{cell.title}: {axes_words(cell.axes)}", soft_wrap=True, style="dim")
+        drawn = axes_words({key: cell.axes[key] for key in cell.drawn_keys})
+        each = f"; each with seed {' '.join(map(short, cell.seeds))}" if cell.seeds else ""
+        console.print(f"{cell.title}: {drawn}{each}", soft_wrap=True, style="dim")
     if plan.n_trials is not None:
-        console.print(f"a search by {sweep.sampler}: {plan.n_trials} trials of each cell")
-    wanted = sum(map(plan.wanted, plan.cells))
+        noun = "points" if plan.repeats_seeds else "trials"
+        console.print(f"a search by {sweep.sampler}: {plan.n_trials} {noun} of each cell")
     words = ", ".join(
         f"{left[state]} {state}" for state in (DONE, FAILED, RUNNING, PRUNED, TO_DO) if left[state] or state in _SAID
     )
-    console.print(f"{wanted} points in {len(plan.cells)} cells: {words}", soft_wrap=True)
+    console.print(f"{plan.count_words} in {len(plan.cells)} cells: {words}", soft_wrap=True)
     if total:
         console.print(f"about {clock(total / workers)} on {workers} workers, {estimate.source}", soft_wrap=True)
     if unknown:
         console.print(
-            f"{unknown} points belong to cells without a finished trial, so their time is not known: "
+            f"{unknown} {plan.unit} belong to cells without a finished trial, so their time is not known: "
             "sweep.probe=true times a few steps of each such cell",
             soft_wrap=True,
         )

@@ -14,8 +14,9 @@ from typing import Any
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.sweep.axes import Axes, listed
 from nxm_sweep.sweep.cell import Cell, Point
-from nxm_sweep.sweep.files import read_json, write_json
-from nxm_sweep.sweep.survey import PLANS
+from nxm_sweep.sweep.draws import count_words
+from nxm_sweep.sweep.files import write_json
+from nxm_sweep.sweep.survey import PLANS, read_plans
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Plan:
         cells: Its cells, in the order of the command line.
         points: Each cell's points; each identity once in the whole plan. A search adds them as it goes.
         command: The command line.
-        n_trials: How many trials a search makes per cell; None: a grid.
+        n_trials: How many points a search draws per cell; None: a grid.
         rules: What a reader of the file needs to tell the points' states: lease, max_attempts, pruning.
     """
 
@@ -58,20 +59,50 @@ class Plan:
             points.append(point)
 
     def recall(self, output_dir: Path) -> None:
-        """Add the points that this search has asked for before, as far as its file says."""
-        found = read_json(output_dir / PLANS / f"{self.key}.json")
-        if self.n_trials is None or not isinstance(found, dict):
+        """Add the points that each search has drawn before, as far as the plans' files say.
+
+        A search whose list of seeds has changed takes over the points of the one before, for the new seeds to be
+        trained: those of the file with most points.
+        """
+        if self.n_trials is None:
             return
-        for cell, written in zip(self.cells, found["cells"], strict=True):
-            for _, values in written["points"]:
-                self.add(cell.point(dict(zip(cell.axes, values, strict=True))))
+        written = [cell for plan in read_plans(output_dir) for cell in plan["cells"]]
+        for cell in self.cells:
+            own = [entry for entry in written if entry.get("study") == cell.study_name]
+            limit = None
+            if not any(entry["points"] for entry in own) and cell.seeds:
+                own = [entry for entry in written if entry.get("search") == cell.search_name]
+                limit = self.n_trials
+            for point in _drawn(cell, max(own, key=lambda entry: len(entry["points"]), default=None))[:limit]:
+                for repeat in cell.repeats(point):
+                    self.add(repeat)
+
+    @property
+    def repeats_seeds(self) -> bool:
+        """Whether it is a search whose points are trained with several seeds each."""
+        return any(cell.seeds for cell in self.cells)
+
+    @property
+    def unit(self) -> str:
+        """What is counted: ``points``, or ``trainings`` where a point has several."""
+        return "trainings" if self.repeats_seeds else "points"
+
+    @property
+    def count_words(self) -> str:
+        """How much is wanted, in words."""
+        return count_words((self.wanted(cell), len(cell.seeds)) for cell in self.cells)
 
     def wanted(self, cell: Cell) -> int:
-        """Return how many points are wanted of a cell: of a search so many as there are, at most."""
+        """Return how many trainings are wanted of a cell: a grid's points, or a search's points times the seeds."""
         if self.n_trials is None:
             return len(self.points[self.cells.index(cell)])
+        return self.wanted_points(cell) * max(1, len(cell.seeds))
+
+    def wanted_points(self, cell: Cell) -> int:
+        """Return how many points a search draws: so many as there are, at most."""
         space = cell.space
-        return self.n_trials if space is None else min(self.n_trials, len(space))
+        wanted = self.n_trials or 0
+        return wanted if space is None else min(wanted, len(space))
 
     def write(self, output_dir: Path) -> Path:
         """Write the plan under ``output_dir`` and return its file."""
@@ -84,6 +115,7 @@ class Plan:
                 "metric": cell.settings.task.selection_metric,
                 "axes": list(cell.axes),
                 "wanted": self.wanted(cell),
+                **({"search": cell.search_name, "seeds": list(cell.seeds)} if cell.search else {}),
                 "points": [[point.identity, list(point.values.values())] for point in points],
             }
             for cell, points in zip(self.cells, self.points, strict=True)
@@ -102,6 +134,18 @@ class Plan:
         return file
 
 
+def _drawn(cell: Cell, written: Mapping[str, Any] | None) -> list[Point]:
+    """The points that a plan's file says a search has drawn, each once, in their order; of seeds, the first stands for all."""
+    points: dict[str, Point] = {}
+    for _, values in [] if written is None else written["points"]:
+        named = dict(zip(written["axes"], values, strict=True)) if written else {}
+        if set(named) == set(cell.axes):
+            first = {"seed": cell.seeds[0]} if cell.seeds else {}
+            point = cell.point({key: {**named, **first}[key] for key in cell.axes})
+            points.setdefault(point.identity, point)
+    return list(points.values())
+
+
 def make_plan(
     cells: Sequence[Cell],
     command: Sequence[str] = (),
@@ -113,7 +157,7 @@ def make_plan(
     Args:
         cells: Cells of one sweep. Those of one study, whose axes alone differ, become one.
         command: The command line.
-        n_trials: How many trials a search makes per cell; None: a grid, whose points are planned.
+        n_trials: How many points a search draws per cell; None: a grid, whose points are planned.
         rules: As :class:`Plan` has them.
 
     Raises:

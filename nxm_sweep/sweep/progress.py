@@ -93,6 +93,12 @@ def tell_to_stop(folder: Path, reason: str) -> None:
     write_json(folder / STOP, {"reason": reason})
 
 
+def close_as_pruned(folder: Path) -> None:
+    """Settle a trial that nobody trains as pruned: another seed of its point was. The caller holds its claim."""
+    write_json(folder / PRUNED_FILE, {"epochs": []})
+    shutil.rmtree(folder / "work", ignore_errors=True)
+
+
 def read_pruned(folder: Path) -> dict[str, Any] | None:
     """Return what a pruned trial had reached, or None."""
     found = read_json(folder / PRUNED_FILE)

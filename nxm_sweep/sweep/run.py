@@ -11,12 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from optuna.storages import BaseStorage
 from rich.console import Console
 
 from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.sweep.board import Board
-from nxm_sweep.sweep.cell import Cell
+from nxm_sweep.sweep.cell import Cell, Point
 from nxm_sweep.sweep.claims import Claims
 from nxm_sweep.sweep.coordinator import Coordinator
 from nxm_sweep.sweep.dry_run import show_dry_run
@@ -26,6 +27,7 @@ from nxm_sweep.sweep.pool import Pool, shape
 from nxm_sweep.sweep.records import read_record, trial_folder
 from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.search import Search
+from nxm_sweep.sweep.seed_means import SeedMeanStudy
 from nxm_sweep.sweep.storage import dashboard_address, in_use, open_storage, storage_lock
 from nxm_sweep.sweep.study import CellStudy
 from nxm_sweep.sweep.survey import FAILED, RUNNING, TO_DO, point_state
@@ -55,8 +57,7 @@ def run_sweep(
     console = console or Console(highlight=False)
     output_dir, sweep = Path(settings.output_dir), settings.sweep
     plan = _plan(cells, sweep, arguments)
-    if sweep.dry_run:
-        plan.recall(output_dir)
+    plan.recall(output_dir)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
         workers, threads, _ = shape(sweep, _processes(plan))
@@ -69,16 +70,16 @@ def run_sweep(
     plan.write(output_dir)
     storage = open_storage(sweep.storage, output_dir)
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
-        with storage_lock(output_dir):
-            studies = {cell.study_name: CellStudy(storage, cell) for cell in plan.cells}
-            for study, points in zip(studies.values(), plan.points, strict=True):
-                _tidy(study, claims, output_dir)
-                study.queue(point for point in points if _is_to_train(output_dir, point.identity, sweep))
-        with _runner(plan, output_dir, sweep, launch) as runner:
-            lock = storage_lock(output_dir)
+        lock = storage_lock(output_dir)
+        with lock:
+            studies = {cell.study_name: _study(storage, cell, output_dir, sweep) for cell in plan.cells}
             searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
             for point in itertools.chain.from_iterable(search.adopt() for search in searches):
                 plan.add(point)
+            plan.write(output_dir)  # before a study is made anew: whoever goes on after a death here knows its points
+            for study, points in zip(studies.values(), plan.points, strict=True):
+                _prepare(study, points, claims, output_dir, sweep)
+        with _runner(plan, output_dir, sweep, launch) as runner:
             coordinator = Coordinator(
                 plan, output_dir, sweep, studies, claims, runner=runner, seconds_of=estimate.cost, searches=searches
             )
@@ -103,6 +104,24 @@ def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str])
 
 def _is_search(sweep: SweepSettings) -> bool:
     return sweep.sampler != "grid" or sweep.pruner != "none"
+
+
+def _study(storage: BaseStorage, cell: Cell, output_dir: Path, sweep: SweepSettings) -> CellStudy:
+    return SeedMeanStudy(storage, cell, output_dir, sweep) if cell.seeds else CellStudy(storage, cell)
+
+
+def _prepare(study: CellStudy, points: list[Point], claims: Claims, output_dir: Path, sweep: SweepSettings) -> None:
+    """Bring a study up to what the disk says, and show what is to be trained; the caller holds the storage's lock."""
+    if isinstance(study, SeedMeanStudy):
+        study.resume(points, claims)
+        return
+    _tidy(study, claims, output_dir)
+    if study.cell.search:
+        for point in study.add_missing(points):
+            if (record := _record(output_dir, point.identity)) is not None:
+                study.tell(point, record)
+    else:
+        study.queue(point for point in points if _is_to_train(output_dir, point.identity, sweep))
 
 
 def _tidy(study: CellStudy, claims: Claims, output_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -13,13 +14,14 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings
-from nxm_sweep.sweep.axes import Axes, Range, canonical
+from nxm_sweep.sweep.axes import Axes, Range, canonical, listed
 from nxm_sweep.sweep.cell import Point
-from nxm_sweep.sweep.study import CellStudy, distribution, identity_in
+from nxm_sweep.sweep.seed_means import SeedMeanStudy
+from nxm_sweep.sweep.study import CellStudy, distribution, identity_attribute, identity_in
 
 _DRAWS = 20
 """A sampler draws so often before a point that is new is taken from the list of all, if there is one."""
@@ -28,7 +30,9 @@ _DRAWS = 20
 class Search:
     """One cell's search, and its pruner; of a grid, the pruner alone.
 
-    A trial's draw is seeded by its number: a search that is resumed, or shared, goes on instead of starting over.
+    A trial's draw is seeded by its number: a search that is resumed, or shared, goes on instead of starting over. Where
+    seeds are repeats, it is seeded by the number of points drawn before: a trial that a dead coordinator left without a
+    point does not count.
 
     Args:
         study: The cell's study.
@@ -39,7 +43,7 @@ class Search:
     def __init__(self, study: CellStudy, settings: SweepSettings, lock: FileLock) -> None:
         self.study, self.lock = study, lock
         self._settings = settings
-        self._pruner = _pruner(settings.pruner, study.cell.settings.training.epochs)
+        self._pruner = _pruner(settings.pruner, _steps(study))
         self._known: set[str] = set()
         self._is_exhausted = False
 
@@ -51,7 +55,8 @@ class Search:
     def ask(self) -> tuple[int, Point] | None:
         """Return the number of a new running trial in the storage, and its point; None if no more is wanted.
 
-        The caller holds the lock until it has claimed the point.
+        Where seeds are repeats, the point is that of the first seed. The caller holds the lock until it has claimed the
+        point.
         """
         asked = self._asked()
         if len(asked) >= self._wanted:
@@ -63,28 +68,32 @@ class Search:
             self._is_exhausted = True
             self.study.drop(trial)
             return None
-        for key, value in point.values.items():
+        for key in cell.drawn_keys:
             axis = distribution(cell, key)
-            storage.set_trial_param(trial, key, axis.to_internal_repr(value), axis)
-        storage.set_trial_user_attr(trial, "identity", point.identity)  # the last: who has one is complete
+            storage.set_trial_param(trial, key, axis.to_internal_repr(point.values[key]), axis)
+        for name, identity in identity_attribute(point).items():  # the last: who has one is complete
+            storage.set_trial_user_attr(trial, name, identity)
         self._known.add(point.identity)
         return trial, point
 
     def adopt(self) -> list[Point]:
-        """Return the points that this search has asked for before or elsewhere; each once."""
+        """Return the trainings of the points that this search has asked for before or elsewhere; each once."""
         if self._wanted == 0:
             return []
         cell = self.study.cell
         found = []
         for identity, values in self._asked().items():
-            if identity not in self._known and set(values) == set(cell.axes):
+            if identity not in self._known and set(values) == set(cell.drawn_keys):
                 self._known.add(identity)
-                found.append(cell.point({key: canonical(values[key]) for key in cell.axes}))
+                found += cell.repeats(self._point(values))
         return found
 
-    def should_prune(self, trial: int) -> bool:
-        """Return whether a running trial is not worth its time."""
-        return self._pruner.prune(self._load("random"), self.study.storage.get_trial(trial))
+    def should_prune(self, trial: int, step: int) -> bool:
+        """Return whether a trial, at a step that it has just reached, is not worth its time."""
+        frozen = self.study.storage.get_trial(trial)
+        if frozen.state == TrialState.PRUNED:  # by another coordinator
+            return True
+        return self._pruner.prune(self._load("random"), self.study.judged_part(frozen, step))
 
     @property
     def _wanted(self) -> int:
@@ -99,15 +108,22 @@ class Search:
     def _draw(self, trial: FrozenTrial, asked: set[str]) -> Point | None:
         """Draw a point that has not been asked for; None if none is found."""
         cell = self.study.cell
-        study = self._load(self._settings.sampler, trial.number)
-        axes = {key: distribution(cell, key) for key in cell.axes}
-        for _ in range(_DRAWS):
-            values = _sample(study, trial, axes)
-            point = cell.point({key: canonical(values[key]) for key in cell.axes})
+        seed = len(asked) if cell.seeds else trial.number
+        study = self._load(self._settings.sampler, seed)
+        axes = {key: distribution(cell, key) for key in cell.drawn_keys}
+        draws = _DRAWS + (len(asked) if cell.space is None else 0)  # a rebuilt study has lost where a sequence was
+        for _ in range(draws):
+            point = self._point(_sample(study, trial, axes))
             if point.identity not in asked and not cell.excludes(point.values):
                 return point
         left = [point for identity, point in (cell.space or {}).items() if identity not in asked]
-        return random.Random(trial.number).choice(left) if left else None  # noqa: S311 - no secret
+        return random.Random(seed).choice(left) if left else None  # noqa: S311 - no secret
+
+    def _point(self, values: Mapping[str, Any]) -> Point:
+        cell = self.study.cell
+        first = {"seed": cell.seeds[0]} if cell.seeds else {}
+        drawn = {**values, **first}
+        return cell.point({key: canonical(drawn[key]) for key in cell.axes})
 
     def _load(self, sampler: str, seed: int = 0) -> Study:
         """Return the study anew: Optuna remembers its trials from one draw to the next."""
@@ -132,6 +148,15 @@ def check_search(settings: SweepSettings, axes: Axes) -> None:
     if settings.n_trials is None:
         raise ConfigError(
             f"sweep.sampler={settings.sampler} needs sweep.n_trials", hint="for instance sweep.n_trials=20"
+        )
+    if isinstance(axes.get("seed"), Range):
+        raise ConfigError(
+            "seed is a range, but a search trains each of its points with every seed", hint="list them: seed=0,1,2"
+        )
+    if any("seed" in rule for rule in settings.exclude) and len(listed(axes.get("seed"))) > 1:
+        raise ConfigError(
+            "sweep.exclude names seed, but a search trains each of its points with every seed",
+            hint="leave the seed out of seed=...",
         )
     if settings.tie:
         raise ConfigError(f"sweep.tie couples the axes of a grid but sweep.sampler is {settings.sampler}")
@@ -185,6 +210,13 @@ def _sampler(name: str, seed: int) -> BaseSampler:
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case _:
             return RandomSampler(seed=seed)
+
+
+def _steps(study: CellStudy) -> int:
+    """Steps that a pruner can see of a trial."""
+    if isinstance(study, SeedMeanStudy):
+        return study.epochs_per_seed * len(study.cell.seeds)
+    return study.cell.settings.training.epochs
 
 
 def _pruner(name: str, epochs: int) -> BasePruner:

@@ -20,6 +20,8 @@ from nxm_sweep.sweep.cell import Cell, Point
 from nxm_sweep.sweep.records import selected_value
 
 _LOGARITHMIC = ("learning_rate.value", "rho.value")
+IDENTITIES = "identities"
+"""User attribute of a drawn point that is trained with several seeds: its trainings, in the order of the seeds."""
 _QUEUED = 500
 """So many points of a cell stand in the queue; a longer one costs every reader seconds."""
 
@@ -34,7 +36,7 @@ class CellStudy:
 
     def __init__(self, storage: BaseStorage, cell: Cell) -> None:
         self.storage, self.cell = storage, cell
-        self.study_id = _find_or_create(storage, cell)
+        self.study_id = find_or_create(storage, cell)
         self._waiting: dict[str, int] = {}
         self._running: dict[str, int] = {}
         self.told: dict[str, float] = {}
@@ -73,23 +75,48 @@ class CellStudy:
                 return trial
         return self._create(point, TrialState.RUNNING)
 
-    def report(self, trial: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
-        """Report the epochs that are new; return whether there were any."""
+    def add(self, point: Point) -> None:
+        """Queue a point that a search has drawn before."""
+        self._waiting[point.identity] = self._create(point, TrialState.WAITING)
+
+    def add_missing(self, points: Iterable[Point]) -> list[Point]:
+        """Queue the points that a search has drawn before and that its study, lost since, does not hold; return them."""
+        known = set(map(identity_in, self.storage.get_all_trials(self.study_id, deepcopy=False)))
+        missing = [point for point in points if point.identity not in known]
+        for point in missing:
+            self.add(point)
+        return missing
+
+    def may_begin(self, point: Point) -> bool:
+        """Return whether a point can be trained now."""
+        return True
+
+    def unjudged(self, trial: int) -> Sequence[int]:
+        """Return the steps that a pruner has to judge before the trial goes on."""
+        return ()
+
+    def judged_part(self, trial: FrozenTrial, step: int) -> FrozenTrial:
+        """Return a running trial as a pruner judges it at a step."""
+        return trial
+
+    def report(self, trial: int, identity: str, epochs: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        """Report the epochs that are new; return the step that a pruner has to judge, if there is one."""
         known = self._reported.get(trial, 0)
         with suppress(UpdateFinishedTrialError):
             for entry in epochs[known:]:
                 self.storage.set_trial_intermediate_value(trial, entry["epoch"], entry["selection"])
         self._reported[trial] = max(known, len(epochs))
-        return len(epochs) > known
+        return [epochs[-1]["epoch"]] if len(epochs) > known else []
 
-    def complete(self, trial: int, record: Mapping[str, Any]) -> None:
-        """Tell what a record says."""
-        self.report(trial, record["epochs"])
+    def complete(self, trial: int, record: Mapping[str, Any]) -> Sequence[int]:
+        """Tell what a record says; return the steps that a pruner has to judge."""
+        self.report(trial, record["identity"], record["epochs"])
         with suppress(UpdateFinishedTrialError):
             for key, value in main_figures(record).items():
                 self.storage.set_trial_user_attr(trial, key, value)
             self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [selected_value(record)])
             self.told[record["identity"]] = selected_value(record)
+        return ()
 
     def tell(self, point: Point, record: Mapping[str, Any]) -> None:
         """Tell a record that was not made through this study."""
@@ -120,7 +147,7 @@ class CellStudy:
             self.storage.set_trial_state_values(trial, TrialState.WAITING)
             self._waiting[identity] = trial
 
-    def fail(self, trial: int, failure: Failure) -> None:
+    def fail(self, trial: int, identity: str, failure: Failure) -> None:
         """Tell why an attempt has failed."""
         with suppress(UpdateFinishedTrialError):
             for key, value in asdict(failure).items():
@@ -184,24 +211,33 @@ def distribution(cell: Cell, key: str) -> BaseDistribution:
     return FloatDistribution(min(values), max(values), log=key in _LOGARITHMIC)
 
 
+def identity_attribute(point: Point) -> dict[str, Any]:
+    """Return the user attribute that says which training a trial stands for, or which ones where seeds are repeats."""
+    if point.cell.seeds:
+        return {IDENTITIES: [repeat.identity for repeat in point.cell.repeats(point)]}
+    return {"identity": point.identity}
+
+
 def identity_in(trial: FrozenTrial) -> str:
-    """Return the identity of the point that a trial stands for; empty if it is none of ours."""
-    return str(trial.user_attrs.get("identity", ""))
+    """Return the identity of the point that a trial stands for, of its first seed; empty if it is none of ours."""
+    return str(trial.user_attrs.get("identity") or next(iter(trial.user_attrs.get(IDENTITIES, [])), ""))
 
 
-def _find_or_create(storage: BaseStorage, cell: Cell) -> int:
+def find_or_create(storage: BaseStorage, cell: Cell) -> int:
+    """Return the number of a cell's study in the storage; the caller holds the storage's lock."""
     name = cell.study_name
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
     except DuplicatedStudyError:
         return storage.get_study_id_from_name(name)
-    settings = cell.settings
+    metric = cell.settings.task.selection_metric
+    over_seeds = f", mean over the seeds {' '.join(map(str, cell.seeds))}" if cell.seeds else ""
     attributes = {
         **cell.choices,
         "sparsity": cell.sparsity_name,
         "pattern": cell.pattern,
         "fingerprint": cell.fingerprint,
-        "score": f"{settings.task.selection_metric} of the pruned model, best epoch on the reported set (optimistic)",
+        "score": f"{metric} of the pruned model, best epoch on the reported set (optimistic){over_seeds}",
     }
     for key, value in attributes.items():
         storage.set_study_user_attr(study_id, key, value)
@@ -218,13 +254,14 @@ def _template(
     started: datetime | None = None,
     finished: datetime | None = None,
 ) -> FrozenTrial:
+    params = {key: value for key, value in point.values.items() if key in point.cell.drawn_keys}
     trial = create_trial(
         state=state,
         value=value,
-        params=point.values,
-        distributions={key: distribution(point.cell, key) for key in point.values},
+        params=params,
+        distributions={key: distribution(point.cell, key) for key in params},
         intermediate_values=intermediate_values,
-        user_attrs={"identity": point.identity, **(attributes or {})},
+        user_attrs={**identity_attribute(point), **(attributes or {})},
     )
     if started is not None:
         trial.datetime_start, trial.datetime_complete = started, finished

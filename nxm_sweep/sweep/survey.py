@@ -37,10 +37,11 @@ class PlannedPoint:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell as a plan's file has it; ``wanted`` counts its points, or a search's trials.
+    """A cell as a plan's file has it; ``wanted`` counts its trainings, those that a search has yet to ask for included.
 
     ``names`` are those of its task, method, sparsity, model and distillation; an old plan has them in one text, without the
     last. ``pattern`` is what its targets are to hold; an old plan does not say it.
+    ``seeds`` are those that a search trains each drawn point with, where there are several.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PlannedCell:
     wanted: int
     names: Mapping[str, str] = field(default_factory=dict)
     pattern: str | None = None
+    seeds: Sequence[int] = ()
 
 
 @dataclass
@@ -77,7 +79,11 @@ class Survey:
     def best(self, points: Iterable[PlannedPoint]) -> tuple[float, PlannedPoint] | None:
         """Return the best score and its point, of points in the order of the grid."""
         scored = ((self.scores[point.identity], point) for point in points if point.identity in self.scores)
-        return best_of(scored, lambda point: self.epochs[point.identity])
+        return best_of(scored, self.epoch_of)
+
+    def epoch_of(self, point: PlannedPoint) -> float:
+        """Return the epoch of the score of a point that has one."""
+        return self.epochs[point.identity]
 
 
 def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: int, pruning: bool = False) -> str:
@@ -183,6 +189,7 @@ def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
             cell.get("wanted", len(cell["points"])),
             _names_of(cell),
             cell.get("pattern"),
+            list(cell.get("seeds", [])),
         )
         for cell in plan["cells"]
     ]

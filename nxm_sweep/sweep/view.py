@@ -16,8 +16,9 @@ from rich.text import Text
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.sweep.board import Board
-from nxm_sweep.sweep.cell import Point
+from nxm_sweep.sweep.cell import Cell, Point
 from nxm_sweep.sweep.coordinator import Coordinator
+from nxm_sweep.sweep.draws import best_mean, mean_words
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
 from nxm_sweep.sweep.records import best_epoch, best_of, read_record, trial_folder
@@ -61,9 +62,11 @@ class LiveView:
     def __enter__(self) -> Self:
         board = self._coordinator.board
         self._seen = {*board.done, *board.failed, *board.pruned}
-        left = len(self._plan) - len(self._seen)
+        count, left = f"{len(self._plan)} points", len(self._plan) - len(self._seen)
+        if self._plan.repeats_seeds:
+            count, left = self._plan.count_words, sum(map(self._plan.wanted, self._plan.cells)) - len(self._seen)
         self._console.print(
-            f"{len(self._plan.cells)} cells, {len(self._plan)} points: {len(board.done)} have a record, {left} to do"
+            f"{len(self._plan.cells)} cells, {count}: {len(board.done)} have a record, {left} to do"
             + (f", {len(board.failed)} failed before (sweep.retry_failed=true)" if board.failed else "")
         )
         if self._console.is_terminal:
@@ -122,7 +125,7 @@ class LiveView:
         if board.running:
             parts.append(running)
         if board.elsewhere:
-            parts.append(Text(f"{len(board.elsewhere)} points are being trained by others", style="dim"))
+            parts.append(Text(f"{len(board.elsewhere)} {self._plan.unit} are being trained by others", style="dim"))
         parts.append(Text(self._time_left(board), style="dim"))
         return Group(*parts)
 
@@ -135,7 +138,7 @@ class LiveView:
             return "time left: not known before the first trial has finished"
         unknown = sum(value is None for value in seconds)
         words = f"about {clock(known / max(1, len(board.running)))} left"
-        return words + (f", besides {unknown} points of cells without a finished trial" if unknown else "")
+        return words + (f", besides {unknown} {self._plan.unit} of cells without a finished trial" if unknown else "")
 
 
 def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *, stopped: bool) -> bool:
@@ -153,7 +156,10 @@ def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *
         console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
     wanted = sum(map(plan.wanted, plan.cells))
     missing = wanted - len(board.done) - len(board.pruned) - len(failed)
-    parts = [f"{len(board.done)} of {wanted} points have a record", f"{board.trained} trained now"]
+    have = f"{len(board.done)} of {wanted} points have a record"
+    if plan.repeats_seeds:
+        have = f"{plan.count_words}: {len(board.done)} have a record"
+    parts = [have, f"{board.trained} trained now"]
     parts += [f"{len(board.pruned)} pruned"] if board.pruned else []
     parts += [f"{len(failed)} failed"] if failed else []
     parts += [f"{missing} not trained yet"] if missing > 0 else []
@@ -169,32 +175,35 @@ def final_report(plan: Plan, board: Board, output_dir: Path, console: Console, *
 
 def best_table(plan: Plan, board: Board, output_dir: Path) -> Table:
     """Return the best point of each cell."""
-    table = plain_table("cell", "points", "best", "at")
+    table = plain_table("cell", plan.unit, "best", "at")
     epoch_of = _epochs_under(output_dir)
     for cell, points in zip(plan.cells, plan.points, strict=True):
-        best = _best(points, board, epoch_of)
-        table.add_row(
-            cell.title,
-            f"{_count(points, board.done)}/{plan.wanted(cell)}",
-            score_words(best[0] if best else None),
-            values_words(best[1].values) if best else "",
-        )
+        done = f"{_count(points, board.done)}/{plan.wanted(cell)}"
+        table.add_row(cell.title, done, *_best_words(cell, points, board, epoch_of))
     return table
 
 
 def _cells_table(plan: Plan, board: Board, epoch_of: Callable[[Point], float]) -> Table:
     table = plain_table("cell", "done", "running", "failed", "best", "at")
     for cell, points in zip(plan.cells, plan.points, strict=True):
-        best = _best(points, board, epoch_of)
         table.add_row(
             cell.title,
             f"{_count(points, board.done)}/{plan.wanted(cell)}",
             str(_count(points, board.running)),
             str(_count(points, board.failed)),
-            score_words(best[0] if best else None),
-            values_words(best[1].values) if best else "",
+            *_best_words(cell, points, board, epoch_of),
         )
     return table
+
+
+def _best_words(
+    cell: Cell, points: Iterable[Point], board: Board, epoch_of: Callable[[Point], float]
+) -> tuple[str, str]:
+    """The best score and where: of a search with several seeds the best mean, never that of one seed."""
+    if cell.seeds:
+        return mean_words(best_mean(points, len(cell.seeds), board.done, board.failed, epoch_of))
+    best = _best(points, board, epoch_of)
+    return score_words(best[0] if best else None), values_words(best[1].values) if best else ""
 
 
 def _best(points: Iterable[Point], board: Board, epoch_of: Callable[[Point], float]) -> tuple[float, Point] | None:

@@ -297,6 +297,28 @@ def test_a_search_is_another_study_than_the_grid_and_than_one_of_another_space()
     assert len({cell.study_name for cell in (grid, random, tpe, wider)}) == 4
 
 
+def test_seeds_of_a_search_are_repeats_and_those_of_a_grid_an_axis() -> None:
+    axes: Axes = {"learning_rate.value": (1e-5, 3e-5), "seed": (1, 0)}
+    grid, search = _cell(axes=axes), _cell(axes=axes, search="tpe")
+    assert (grid.seeds, grid.drawn_keys) == ((), ["learning_rate.value", "seed"])
+    assert (search.seeds, search.drawn_keys) == ((0, 1), ["learning_rate.value"])
+    assert search.space is not None
+    assert [point.values for point in search.space.values()] == [
+        {"learning_rate.value": rate, "seed": 0} for rate in (1e-5, 3e-5)
+    ]
+    repeats = [repeat.identity for point in search.space.values() for repeat in search.repeats(point)]
+    assert sorted(repeats) == sorted(point.identity for point in grid.points())
+
+
+def test_name_of_a_search_depends_on_which_seeds_it_has_and_its_family_does_not() -> None:
+    cells = [_cell(axes={"learning_rate.value": (1e-5,), "seed": seeds}, search="tpe")
+             for seeds in ((0,), (1,), (0, 1), (1, 0), (0, 1, 2))]  # fmt: skip
+    assert len({cell.study_name for cell in cells}) == 4  # the order makes none
+    assert len({cell.search_name for cell in cells}) == 1
+    wider = _cell(axes={"learning_rate.value": (1e-5, 3e-5), "seed": (0, 1)}, search="tpe")
+    assert wider.search_name != cells[0].search_name
+
+
 def test_dense_has_no_pattern_and_no_rho() -> None:
     names = {_cell("method=dense", f"sparsity={sparsity}", f"rho.value={rho}").study_name
              for sparsity in ("2of4", "1of4") for rho in (1e-3, 1e-2)}  # fmt: skip

@@ -249,6 +249,35 @@ def test_a_search_that_is_resumed_goes_on_where_it_was() -> None:
     assert first + _values(_ask_all(_search(SPACE, storage, n_trials=8))) == whole
 
 
+# The study and the 14 draws of a search with one seed, as the first version of this package made them: a search that it
+# has begun goes on.
+_QMC = """
+3e13814a7c5f7637 7a0c6ed407aed3f8 b1bd599f7af52d91 cc1296828c60230e 4fd2c581699ae875
+853e155d9a6c13d0 ff832f100bcb2613 c1cb52dabeb7d1fc a1e24feef5eecf41 c7167e727d2536bb
+ba8b9754423536de 8eda5c7854c40719 7c287f60568e160b 0429fd70108de312
+"""
+_STARTUP = """
+22474c4b293e195f a3ee5d21801fbaef 003dce4479fa5735 1f1b8ccec4649d9f 52fbf8298252727d
+9d269a04aaabca8a 3595598758e84271 e5c36f82ad625b9c 26307569ee90aced decf56773e048fdb
+"""
+FIRST_VERSION = {
+    "random": ("426581f1", _STARTUP + "edf46b0f4ef178ee f314e5245a84d633 8bbe990d0acbc2ff e0134534d8b4f350"),
+    "tpe": ("207546e3", _STARTUP + "b9cafab966f1c4cb fa1e2b2184e22249 9fcdcd57f55a43e2 c6f92feef72c3a40"),
+    "qmc": ("0963c2fc", _QMC),
+}
+
+
+@pytest.mark.parametrize("sampler", FIRST_VERSION)
+def test_search_with_one_seed_has_the_study_and_the_draws_that_it_always_had(sampler: str) -> None:
+    def score(point: Point) -> float:
+        return -abs(math.log10(point.values["learning_rate.value"]) + 3.0)
+
+    search = _search(SPACE, InMemoryStorage(), sampler=sampler, n_trials=14)
+    fingerprint, identities = FIRST_VERSION[sampler]
+    assert search.study.cell.study_name == f"glue/rte asp 2of4 bert_base {sampler} {fingerprint}"
+    assert [point.identity for point in _ask_all(search, score)] == identities.split()
+
+
 def test_two_coordinators_share_a_search() -> None:
     storage = InMemoryStorage()
     one, two = _search(SPACE, storage, n_trials=5), _search(SPACE, storage, n_trials=5)
@@ -267,9 +296,9 @@ def test_points_that_a_rule_leaves_out_are_not_asked_for() -> None:
 
 
 def test_a_finite_space_is_asked_for_whole_and_no_further() -> None:
-    axes: Axes = {"training.batch_size": Range(8, 12), "seed": (0, 1)}
+    axes: Axes = {"training.batch_size": Range(8, 12), "training.epochs": (1, 2)}
     points = _ask_all(_search(axes, InMemoryStorage(), n_trials=100))
-    assert sorted(_values(points)) == [(batch, seed) for batch in range(8, 13) for seed in (0, 1)]
+    assert sorted(_values(points)) == [(batch, epochs) for batch in range(8, 13) for epochs in (1, 2)]
 
 
 def test_a_search_that_finds_nothing_new_ends() -> None:
@@ -282,7 +311,7 @@ def test_a_search_that_finds_nothing_new_ends() -> None:
 def _report(search: Search, trial: int, scores: list[float]) -> bool:
     for epoch, score in enumerate(scores, 1):
         search.study.storage.set_trial_intermediate_value(trial, epoch, score)
-    return search.should_prune(trial)
+    return search.should_prune(trial, len(scores))
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])

@@ -81,8 +81,8 @@ def test_point_goes_from_the_queue_to_its_record_as_one_trial(storage: BaseStora
     assert _states(study) == {"WAITING": 3}
     trial = study.begin(points[1])
     record = _record(points[1])
-    assert study.report(trial, record["epochs"][:1])
-    assert not study.report(trial, record["epochs"][:1])
+    assert study.report(trial, points[1].identity, record["epochs"][:1])
+    assert not study.report(trial, points[1].identity, record["epochs"][:1])
     study.complete(trial, record)
     assert _states(study) == {"WAITING": 2, "COMPLETE": 1}
     (told,) = (trial for trial in _trials(study) if trial.state == TrialState.COMPLETE)
@@ -155,7 +155,7 @@ def test_trial_that_another_coordinator_has_failed_is_followed_by_a_new_one(stor
     first, second = _study(storage), _study(storage)
     first.queue([point])
     second.read()
-    first.fail(first.begin(point), failure("killed", "the worker was ended by SIGKILL"))
+    first.fail(first.begin(point), point.identity, failure("killed", "the worker was ended by SIGKILL"))
     second.complete(second.begin(point), _record(point))
     assert _states(second) == {"FAIL": 1, "COMPLETE": 1}
     (failed,) = (trial for trial in _trials(second) if trial.state == TrialState.FAIL)
@@ -187,8 +187,8 @@ def test_what_another_has_ended_stays_as_it_is(storage: BaseStorage) -> None:
     trial = study.begin(point)
     other.complete(trial, _record(point))
     before = copy.deepcopy(_trials(study))
-    study.report(trial, [{"epoch": 1, "selection": 0.1}])
-    study.fail(trial, failure("killed", "x"))
+    study.report(trial, point.identity, [{"epoch": 1, "selection": 0.1}])
+    study.fail(trial, point.identity, failure("killed", "x"))
     study.requeue(trial, point.identity)
     study.drop(trial)
     study.prune(trial)
@@ -211,7 +211,7 @@ def test_pruned_trial_keeps_its_last_score(
 ) -> None:
     study, point = _study(storage), next(_cell().points())
     trial = study.begin(point)
-    study.report(trial, epochs)
+    study.report(trial, point.identity, epochs)
     study.prune(trial)
     (pruned,) = _trials(study)
     assert (pruned.state, pruned.value) == (TrialState.PRUNED, value)

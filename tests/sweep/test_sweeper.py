@@ -374,6 +374,8 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("learning_rate.value=interval(1e-5,1e-4)",), "learning_rate.value is a range, which a grid cannot list", "sweep.sa"),
     (("sweep.sampler=cmaes", "sweep.n_trials=3"), "sweep.sampler=cmaes searches ranges but every axis is a list", "for in"),
     ((*SEARCH, "sweep.tie=[[seed,rho.value]]"), "sweep.tie couples the axes of a grid but sweep.sampler is random", ""),
+    ((*SEARCH, "seed=interval(0,9)"), "seed is a range, but a search trains each of its points with every", "seed=0,1,2"),
+    ((*SEARCH, "seed=0,1", "sweep.exclude=[{seed:0}]"), "sweep.exclude names seed, but a search trains each", "leave the"),
     ((*SEARCH, "learning_rate.value=interval(1e-4,1e-5)"), "learning_rate.value cannot be searched between", "interval(a"),
     ((*SEARCH, "rho.value=tag(log,interval(0,1))"), "rho.value cannot be searched between 0 and 1", "an a above 0"),
     ((*SEARCH, "training.schedule=interval(0,1)"), "training.schedule cannot be searched between 0 and 1", "needs numbers"),
