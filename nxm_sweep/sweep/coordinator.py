@@ -226,6 +226,8 @@ class Coordinator:
             study.requeue(trial, identity)
         else:
             self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
+        if self.stopping:  # a point whose other seeds are to do waits; one that has ended stays as it is
+            study.requeue(trial, identity)
         self._claims.release(identity)
 
     def _fail(self, point: Point, trial: int, failed: Failure) -> None:

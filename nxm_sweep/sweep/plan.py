@@ -182,7 +182,10 @@ def make_plan(
 
 
 def _merge(cells: Sequence[Cell]) -> list[tuple[Cell, list[Cell]]]:
-    """Cells of one study as one with the values of all; the axes that each of them combines stay its own."""
+    """Cells of one study as one with the values of all; the axes that each of them combines stay its own.
+
+    Searches of one study have the same values, in another order of the seeds perhaps.
+    """
     by_study: dict[str, list[Cell]] = {}
     for cell in cells:
         by_study.setdefault(cell.study_name, []).append(cell)
@@ -191,7 +194,7 @@ def _merge(cells: Sequence[Cell]) -> list[tuple[Cell, list[Cell]]]:
 
 def _union(parts: Sequence[Cell]) -> Cell:
     first = parts[0]
-    if all(part.axes == first.axes for part in parts):
+    if first.search or all(part.axes == first.axes for part in parts):
         return first
     axes: Axes = {
         key: tuple(dict.fromkeys(value for part in parts for value in listed(part.axes[key]))) for key in first.axes

@@ -140,7 +140,7 @@ class SeedMeanStudy(CellStudy):
     def _go_on(self, point: Point, claims: Claims) -> None:
         self.catch_up(point)
         draw = self._draw_of(point)
-        if draw.state == TrialState.PRUNED and self._prunes:
+        if self._is_pruned(draw):
             self.close(draw.identities[0], claims)
         elif draw.state == TrialState.RUNNING and not any(map(claims.is_taken, draw.identities)):
             self.requeue(draw.trial, draw.identities[0])
@@ -149,16 +149,21 @@ class SeedMeanStudy(CellStudy):
         """Whether a mean leaves out a seed that now has a record or may get one, or counts one whose record is lost."""
         if draw.state != TrialState.COMPLETE:
             return False
-        states = {identity: self._state(identity) for identity in draw.identities}
-        return any(
-            state == TO_DO or (state != FAILED and identity not in draw.noted) for identity, state in states.items()
-        )
+        counted = [identity for identity in draw.identities if identity in draw.noted]
+        left_out = [identity for identity in draw.identities if identity not in draw.noted]
+        is_lost = any(not (self._folder(identity) / RESULT).exists() for identity in counted)
+        return is_lost or any(self._state(identity) != FAILED for identity in left_out)
 
     def _is_reopened(self, draw: _Draw) -> bool:
         """Whether a point whose trial has ended has trainings to do: failed ones that are tried again, pruned ones."""
-        if not draw.state.is_finished() or (draw.state == TrialState.PRUNED and self._prunes):
+        if not draw.state.is_finished() or self._is_pruned(draw):
             return False
-        return self._is_stale(draw) or TO_DO in map(self._state, draw.identities)
+        if draw.state == TrialState.COMPLETE:
+            return self._is_stale(draw)
+        return TO_DO in map(self._state, draw.identities)
+
+    def _is_pruned(self, draw: _Draw) -> bool:
+        return draw.state == TrialState.PRUNED and self._prunes
 
     # --- a training's course ------------------------------------------------------------------------------------------
 
@@ -173,7 +178,7 @@ class SeedMeanStudy(CellStudy):
     def begin(self, point: Point) -> int:
         """Note that a training begins; return the number of its point's trial in the storage."""
         draw = self._draw_of(point)
-        if draw.state.is_finished():
+        if draw.state.is_finished() and not self._is_pruned(draw):
             self.add(point)
             self.read()
             draw = self._draw_of(point)
@@ -185,10 +190,10 @@ class SeedMeanStudy(CellStudy):
 
     def unjudged(self, trial: int) -> Sequence[int]:
         """Return the last step of a trial that another coordinator may have left before its pruner has judged it."""
-        if trial in self._seen:
+        if trial in self._seen and not self._is_pruned(self._by_trial[trial]):
             return ()
         self._seen.add(trial)
-        return sorted(self._known_steps(trial))[-1:]
+        return [max(self._known_steps(trial), default=0)]
 
     def judged_part(self, trial: FrozenTrial, step: int) -> FrozenTrial:
         """Return a trial as a pruner judges it at a step: with the means over the seeds of that step alone.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
@@ -105,16 +107,22 @@ class Trials:
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
         del seconds
+        self.bench.ticks += 1
+        if self.bench.ticks == self.bench.interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
         ended = [(identity, outcome) for identity, point in self.running.items() if (outcome := self._advance(point))]
         for identity, _ in ended:
             del self.running[identity]
+            (trial_folder(self.bench.output_dir, identity) / "progress.json").unlink(missing_ok=True)
         return ended
 
     def _advance(self, point: Point) -> Outcome | None:
         bench, folder = self.bench, trial_folder(self.bench.output_dir, point.identity)
         epochs = bench.checkpoints.setdefault(point.identity, [])
-        if (read_json(folder / STOP) or {}).get("reason") == PRUNED:
-            (folder / "progress.json").unlink()
+        order = (read_json(folder / STOP) or {}).get("reason")
+        if order == PRUNED and bench.dies_pruned:
+            return Outcome(failure=failure("killed", "the worker was ended by SIGKILL"))
+        if order == PRUNED:
             write_json(folder / "pruned.json", {"epochs": epochs})
             return Outcome(stopped=PRUNED)
         if point.values["seed"] in bench.failing:
@@ -127,7 +135,7 @@ class Trials:
             folder / "progress.json", {"process": this_process(), "since": 0.0, "step": 1, "steps": 1, "epochs": epochs}
         )
         if epoch < EPOCHS:
-            return None
+            return Outcome(stopped=order) if order else None
         best = max(epochs, key=lambda entry: entry["selection"])
         record = {
             "schema": SCHEMA,
@@ -139,7 +147,6 @@ class Trials:
             "seconds": {"total": 1.0},
         }  # fmt: skip
         write_record(folder, record)
-        (folder / "progress.json").unlink()
         bench.trained[point.identity] += 1
         return Outcome()
 
@@ -154,6 +161,8 @@ class Bench:
         self.trained: Counter[str] = Counter()
         self.started: list[tuple[float, int]] = []
         self.failing: set[int] = set()
+        self.dies_pruned = False  # whether a worker that is told to stop dies instead
+        self.interrupted_at, self.ticks = -1, 0
         monkeypatch.setattr(run, "open_storage", lambda *_: self.storage)
         self._patch = monkeypatch
 
@@ -350,6 +359,22 @@ def test_halved_search_that_dies_at_any_write_draws_the_same_and_trains_nothing_
             assert trial.state != TrialState.COMPLETE or trial.value == pytest.approx(bench.means()[_rate(trial)])
 
 
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_interrupted_search_leaves_nothing_running_and_goes_on(
+    pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search: dict[str, Any] = {"n_trials": 4, "seeds": (0, 1), "workers": 2}
+    for tick in (1, 3, 4, 8):
+        bench = Bench(tmp_path / f"{tick}", monkeypatch)
+        bench.interrupted_at = tick
+        assert "stopped; the same command continues" in bench.sweep(f"sweep.pruner={pruner}", **search)
+        assert {trial.state.name for trial in bench.draws} <= {"WAITING", "COMPLETE"}
+        bench.sweep(f"sweep.pruner={pruner}", **search)
+        assert [trial.state.name for trial in bench.study().trials] == ["COMPLETE"] * 4
+        assert set(bench.trained.values()) == {1}
+        assert {_rate(trial): trial.value for trial in bench.draws} == pytest.approx(bench.means())
+
+
 def test_lost_study_is_made_anew_from_plan_and_records(bench: Bench) -> None:
     bench.sweep(n_trials=5, workers=3)
     before, trained = _outcome(bench.draws), sum(bench.trained.values())
@@ -469,6 +494,15 @@ def test_pruned_point_stops_all_its_seeds(bench: Bench) -> None:
     bench.sweep(n_trials=12)  # without a pruner, what it stopped is trained
     assert len(bench.records) == 36
     assert {rate for rate, _ in bench.started[before:]} == {_rate(trial) for trial in pruned}
+
+
+def test_worker_that_dies_when_its_point_is_pruned_is_not_tried_again(bench: Bench) -> None:
+    bench.dies_pruned = True
+    bench.sweep("sweep.pruner=median", n_trials=12)
+    trials = bench.study().trials
+    assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+    assert len(trials) == 12
+    assert len(bench.started) == len(set(bench.started))
 
 
 def test_median_pruner_judges_by_the_mean_curve_and_not_by_a_first_lucky_seed(bench: Bench) -> None:
