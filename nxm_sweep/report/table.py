@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
+from nxm_sweep.report.estimates import critical
 from nxm_sweep.report.frames import CELL, RULES, Report
 from nxm_sweep.report.names import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.report.notes import table_notes
@@ -273,9 +273,9 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
     )
 
 
-def half_interval(values: NDArray[np.float64]) -> float:
+def half_interval(values: NDArray[np.floating[Any]]) -> float:
     """Return half of Student's 95% interval of the mean of two values or more."""
-    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return float(critical(len(values)) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

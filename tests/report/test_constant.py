@@ -41,7 +41,7 @@ def sweep(folder: Path) -> Path:
 def make_content(folder: Path, by: str = "best") -> Content:
     report = read_report([folder])
     table = make_table(report, by)
-    return Content(report, table, compare(report, table), target=folder / "reports")
+    return Content(report, table, compare(report), target=folder / "reports")
 
 
 def test_every_table_has_its_row_and_marks_what_does_not_beat_it(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_every_format_shows_what_the_matrices_hold(tmp_path: Path) -> None:
     )
     report = read_report([tmp_path])
     table = make_table(report)
-    content = Content(report, table, compare(report, table), target=tmp_path)
+    content = Content(report, table, compare(report), target=tmp_path)
     list(write_files(content, tmp_path, list(FORMATS)))
     for name in ("table.md", "table.tex", "table.csv", "report.json", "index.html"):
         text = (tmp_path / name).read_text()

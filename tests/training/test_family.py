@@ -407,7 +407,7 @@ def test_a_decoupled_penalty_has_no_share_of_the_gradient() -> None:
     assert [iteration.mean_penalty_share for iteration in method.iterations] == [None, None]
 
 
-class Readings(TorchDispatchMode):
+class Readings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts how often the host reads a number from a tensor, which on a GPU waits for all that is queued."""
 
     count = 0
@@ -421,10 +421,10 @@ class Readings(TorchDispatchMode):
 def test_a_step_reads_no_number_back(clip: str) -> None:
     method = Nxm(targets_of(bert()), 4e-3, AdmmSwitches(clip=clip))
     method.start_(Budget(8, 4))
-    with Readings() as readings:
+    with Readings() as readings:  # type: ignore[no-untyped-call]
         steps_of(method, [0.5, 0.5])
     assert readings.count == 0
-    with Readings() as readings:
+    with Readings() as readings:  # type: ignore[no-untyped-call]
         method.after_epoch_()  # an iteration does
     assert readings.count > 0
 

@@ -20,8 +20,8 @@ class _Watched(Nxm):
 
     seen: set[torch.dtype]
 
-    def after_clip_(self) -> None:
-        super().after_clip_()
+    def after_clip_(self, *, scale: float = 1.0) -> None:
+        super().after_clip_(scale=scale)
         self.seen |= {target.weight.grad.dtype for target in self.targets if target.weight.grad is not None}
 
 
