@@ -100,8 +100,9 @@ def largest(scores: Tensor, keep: int) -> Tensor:
 # ---- SR-STE
 
 
-def test_sr_ste_follows_its_formula() -> None:
-    """``W <- W - rate * (gradient at P(W) + decay * (W - P(W)))``, by autograd on a copy."""
+@pytest.mark.parametrize("clip", [1e9, 0.1])
+def test_sr_ste_follows_its_formula(clip: float) -> None:
+    """``W <- W - rate * (clipped gradient at P(W) + decay * (W - P(W)))``, by autograd on a copy."""
     decay, rate = 0.3, 0.1
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 8))
@@ -115,6 +116,8 @@ def test_sr_ste_follows_its_formula() -> None:
             method.before_forward_()
             (rows @ weight.T - wanted).square().sum().backward()
         method.before_clip_()
+        nn.utils.clip_grad_norm_([weight], clip)
+        method.after_clip_()
         optimizer.step()
         optimizer.zero_grad()
         method.after_step_()
@@ -122,6 +125,7 @@ def test_sr_ste_follows_its_formula() -> None:
         masked = (expected * largest(expected.abs(), 2)).requires_grad_()
         loss = sum((rows @ masked.T - wanted).square().sum() for rows, wanted in zip(inputs, labels, strict=True))
         (gradient,) = torch.autograd.grad(torch.as_tensor(loss), masked)
+        gradient = gradient * min(1.0, clip / float(gradient.norm()))
         expected = expected - rate * (gradient + decay * (expected - masked.detach()))
         torch.testing.assert_close(weight.detach(), expected)
     with method.pruned():
