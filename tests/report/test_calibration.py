@@ -107,13 +107,10 @@ def test_a_grid_of_equal_settings_wins_in_2_5_percent_at_most_against_one_settin
     assert (found["low"] > 0).mean() <= 0.025 + 0.009
 
 
-def any_finding(tables: int, column: str) -> float:
-    """How often a table of 12 comparisons of equal methods holds a p below 0.05."""
-    found = (single_tasks(sweeps(12, 6, {"nxm": 1, "asp": 1}, number=number)) for number in range(tables))
-    return float(np.mean([(table[column] < 0.05).any() for table in found]))
-
-
 @pytest.mark.slow
 def test_holms_correction_holds_the_chance_of_any_false_finding_in_a_table() -> None:
-    assert any_finding(400, "p") == pytest.approx(1.0 - 0.95**12, abs=0.065)  # 46%: 2.6 standard errors
-    assert any_finding(400, "p_holm") <= 0.05 + 0.028
+    """Tables of 12 comparisons of equal methods, with 6 seeds each."""
+    tables = [single_tasks(sweeps(12, 6, {"nxm": 1, "asp": 1}, number=number)) for number in range(300)]
+    any_finding = {name: np.mean([(table[name] < 0.05).any() for table in tables]) for name in ("p", "p_holm")}
+    assert any_finding["p"] == pytest.approx(1.0 - 0.95**12, abs=0.075)  # 46%: 2.6 standard errors
+    assert any_finding["p_holm"] <= 0.05 + 0.032
