@@ -11,6 +11,8 @@ from typing import Any
 
 OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
 NO_AXIS: dict[str, Any] = {"axis": False}
+LEFT_OUT_AT: dict[str, Any] = {"training.devices": 1, "training.batching": "by_length"}
+"""Values at which a setting is left out of the identity: what every trial did before there was a choice."""
 
 
 @dataclass

@@ -31,6 +31,7 @@ from nxm_sweep.sweep.records import read_record
 from nxm_sweep.terminal import BAD_INPUT, tell
 
 _PERIOD = 30.0
+_ONLY_IN_FILES = ["missing pairs", "trials", "hyperparameters", "note"]  # of a comparison: a terminal is too narrow
 _SHOWN_PROBLEMS = 10
 _SHOWN_DETAILS = 40
 _NAMES = ("task", "method", "pattern", "model")
@@ -158,11 +159,14 @@ def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
     first, second = (_content(folder, arguments.by) for folder in folders)
     names = (f"1: {folders[0]}", f"2: {folders[1]}")
     found = compare_sweeps(first, second, names)
-    shown = found.frame.rename(columns={name: name[0] for name in names}).drop(columns="hyperparameters")
+    shown = found.frame.rename(columns={name: name[0] for name in names}).drop(columns=_ONLY_IN_FILES)
     _print(_without_one_model(shown), console)
     for name in names:
         console.print(name, markup=False, soft_wrap=True)
-    for note in found.notes:
+    remarks = [
+        f"{row['task']}, {row['method']}: {row['note']}" for row in found.frame.to_dict("records") if row["note"]
+    ]
+    for note in (*found.notes, *remarks):
         console.print(f"- {note}", markup=False, soft_wrap=True)
     if arguments.to is not None:
         _say_written(list(write_comparison(found, target, formats)), target, console)

@@ -180,7 +180,7 @@ def difference(aligned: Aligned) -> dict[str, Any]:
     """
     n = len(aligned.seeds)
     row: dict[str, Any] = {"n": n, "selection": "heldout" if aligned.heldout else "dev"}
-    notes = [aligned.note]
+    notes = [aligned.note or "no seed in common"]
     if n:
         choosers = chooser_sets(n, aligned.choice)
         mine, reference = aligned.terms(choosers)
@@ -188,8 +188,7 @@ def difference(aligned: Aligned) -> dict[str, Any]:
         row["settings"], row["against_settings"] = (_chosen_text(grid, choosers) for grid in aligned.grids)
         alone = sum(int(((~np.isnan(grid.values)).sum(axis=1) == 1).sum()) for grid in aligned.grids) if n > 1 else 0
         notes = [row["note"], aligned.note, f"{alone} trials of settings with one seed take no part" if alone else ""]
-    note = "; ".join(filter(None, notes)) or "no seed in common"
-    return {**row, "missing": len(aligned.expected) - row["n"], "note": note}
+    return {**row, "missing": len(aligned.expected) - row["n"], "note": "; ".join(filter(None, notes))}
 
 
 def assess(terms: Array, choosers: NDArray[np.bool_], choice: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.report.names import method_name, name
+from nxm_sweep.settings import LEFT_OUT_AT
 from nxm_sweep.sweep.records import (
     beats,
     constant_value,
@@ -131,7 +132,7 @@ def _groups(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def _settings(hashed: Mapping[str, Any]) -> dict[str, Any]:
-    found = {"seed": hashed["seed"], **{key: value for key, value in _flat(hashed) if "." in key}}
+    found = {"seed": hashed["seed"], **LEFT_OUT_AT, **{key: value for key, value in _flat(hashed) if "." in key}}
     return {**found, **{key: _number(found[key]) for key in _NUMBERS if key in found}}
 
 

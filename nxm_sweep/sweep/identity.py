@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from nxm_sweep.settings import TrialSettings
+from nxm_sweep.settings import LEFT_OUT_AT, TrialSettings
 from nxm_sweep.training.methods import METHODS
 
 VERSION = 1
@@ -55,10 +55,10 @@ def identity_of(
             values["distillation"].pop("temperature")
     else:
         values.pop("distillation")
-    if values["training"]["devices"] == 1:
-        values["training"].pop("devices")
-    if values["training"]["batching"] == "by_length":  # what every trial did before there was a choice
-        values["training"].pop("batching")
+    for key, usual in LEFT_OUT_AT.items():
+        group, _, name = key.partition(".")
+        if values[group][name] == usual:
+            values[group].pop(name)
     head = values.pop("model")["head"]
     if carries_head or head == "keep":
         values["model.head"] = head  # dotted, since "model" is the hash of its content

@@ -306,6 +306,13 @@ def test_two_sweeps_are_tested_by_the_same_procedure(tmp_path: Path) -> None:
     assert any("Holm's correction for the 1 test of this table" in note for note in comparison.notes)
 
 
+def test_a_difference_over_all_seeds_has_nothing_to_remark(six_seeds: Path) -> None:
+    rows = compare(read_report([six_seeds])).differences.to_dict("records")
+    assert [(row["n"], row["missing"], row["note"]) for row in rows] == [
+        (6, 0, "")
+    ] * 3  # NxM to ASP and to dense, ASP to dense
+
+
 def test_equal_differences_have_no_test(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -385,8 +392,9 @@ def test_methods_that_make_two_patterns_of_the_same_rules_are_compared(tmp_path:
     found = compare(read_report([tmp_path]))
     pairs = found.differences[found.differences["against"] == "asp"].set_index("sparsity")["mean"]
     assert pairs.to_dict() == pytest.approx({"50% unstructured": 0.1, "75% unstructured": 0.05})
-    shares = found.gaps.set_index("sparsity")["share"]
-    assert shares.to_dict() == pytest.approx({"50% unstructured": 0.5, "75% unstructured": 0.05 / 0.3})
+    gaps = found.gaps.set_index("sparsity")
+    assert gaps["gain"].to_dict() == pytest.approx({"50% unstructured": 0.1, "75% unstructured": 0.05})
+    assert gaps["gap"].to_dict() == pytest.approx({"50% unstructured": 0.2, "75% unstructured": 0.3})
 
 
 def test_a_method_with_a_teacher_is_compared_with_its_like(tmp_path: Path) -> None:
