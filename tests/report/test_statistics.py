@@ -308,9 +308,7 @@ def test_two_sweeps_are_tested_by_the_same_procedure(tmp_path: Path) -> None:
 
 def test_a_difference_over_all_seeds_has_nothing_to_remark(six_seeds: Path) -> None:
     rows = compare(read_report([six_seeds])).differences.to_dict("records")
-    assert [(row["n"], row["missing"], row["note"]) for row in rows] == [
-        (6, 0, "")
-    ] * 3  # NxM to ASP and to dense, ASP to dense
+    assert [(row["n"], row["missing"], row["note"]) for row in rows] == [(6, 0, "")] * 3  # NxM to both, ASP to dense
 
 
 def test_equal_differences_have_no_test(tmp_path: Path) -> None:
