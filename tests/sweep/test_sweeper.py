@@ -437,11 +437,12 @@ def test_the_papers_table_has_the_papers_points(run: Run) -> None:
     code, out, _ = run("experiment=paper_table1")
     assert code == 0
     assert out.count("admm_unstructured 50% unstructured bert_base") == 2 * 7  # in the table, and with its axes
-    plain = out.replace("50% unstructured", "unstructured")
+    rows = [line.split() for line in out.replace("50% unstructured", "unstructured").splitlines()]
     found = {
-        (words[0], words[1], words[3]): int(words[4]) for line in plain.splitlines() if (words := line.split()) and len(words) > 8
-        and words[0].startswith("glue/") and words[4].isdigit()
-    }  # fmt: skip
+        (words[0], words[1], words[3]): int(words[4])
+        for words in rows
+        if len(words) > 8 and words[0].startswith("glue/") and words[4].isdigit()
+    }
     few, many = ("mnli", "qnli", "sst2"), ("cola", "stsb", "mrpc", "rte")
     wanted: dict[tuple[str, ...], int] = {}
     for task in (*few, *many):
