@@ -65,12 +65,12 @@ def _constant(report: Report) -> Iterator[str]:
     """Yield what the row of the constant answer is, which records lack it, and what the mark means."""
     yield (
         "The constant answer is the training rows' most frequent class, or their mean label for a regression, for every row; a "
-        "correlation with it counts as 0. It is no method and in no test."
+        "correlation with it counts as 0. It is not tested as a method."
     )
     trials = report.trials
     missing = int(trials["constant"].isna().sum())
     if missing:
-        yield f"{missing} of {len(trials)} trials are older than the record of its score and could not be held against it."
+        yield f"{missing} of {len(trials)} records predate the constant answer's score, so their trials are not compared with it."
     if (trials["beats_constant"] == False).any():  # noqa: E712 - None is unknown
         yield f"{MARK}: does not beat the constant answer; the training may have collapsed."
 
