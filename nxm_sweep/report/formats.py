@@ -50,7 +50,7 @@ def reference_lines() -> list[str]:
 
 
 def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
-    """Return the differences for reading: points of 100, empty where nothing was tested."""
+    """Return the differences for reading: points of 100, empty where nothing was tested; without a column that is empty."""
     rows = [
         {
             "task": row["task"],
@@ -63,7 +63,8 @@ def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
         }
         for row in differences.to_dict("records")
     ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.loc[:, [bool((frame[name] != "").any()) for name in frame]]
 
 
 def difference_texts(row: Mapping[Any, Any]) -> dict[str, str]:
