@@ -110,7 +110,7 @@ def test_learning_rates_are_the_papers_for_the_task(task: str) -> None:
     settings = compose_settings([f"task=glue/{task}"])
     assert settings.learning_rate.grid == GRIDS[task]
     assert settings.learning_rate.value in GRIDS[task]
-    assert settings.sweep.axes == {"training.batch_size": [16, 32]}
+    assert settings.sweep.axes["training.batch_size"] == [16, 32]
     assert settings.training.epochs == 5
     assert settings.rho.grid == [1e-3, 4e-3, 1e-2]
 

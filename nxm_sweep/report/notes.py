@@ -70,7 +70,7 @@ def _constant(report: Report) -> Iterator[str]:
     trials = report.trials
     missing = int(trials["constant"].isna().sum())
     if missing:
-        yield f"{missing} of {len(trials)} records predate the constant answer's score, so their trials are not compared with it."
+        yield f"{missing} of {len(trials)} records predate the constant answer's score and are not compared with it."
     if (trials["beats_constant"] == False).any():  # noqa: E712 - None is unknown
         yield f"{MARK}: does not beat the constant answer; the training may have collapsed."
 

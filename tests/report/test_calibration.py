@@ -26,6 +26,9 @@ COLUMNS: dict[str, Any] = {"sparsity": "2of4", "model": "tiny", "folder": "f", "
     "sparsity_name": "2of4",
     "rules": "r",
     "task.metrics": "accuracy",
+    "constant": np.nan,
+    "beats_constant": None,
+    "epoch": 1,
 }
 
 

@@ -27,6 +27,7 @@ from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import NonFiniteError
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.sweep.records import trial_folder
+from nxm_sweep.training.checkpoint import complete_checkpoints
 
 SECONDS = 900.0  # no wait of these tests is longer
 TOLERANCE = 1e-5  # of weights, losses and scores
@@ -169,7 +170,7 @@ def test_killed_command_ends_its_processes_and_torchrun_continues_to_the_same_bi
     family: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + SECONDS
-        while not list(tmp_path.glob("trials/*/work/checkpoint-*/trainer_state.json")):
+        while not any(map(complete_checkpoints, tmp_path.glob("trials/*/work"))):
             assert killed.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)

@@ -202,7 +202,7 @@ SPACE: Axes = {"learning_rate.value": Range(1e-5, 1e-3, log=True), "training.bat
 
 
 def _search(axes: Axes, storage: BaseStorage, *, sampler: str = "random", n_trials: int = 10, **kwargs: Any) -> Search:
-    settings = compose_settings(["method=asp"])
+    settings = compose_settings(["method=asp", "training.batching=by_length"])  # the default of the first version
     cell = Cell(settings, axes, Digests("rows", "files", 100), search=sampler, exclude=kwargs.pop("exclude", ()))
     lock = FileLock("unused")
     return Search(CellStudy(storage, cell), SweepSettings(sampler=sampler, n_trials=n_trials, **kwargs), lock)
