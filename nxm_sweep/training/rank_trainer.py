@@ -30,6 +30,12 @@ class RankBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self.whole)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the rows of this epoch next, also in a run that is resumed there."""
+        draw: Any = self.whole.sampler
+        if hasattr(draw, "set_epoch"):
+            draw.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[list[int]]:
         for batch in ranks.share(list(self.whole)):
             size, rest = divmod(len(batch), ranks.count())
@@ -90,11 +96,19 @@ def _stacked(rows: Any) -> Tensor | None:
     return ranks.stack(rows) if isinstance(rows, Tensor) else None
 
 
+class _RankLoader(DataLoader[Any]):
+    """A loader of a rank's batches, which the Trainer tells the epoch, as it tells Accelerate's."""
+
+    def set_epoch(self, epoch: int) -> None:
+        batches: Any = self.batch_sampler
+        batches.set_epoch(epoch)
+
+
 def _share_out(loader: DataLoader[Any]) -> DataLoader[Any]:
     if ranks.count() == 1:
         return loader
     shard: Any = loader.batch_sampler  # Accelerate's, around the batches of one process
-    return DataLoader(
+    return _RankLoader(
         loader.dataset,
         batch_sampler=RankBatches(shard.batch_sampler),
         collate_fn=loader.collate_fn,

@@ -120,7 +120,7 @@ def test_old_records_show_it_as_missing_and_are_told_by_what_they_have(tmp_path:
     content = make_content(tmp_path)
     assert list(table_frame(content.table).iloc[-1]) == ["constant answer", "-", "-", "-", "-"]
     assert not any("\u2020" in text for row in table_frame(content.table).to_numpy() for text in row)
-    assert any(note.startswith("3 of 3 trials are older than") for note in content.table.notes)
+    assert any(note.startswith("3 of 3 records predate") for note in content.table.notes)
     told = [warning for warning in content.statistics.warnings if "collapsed" in warning]
     assert told == [
         "The best trial of glue/rte asp 2of4 tiny gives every row the same answer: the training may have collapsed."

@@ -435,7 +435,7 @@ def resumable(folder: Path, name: str, *callbacks: TrainerCallback, seed: int = 
         num_train_epochs=EPOCHS,
         save_strategy="epoch",
         eval_strategy="epoch",
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="random",
         lr_scheduler_type="linear",
         warmup_steps=2,
     )
