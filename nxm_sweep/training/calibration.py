@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nxm_sweep.settings import ImportanceSettings
 from nxm_sweep.sparsity import Importance, InputNorms, SecondMoments
@@ -31,12 +30,13 @@ def build_importance(settings: ImportanceSettings, trainer: SparseTrainer) -> Im
     return SecondMoments(targets, trainer.model, _batches(trainer, settings.rows), lambda: _optimizer(trainer))
 
 
-def _batches(trainer: SparseTrainer, count: int) -> list[dict[str, Tensor]]:
+def _batches(trainer: SparseTrainer, count: int) -> list[dict[str, Any]]:
     rows: Any = trainer.train_dataset
     collate: Any = trainer.data_collator
     chosen = [rows[index] for index in range(min(count, len(rows)))]
     batches = (collate(chosen[start : start + _BATCH]) for start in range(0, len(chosen), _BATCH))
-    return [{name: value.to(trainer.args.device) for name, value in batch.items()} for batch in batches]
+    asked = {"output_hidden_states": True}  # a model that packs its rows shows every module every token then
+    return [{**{name: value.to(trainer.args.device) for name, value in batch.items()}, **asked} for batch in batches]
 
 
 def _optimizer(trainer: SparseTrainer) -> torch.optim.Optimizer | None:

@@ -21,11 +21,14 @@ from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets
 from nxm_sweep.training.build import build_method
 from nxm_sweep.training.calibration import build_importance
 from nxm_sweep.training.checkpoint import complete_checkpoints
+from nxm_sweep.training.cpu_layers import use_fast_layers_
 from nxm_sweep.training.data import PadToLongest, Tokenised, tokenise
+from nxm_sweep.training.device import uses_gpu
 from nxm_sweep.training.heads import carries_head, check_kept_head
 from nxm_sweep.training.last_prune import last_prune_of
 from nxm_sweep.training.methods import Iteration
 from nxm_sweep.training.models import digest_model, load_config, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.packing import pack_
 from nxm_sweep.training.provenance import hardware, versions
 from nxm_sweep.training.reporting import forget_reports
 from nxm_sweep.training.rows import Rows, load_rows
@@ -284,6 +287,9 @@ def build_trainer(
     """
     set_seed(settings.seed)
     model = load_model(prepared.model_folder, prepared.rows.labels, keep_head=settings.model.head == "keep")
+    if not uses_gpu(settings):
+        use_fast_layers_(model, embeddings=ranks.count() == 1)
+        pack_(model)
     trainer = TrialTrainer(
         settings=settings,
         work=work,

@@ -1,0 +1,307 @@
+"""Encoders without padding on a CPU: the rows of a batch are laid end to end through the layers.
+
+A batch of shape ``(rows, longest)`` becomes one of ``(1, tokens)``, ``tokens`` being the sum of the rows' lengths, rounded
+up: linear layers, activations, dropout and layer norms see no padding. Attention runs over rows of like length at a time. In
+the last layer, what follows attention runs on the first token of each row, the only one that a sequence classifier's head
+reads. Outputs and gradients are those of the padded model up to rounding; dropout draws other masks of the same distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import flash_attention_mask
+
+from nxm_sweep.training.cpu_layers import draw_kept
+
+FAMILIES = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"})
+"""Values of ``config.model_type`` whose encoders and heads are built as this module expects."""
+_NAME = "nxm_sweep_packed"  # of the attention among those of Transformers
+_ROWS = 8  # rows of one block: more are fewer calls, fewer are less padding inside a block
+_TOKENS, _LENGTH = 32, 8  # sizes are rounded up to these: a kernel in bf16 is made anew, and kept, for every new shape
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows of like length, padded to the longest of them for attention.
+
+    Attributes:
+        rows: How many.
+        length: Tokens of the longest, rounded up.
+        index: Place of each of the block's tokens among the packed; that of the row's first token where there is none. Shape
+            ``(rows * length,)``.
+        first: Place of the first token of each row. Shape ``(rows,)``.
+        real: Which of the block's tokens are none of padding, shape ``(rows, length)``; None if all are.
+    """
+
+    rows: int
+    length: int
+    index: Tensor
+    first: Tensor
+    real: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tokens of a padded batch are when its rows lie end to end, the longest row first.
+
+    Attributes:
+        index: Place of each packed token in the padded batch, flattened. Shape ``(tokens,)``.
+        size: Packed rows: the tokens, and rows of zeros that fill up to a round number.
+        blocks: What attention computes at a time.
+        unblock: Place of each packed token among the blocks' tokens, block after block. Shape ``(tokens,)``.
+        first: Place of the first packed token of each row, in the batch's order. Shape ``(rows,)``.
+    """
+
+    index: Tensor
+    size: int
+    blocks: list[Block]
+    unblock: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor | None, shape: tuple[int, int]) -> Layout:
+        """Return the layout of a batch.
+
+        Args:
+            mask: Nonzero for a token and 0 for padding, which follows the tokens or comes before; None if there is no padding.
+            shape: ``(rows, longest)``.
+        """
+        rows, longest = shape
+        tokens = torch.ones(shape, dtype=torch.bool) if mask is None else mask != 0
+        lengths, order = tokens.sum(1).sort(descending=True, stable=True)
+        places = torch.arange(rows * longest).view(shape)[order]
+        starts = lengths.cumsum(0) - lengths
+        blocks: list[Block] = []
+        unblock: list[Tensor] = []
+        for begin in range(0, rows, _ROWS):
+            ours, start = lengths[begin : begin + _ROWS], starts[begin : begin + _ROWS]
+            step = torch.arange(_round_up(int(ours[0]), _LENGTH))
+            real = step < ours[:, None]
+            index = start[:, None] + torch.where(real, step, 0)
+            before = sum(block.rows * block.length for block in blocks)
+            unblock.append(real.flatten().nonzero().squeeze(1) + before)
+            padding = None if int(ours[-1]) == len(step) else real
+            blocks.append(Block(len(ours), len(step), index.flatten(), start, padding))
+        index = places[tokens[order]]
+        return cls(
+            index=index,
+            size=_round_up(len(index), _TOKENS),
+            blocks=blocks,
+            unblock=torch.cat(unblock),
+            first=torch.empty_like(starts).index_copy_(0, order, starts),
+        )
+
+
+def pack_(model: PreTrainedModel) -> bool:
+    """Let a sequence classifier compute without padding; return whether its family is among :data:`FAMILIES`.
+
+    A call that asks for hidden states or attention is computed with padding, as before. The files that the model saves and its
+    parameters' names stay as they are.
+
+    Args:
+        model: On the CPU, before it is wrapped for training.
+    """
+    config = model.config
+    supported = (
+        config.model_type in FAMILIES
+        and type(model).__name__.endswith("ForSequenceClassification")
+        and not config.is_decoder
+        and not config.chunk_size_feed_forward
+    )
+    if supported:
+        _Packing().attach_(model)
+    return supported
+
+
+class _Packing:
+    """The hooks of one model, and the layout of the batch that it is computing."""
+
+    def __init__(self) -> None:
+        self._layout: Layout | None = None
+        self._padded = False  # whether this call is computed with padding
+
+    def attach_(self, model: PreTrainedModel) -> None:
+        base: Any = model.base_model
+        base.register_forward_pre_hook(self._begin, with_kwargs=True)
+        base.encoder.register_forward_pre_hook(self._pack, with_kwargs=True)
+        base.encoder.register_forward_hook(self._unpack)
+        last = base.encoder.layer[-1].attention
+        last.self.register_forward_hook(self._keep_first)
+        last.output.register_forward_pre_hook(self._keep_first_residual)
+        last.self.reads_first_token_only = True
+        AttentionInterface.register(_NAME, _attend)
+        AttentionMaskInterface.register(_NAME, flash_attention_mask)  # the mask of shape (rows, longest) itself
+        model.set_attn_implementation(_NAME)
+
+    def _begin(self, base: Any, _: Any, inputs: dict[str, Any]) -> None:
+        asked = (
+            inputs.get(name, getattr(base.config, name, False))
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        self._padded = any(asked) or base.config._attn_implementation != _NAME  # noqa: SLF001 - there is no public name
+
+    def _pack(self, _: nn.Module, args: tuple[Tensor, ...], inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], Any]:
+        hidden, mask = args[0], inputs.get("attention_mask")
+        if self._padded:
+            if mask is not None and mask.dim() == 2:
+                inputs = {**inputs, "attention_mask": (mask != 0)[:, None, None, :]}
+            return args, inputs
+        self._layout = Layout.of(mask, (hidden.shape[0], hidden.shape[1]))
+        packed = _take(hidden.flatten(0, 1), self._layout.index, self._layout.size)[None]
+        return (packed, *args[1:]), {**inputs, "attention_mask": None, "layout": self._layout}
+
+    def _unpack(self, _: nn.Module, __: Any, output: Any) -> Any:
+        if self._layout is not None:
+            output.last_hidden_state = output.last_hidden_state[0][:, None]  # shape (rows, 1, width)
+            self._layout = None
+        return output
+
+    def _keep_first(self, _: nn.Module, __: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        if self._layout is None:
+            return output
+        return _take(output[0][0], self._layout.first)[None], output[1]
+
+    def _keep_first_residual(self, _: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if self._layout is None:
+            return args
+        return args[0], _take(args[1][0], self._layout.first)[None]
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention as Transformers calls it: from ``(1, heads, tokens, width)`` to ``(1, tokens, heads, width)``."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = _How(layout, dropout, scale, first_only=getattr(module, "reads_first_token_only", False))
+    return _Attention.apply(query, key, value, how), None  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    layout: Layout
+    dropout: float
+    scale: float
+    first_only: bool  # the queries are the rows' first tokens, and the other tokens' outputs are zero
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax attention within each row, block by block, in the inputs' dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return _Attention._forward(ctx, query, key, value, how)
+
+    @staticmethod
+    def _forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        layout, p, first_only = how.layout, how.dropout, how.first_only
+        shape = query[0].transpose(0, 1).shape  # (tokens, heads, width)
+        flat = [matrix[0].transpose(0, 1).flatten(1) for matrix in (query, key, value)]
+        saved: list[Tensor] = []
+        mixed = []
+        for block in layout.blocks:
+            q = _heads(flat[0].index_select(0, block.first if first_only else block.index), block.rows, shape)
+            k, v = (_heads(matrix.index_select(0, block.index), block.rows, shape) for matrix in flat[1:])
+            scores = torch.bmm(q.mul_(how.scale), k.transpose(1, 2))
+            if block.real is not None:
+                bias = torch.where(block.real, 0.0, float("-inf")).to(scores.dtype)
+                scores.view(block.rows, -1, *scores.shape[1:]).add_(bias[:, None, None, :])
+            probabilities = scores.softmax(-1)
+            kept = draw_kept(probabilities.shape, p) if p else None
+            out = torch.bmm(probabilities if kept is None else probabilities * kept, v).mul_(1.0 / (1.0 - p))
+            mixed.append(_tokens(out, block.rows))
+            saved += [q, k, v, probabilities, out] + ([] if kept is None else [kept])
+        ctx.save_for_backward(*saved)
+        ctx.how, ctx.shape = how, shape
+        return _place(torch.cat(mixed), layout, first_only=first_only).view(1, *shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        how, shape = ctx.how, ctx.shape
+        layout, p, first_only = how.layout, how.dropout, how.first_only
+        gradient = gradients[0].reshape(shape[0], -1)
+        each = 6 if p else 5
+        parts: tuple[list[Tensor], ...] = ([], [], [])
+        for number, block in enumerate(layout.blocks):
+            q, k, v, probabilities, out, *kept = ctx.saved_tensors[number * each : (number + 1) * each]
+            rows = gradient.index_select(0, block.first if first_only else block.index)
+            if block.real is not None and not first_only:
+                rows.mul_(block.real.flatten()[:, None])
+            d_out = _heads(rows, block.rows, shape)
+            mean = (d_out * out).sum(-1, keepdim=True)  # sum of probability times its gradient, over keys
+            d_out = d_out.mul_(1.0 / (1.0 - p))
+            d_v = torch.bmm((probabilities * kept[0] if kept else probabilities).transpose(1, 2), d_out)
+            d_scores = torch.bmm(d_out, v.transpose(1, 2))
+            if kept:
+                d_scores.mul_(kept[0])
+            d_scores.sub_(mean).mul_(probabilities)
+            d_q, d_k = torch.bmm(d_scores, k).mul_(how.scale), torch.bmm(d_scores.transpose(1, 2), q)
+            for part, found in zip(parts, (d_q, d_k, d_v), strict=True):
+                part.append(_tokens(found, block.rows))
+        firsts = (first_only, False, False)
+        placed = (_place(torch.cat(part), layout, first_only=first) for part, first in zip(parts, firsts, strict=True))
+        return *(matrix.view(1, *shape).transpose(1, 2) for matrix in placed), None
+
+
+def _heads(rows: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:
+    """From ``(count * length, heads * width)`` to ``(count * heads, length, width)``."""
+    _, heads, width = shape
+    return rows.view(count, -1, heads, width).transpose(1, 2).reshape(count * heads, -1, width)
+
+
+def _tokens(matrices: Tensor, count: int) -> Tensor:
+    """From ``(count * heads, length, width)`` to ``(count * length, heads * width)``."""
+    _, length, width = matrices.shape
+    return matrices.view(count, -1, length, width).transpose(1, 2).reshape(count * length, -1)
+
+
+def _place(blocks: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
+    """From the blocks' tokens, one block after the other, to the packed ones; zero where there is none."""
+    packed = blocks.new_zeros(layout.size, blocks.shape[1])
+    if first_only:
+        return packed.index_copy_(0, torch.cat([block.first for block in layout.blocks]), blocks)
+    torch.index_select(blocks, 0, layout.unblock, out=packed[: len(layout.unblock)])
+    return packed
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _take(rows: Tensor, index: Tensor, size: int | None = None) -> Tensor:
+    """``rows[index]``, each taken at most once, followed by rows of zeros up to ``size``."""
+    taken: Tensor = _Take.apply(rows, index, len(index) if size is None else size)  # type: ignore[no-untyped-call]
+    return taken
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.count = len(rows)
+        taken = rows.new_zeros(size, rows.shape[1])
+        torch.index_select(rows, 0, index, out=taken[: len(index)])
+        return taken
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        gradient = gradients[0][: len(index)]
+        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy_(0, index, gradient), None, None
