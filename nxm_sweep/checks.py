@@ -101,7 +101,7 @@ _RANGES: tuple[Check, ...] = (
     _choice("method.trained", "all", "targets"),
     _choice("rho.schedule", "constant", "linear", "cosine", "exponential"),
     _choice("training.schedule", "linear", "cosine", "constant"),
-    _choice("training.precision", "fp32", "bf16", "fp16"),
+    _choice("training.precision", "auto", "fp32", "bf16", "fp16"),
     _choice("training.batching", "random", "by_length"),
     _choice("training.device", "auto", "cpu", "cuda"),
     _choice("task.problem", "classification", "regression"),

@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nxm_sweep.checks import check_settings
 from nxm_sweep.errors import ConfigError
+from nxm_sweep.precision import resolve_precision
 from nxm_sweep.rules import complete_rules_
 from nxm_sweep.settings import SweepSettings, TrialSettings
 
@@ -55,11 +56,11 @@ def compose_settings(overrides: Sequence[str]) -> TrialSettings:
 
 
 def load_settings(config: DictConfig, *, of_sweep: bool = False) -> TrialSettings:
-    """Turn a composed config into checked settings with whole rules.
+    """Turn a composed config into checked settings with whole rules and a precision that is never ``auto``.
 
     Args:
         config: As composed.
-        of_sweep: Whether other cells share its command line, and with it the scan of ``sparsity=mixed``.
+        of_sweep: Whether other cells share its command line, and with it the scan of ``sparsity=mixed`` and what ``auto`` is.
 
     Raises:
         ConfigError: A value is missing, of the wrong type or out of range.
@@ -67,6 +68,9 @@ def load_settings(config: DictConfig, *, of_sweep: bool = False) -> TrialSetting
     settings = _settings(config)
     complete_rules_(settings.sparsity, Path(settings.sweep.cwd or ""), of_sweep=of_sweep)
     check_settings(settings)
+    settings.training.precision = resolve_precision(
+        settings.training.precision, settings, keep=of_sweep and not settings.sweep.dry_run
+    )
     return settings
 
 
@@ -85,6 +89,7 @@ def settings_of(values: Mapping[str, Any]) -> TrialSettings:
     except OmegaConfBaseException as error:
         raise explain(error) from error
     check_settings(settings)
+    settings.training.precision = resolve_precision(settings.training.precision, settings)
     return settings
 
 

@@ -292,7 +292,7 @@ BAD: list[tuple[str, str, str]] = [
     ("training.warmup_ratio=1.0", "training.warmup_ratio must lie in [0, 1) but got 1.0", ""),
     ("training.weight_decay=-0.1", "training.weight_decay must not be negative but got -0.1", ""),
     ("training.schedule=liner", "training.schedule must be one of linear, cosine, constant but got liner", ""),
-    ("training.precision=fp8", "training.precision must be one of fp32, bf16, fp16 but got fp8", ""),
+    ("training.precision=fp8", "training.precision must be one of auto, fp32, bf16, fp16 but got fp8", ""),
     ("distillation=logits", "distillation has no teacher", "takes a finished trial that kept its model"),
     (
         "distillation=logits distillation.teacher.path=x distillation.weight=0",

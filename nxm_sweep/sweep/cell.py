@@ -12,6 +12,7 @@ from typing import Any
 
 from nxm_sweep.checks import check_fit, check_value
 from nxm_sweep.notation import pattern_label
+from nxm_sweep.precision import PRECISION
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity.pattern import constraint
 from nxm_sweep.sweep.axes import Axes, Range, Values, agrees, combinations, is_wordy, whole_ranges_listed
@@ -262,7 +263,8 @@ class Point:
     @property
     def overrides(self) -> list[str]:
         """The command line of a job that trains this point."""
-        job = {**self.values, "sweep.point": self.identity, "sweep.cwd": str(Path.cwd())}
+        resolved = {PRECISION: self.cell.settings.training.precision}  # which the command line may call auto
+        job = {**resolved, **self.values, "sweep.point": self.identity, "sweep.cwd": str(Path.cwd())}
         return [*self.cell.overrides, *(f"{key}={word(value)}" for key, value in job.items())]
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nxm_sweep.config import load_settings, unknown_setting
 from nxm_sweep.errors import ConfigError
+from nxm_sweep.precision import PRECISION, resolve_precision
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.axes import Range, canonical, listed
 from nxm_sweep.sweep.cell import Cell, live_axes
@@ -66,7 +67,7 @@ def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -
     for key in given:
         _check_axis(settings, key)
     _refuse_interpolated(config, given)
-    axes = live_axes(settings, {key: _typed(config, key, values) for key, values in given.items()})
+    axes = live_axes(settings, {key: _typed(config, settings, key, values) for key, values in given.items()})
     check_search(sweep, axes)
     _check_ties(settings)
     return Cell(
@@ -107,11 +108,13 @@ def _rule(config: DictConfig, settings: TrialSettings, rule: Mapping[str, Any]) 
     for key in rule:
         if key not in _NAMES:
             _check_axis(settings, key)
-    return {key: listed(wanted) if key in _NAMES else _typed(config, key, wanted) for key, wanted in rule.items()}
+    return {
+        key: listed(wanted) if key in _NAMES else _typed(config, settings, key, wanted) for key, wanted in rule.items()
+    }
 
 
-def _typed(config: DictConfig, key: str, values: Any) -> tuple[Any, ...] | Range:
-    """Return an axis' values as its key's type has them, each once.
+def _typed(config: DictConfig, settings: TrialSettings, key: str, values: Any) -> tuple[Any, ...] | Range:
+    """Return an axis' values as its key's type has them, each once; ``auto`` for a precision is the one that it stands for.
 
     Raises:
         ConfigError: An axis without values, or a range of what is no number.
@@ -121,7 +124,8 @@ def _typed(config: DictConfig, key: str, values: Any) -> tuple[Any, ...] | Range
 
     def typed(value: Any) -> Any:
         scratch[leaf] = int(value) if isinstance(value, float) and value.is_integer() else value
-        return canonical(scratch[leaf])
+        value = canonical(scratch[leaf])
+        return resolve_precision(value, settings, keep=not settings.sweep.dry_run) if key == PRECISION else value
 
     if isinstance(values, Range):
         low, high = typed(values.low), typed(values.high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,25 +11,45 @@ from typing import Any
 from rich.console import Console
 
 from nxm_sweep.notation import short
-from nxm_sweep.settings import SweepSettings
-from nxm_sweep.sweep.cell import Point
+from nxm_sweep.precision import AUTO, PRECISION, resolve_precision
+from nxm_sweep.settings import SweepSettings, TrialSettings
+from nxm_sweep.sweep.cell import Cell, Point
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan
 from nxm_sweep.sweep.survey import DONE, FAILED, PRUNED, RUNNING, TO_DO, point_state
 from nxm_sweep.sweep.words import clock, plain_table
 
+_WORTH_SAYING = 1.1  # times as fast
 _SAID = (DONE, FAILED, TO_DO)
 """States that are counted also where there is none."""
 
 
 def show_dry_run(
-    plan: Plan, output_dir: Path, sweep: SweepSettings, estimate: Estimate, console: Console, *, workers: int
+    plan: Plan,
+    output_dir: Path,
+    sweep: SweepSettings,
+    estimate: Estimate,
+    console: Console,
+    *,
+    workers: int,
+    bf16_gain: Callable[[TrialSettings], float | None] | None = None,
 ) -> None:
-    """Print what a sweep would do; train nothing."""
+    """Print what a sweep would do; train nothing.
+
+    Args:
+        plan: The sweep.
+        output_dir: Root of trials.
+        sweep: How it runs.
+        estimate: Of its points' seconds.
+        console: Where to print.
+        workers: How many would run.
+        bf16_gain: Measures how many times as fast as fp32 bf16 is here, or returns None; asked only if all is in fp32.
+    """
     states = {point.identity: _state(output_dir, point.identity, sweep) for point in plan}
     table = plain_table("cell", plan.unit, DONE, FAILED, RUNNING, TO_DO, "one trial")
     left: Counter[str] = Counter()
     total, unknown = 0.0, 0
+    unfinished: list[Cell] = []
     for cell, points in zip(plan.cells, plan.points, strict=True):
         count = Counter(states[point.identity] for point in points)
         to_do = [point for point in points if states[point.identity] == TO_DO]
@@ -39,6 +59,7 @@ def show_dry_run(
         total += fmean(known) * count[TO_DO] if known else 0.0
         unknown += 0 if known else count[TO_DO]
         left += count
+        unfinished += [cell] if count[TO_DO] else []
         states_of_cell = (str(count[state]) for state in (DONE, FAILED, RUNNING, TO_DO))
         one = f"about {clock(sum(known) / len(known))}" if known else "not known"
         table.add_row(cell.title, str(plan.wanted(cell)), *states_of_cell, one)
@@ -62,6 +83,29 @@ def show_dry_run(
             "sweep.probe=true times a few steps of each such cell",
             soft_wrap=True,
         )
+    precisions = {precision for cell in plan.cells for precision in _precisions(cell)}
+    if precisions != {"fp32"}:
+        console.print(f"{PRECISION}: {', '.join(sorted(precisions))}")
+    elif bf16_gain is not None:
+        _print_gain(unfinished, bf16_gain, console)
+
+
+def _precisions(cell: Cell) -> Iterable[Any]:
+    values = cell.axes.get(PRECISION)
+    return values if isinstance(values, tuple) else (cell.settings.training.precision,)
+
+
+def _print_gain(cells: Sequence[Cell], bf16_gain: Callable[[TrialSettings], float | None], console: Console) -> None:
+    """Print for each model that is to be trained how much faster bf16 multiplies here, where it does."""
+    for settings in {cell.settings.model.path: cell.settings for cell in cells}.values():
+        gain = bf16_gain(settings)
+        if gain is not None and gain > _WORTH_SAYING:
+            value = AUTO if resolve_precision(AUTO, settings) == "bf16" else "bf16"
+            console.print(
+                f"bf16 matrix products run {gain:.1f} times as fast as fp32 here (shapes of {settings.model.name}): "
+                f"{PRECISION}={value}, which makes other trials",
+                soft_wrap=True,
+            )
 
 
 def axes_words(axes: Mapping[str, Any]) -> str:

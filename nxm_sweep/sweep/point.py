@@ -51,6 +51,7 @@ def run_point(settings: TrialSettings, console: Console, *, planned: str | None 
     """
     check_device(settings)
     with Group(settings):
+        settings.training.precision = ranks.share(settings.training.precision)  # auto, on nodes that differ
         with ranks.together():
             prepared, identity, hashed = _find(settings, planned)
         folder = trial_folder(Path(settings.output_dir), identity)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,7 +66,8 @@ def run_sweep(
             from nxm_sweep.training.probe import seconds_per_row  # noqa: PLC0415 - seconds of imports
 
             estimate.probe(plan, lambda point: seconds_per_row(point, threads))
-        show_dry_run(plan, output_dir, sweep, estimate, console, workers=workers)
+        gain = None if launch is not None else partial(_bf16_gain, threads=threads)  # jobs of a launcher run elsewhere
+        show_dry_run(plan, output_dir, sweep, estimate, console, workers=workers, bf16_gain=gain)
         return Board()
     plan.write(output_dir)
     storage = open_storage(sweep.storage, output_dir)
@@ -95,6 +97,12 @@ def run_sweep(
     if not complete:
         raise SweepIncompleteError("stopped" if coordinator.stopping else "points have no record")
     return board
+
+
+def _bf16_gain(settings: TrialSettings, threads: int) -> float | None:
+    from nxm_sweep.training.products import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
+
+    return bf16_gain(settings, threads)
 
 
 def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:

@@ -9,6 +9,9 @@ import torch
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 
+_CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions that multiply in bf16, as PyTorch names them; the last are ARM's. Other CPUs emulate it, slower than fp32."""
+
 
 def launched() -> int:
     """Return how many processes ``torchrun``, or we, started for this trial, this one included."""
@@ -18,6 +21,14 @@ def launched() -> int:
 def uses_gpu(settings: TrialSettings) -> bool:
     """Return whether a trial trains on a GPU here."""
     return settings.training.device != "cpu" and torch.cuda.is_available()
+
+
+def has_native_bf16(settings: TrialSettings) -> bool:
+    """Return whether the device that a trial trains on here multiplies in bf16 itself; of GPUs, whether all do."""
+    if uses_gpu(settings):
+        return all(torch.cuda.get_device_capability(number) >= (8, 0) for number in range(torch.cuda.device_count()))
+    known, has_kernels = torch.cpu.get_capabilities(), bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return has_kernels and any(known.get(name, False) for name in _CPU_BF16)
 
 
 def check_device(settings: TrialSettings) -> None:
