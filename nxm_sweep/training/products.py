@@ -17,7 +17,7 @@ from nxm_sweep.sparsity.weights import open_weights
 from nxm_sweep.training.device import has_native_bf16, uses_gpu
 
 _TOKENS = 512
-_REPEATS = 5
+_TURNS = 6  # of which the first warms up
 
 
 def bf16_gain(settings: TrialSettings, threads: int, clock: Callable[[], float] = time.perf_counter) -> float | None:
@@ -42,11 +42,10 @@ def bf16_gain(settings: TrialSettings, threads: int, clock: Callable[[], float] 
     try:
         turns = [
             (_seconds(shapes, torch.float32, device, clock), _seconds(shapes, torch.bfloat16, device, clock))
-            for _ in range(1 + _REPEATS)
+            for _ in range(_TURNS)
         ]
     finally:
         torch.set_num_threads(before)
-    del turns[0]  # it warms up
     return min(fp32 for fp32, _ in turns) / min(bf16 for _, bf16 in turns)
 
 

@@ -24,17 +24,19 @@ from nxm_sweep.training.probe import seconds_per_row
 AXES: Axes = {"learning_rate.value": (1e-5, 3e-5, 5e-5), "training.epochs": (1, 2)}
 
 
-def _plan(*methods: str, axes: Axes = AXES) -> Plan:
-    return make_plan([Cell(compose_settings([f"method={method}"]), axes, Digests("d", "m", 100)) for method in methods])
+def _plan(*methods: str, axes: Axes = AXES, also: tuple[str, ...] = ()) -> Plan:
+    return make_plan(
+        [Cell(compose_settings([f"method={method}", *also]), axes, Digests("d", "m", 100)) for method in methods]
+    )
 
 
 def _finish(point: Point, output_dir: Path, seconds: float) -> None:
     write_record(trial_folder(output_dir, point.identity), {"schema": 1, "seconds": {"total": seconds}})
 
 
-def _dry_run(plan: Plan, output_dir: Path, estimate: Estimate, workers: int = 1) -> str:
+def _dry_run(plan: Plan, output_dir: Path, estimate: Estimate, workers: int = 1, gain: float | None = None) -> str:
     console = Console(file=io.StringIO(), width=200)
-    show_dry_run(plan, output_dir, SweepSettings(), estimate, console, workers=workers)
+    show_dry_run(plan, output_dir, SweepSettings(), estimate, console, workers=workers, bf16_gain=lambda _: gain)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -135,6 +137,37 @@ def test_a_dry_run_names_both_sources(tmp_path: Path) -> None:
     estimate = Estimate(plan, tmp_path)
     estimate.probe(plan, lambda _: 0.1)
     assert "going by finished trials and a few timed steps (" in _dry_run(plan, tmp_path, estimate)
+
+
+def test_a_dry_run_in_fp32_says_once_per_model_what_bf16_gains_here(tmp_path: Path) -> None:
+    plan = _plan("dense", "nxm")
+    said = _dry_run(plan, tmp_path, Estimate(plan, tmp_path), gain=2.94)
+    assert said.count("bf16 matrix products run 2.9 times as fast as fp32 here (shapes of bert_base)") == 1
+    for nothing in (None, 0.8):
+        assert "bf16" not in _dry_run(plan, tmp_path, Estimate(plan, tmp_path), gain=nothing)
+
+
+@pytest.mark.parametrize(
+    ("also", "axes", "named"),
+    [
+        (("training.precision=bf16",), AXES, "training.precision: bf16"),
+        ((), {**AXES, "training.precision": ("fp32", "bf16")}, "training.precision: bf16, fp32"),
+    ],
+)
+def test_a_dry_run_in_bf16_names_it_and_measures_nothing(
+    also: tuple[str, ...], axes: Axes, named: str, tmp_path: Path
+) -> None:
+    plan = _plan("dense", axes=axes, also=also)
+    said = _dry_run(plan, tmp_path, Estimate(plan, tmp_path), gain=2.94)
+    assert named in said.splitlines()
+    assert "times as fast" not in said
+
+
+def test_a_dry_run_with_nothing_to_train_measures_nothing(tmp_path: Path) -> None:
+    plan = _plan("dense")
+    for point in plan:
+        _finish(point, tmp_path, 1.0)
+    assert "bf16" not in _dry_run(plan, tmp_path, Estimate(plan, tmp_path), gain=2.94)
 
 
 def test_a_dry_run_of_a_search_counts_what_it_will_ask_for(tmp_path: Path) -> None:
