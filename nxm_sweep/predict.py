@@ -39,6 +39,7 @@ class _Trial:
     regression: bool
     columns: tuple[str, ...]
     max_length: int
+    precision: str
     data: DataSettings
 
 
@@ -141,6 +142,7 @@ def _read_trial(folder: Path, data: str | None) -> _Trial:
             regression=task["problem"] == "regression",
             columns=tuple(task["text_columns"]),
             max_length=int(config["training"]["max_length"]),
+            precision=str(config["training"]["precision"]),
             data=settings,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -224,6 +226,7 @@ def _answer(trial: _Trial, jobs: Sequence[_Job], console: Console) -> None:
                 job.rows.text,
                 job.rows.pair,
                 max_length=trial.max_length,
+                precision=trial.precision,
                 on_rows=lambda rows, bar=bar, task=task: bar.advance(task, rows),  # type: ignore[misc]
             )
         said = words_of(outputs, job.words, clip=job.submission is not None)
@@ -231,7 +234,7 @@ def _answer(trial: _Trial, jobs: Sequence[_Job], console: Console) -> None:
         broken = check_submission(job.place, job.submission) if job.submission else broken_rules(job.place, job.words)
         if broken:
             raise DataError(f"{job.place}: {broken[0]}", hint="this is a defect of nxm_sweep: please report it")
-        console.print(f"{job.place}: {len(said):,} rows: {_told(said, job.words)}", markup=False)
+        console.print(f"{job.place}: {len(said):,} rows in {trial.precision}: {_told(said, job.words)}", markup=False)
         if len(set(said)) == 1:
             _ERRORS.print(f"warning: every row of {job.place.name} has the same answer", markup=False)
 

@@ -15,7 +15,7 @@ from nxm_sweep.scan import sizes_of
 def show_scan(scan: Mapping[str, Any], console: Console) -> None:
     """Print a settled scan."""
     console.print(_table(scan))
-    console.print(_rows(scan["rows"]))
+    console.print(f"{_rows(scan['rows'])}; in {scan.get('precision', 'fp32')}")
     metric, dense = scan["metric"], scan["dense"]
     console.print(f"dense: loss {dense['loss']:.4f}, {metric} {_score(dense['score'])}")
     for name, found in scan["everywhere"].items():

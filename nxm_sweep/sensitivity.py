@@ -133,7 +133,8 @@ def _find(options: argparse.Namespace) -> Any:
                 f"{folder} does not say what it was trained on", hint="add its task, such as task=glue/mrpc"
             )
         settings = compose_settings(options.settings)
-        source = Trained(folder, settings.task, settings.data, settings.training.max_length)
+        training = settings.training
+        source = Trained(folder, settings.task, settings.data, training.max_length, training.precision)
     else:
         if options.settings:
             raise ConfigError(
@@ -153,6 +154,7 @@ def _find(options: argparse.Namespace) -> Any:
             trial.task,
             trial.data,
             config["training"]["max_length"],
+            config["training"]["precision"],
             trial.record["identity"],
             Seen(config["training"]["max_train_samples"], held),
         )

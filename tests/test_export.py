@@ -476,6 +476,27 @@ def test_card_says_what_the_record_says(shipped: dict[str, tuple[Path, Answer]],
     assert f"| identity of the trial | {trial.name} |" in text
 
 
+SCORED = {"dense": "", "onnx": "; the file runs in fp32", "semi_structured": ", before the weights were narrowed"}
+
+
+@pytest.mark.parametrize("kind", SCORED)
+def test_card_names_the_precision_of_its_scores(kind: str, copied: Path, tmp_path: Path) -> None:
+    record = record_of(copied)
+    record["config"]["training"]["precision"] = "bf16"
+    change_record(copied, config=record["config"])
+    answer = export(copied, "--to", tmp_path / "model", "--format", kind)
+    assert "the card's scores are the trial's, in bf16 over float32 weights" in answer.out
+    _, text = card_of(tmp_path / "model")
+    assert f" Scored in bf16 autocast over float32 weights{SCORED[kind]}.\n" in text
+    assert "| precision | bf16 |" in text
+
+
+def test_card_of_a_trial_in_fp32_says_so(shipped: dict[str, tuple[Path, Answer]]) -> None:
+    said = {kind: card_of(folder)[1] for kind, (folder, _) in shipped.items()}
+    assert all(" Scored in fp32" in text and "bf16" not in text for text in said.values())
+    assert " Scored in fp32, before the weights were narrowed.\n" in said["semi_structured"]
+
+
 def test_licence_is_the_one_given(trial: Path, tmp_path: Path) -> None:
     export(trial, "--to", tmp_path / "model", "--license", "apache-2.0")
     metadata, text = card_of(tmp_path / "model")

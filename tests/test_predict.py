@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -204,16 +205,19 @@ def test_both_layouts_give_what_the_saved_model_says(task: str, tiny_model: Path
             assert [float(each) for each in said] == pytest.approx([float(each) for each in wanted], abs=1e-4)
             assert {"0.000000", "5.000000"} < set(said)  # some lie outside the range
         assert (tmp_path / "to" / file).read_bytes() == (folder / "predicted" / file).read_bytes()
-        assert f"{file}: {len(said)} rows: " in answer.out
+        assert f"{file}: {len(said)} rows in fp32: " in answer.out
         assert f"there are {len(said)}: GLUE will refuse {file}" in answer.err
 
 
-def test_trained_trial_answers_its_validation_rows_as_its_own_evaluation_did(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trained_trial_answers_its_validation_rows_as_its_own_evaluation_did(
+    precision: str, tiny_model: Path, tmp_path: Path
+) -> None:
     settings = compose_settings(
         [
             *("task=demo/paraphrase", "task.rows={train: 64, validation: 40}", "method=asp", "save_model=true"),
             *("model=local", f"model.path={tiny_model}", f"output_dir={tmp_path}", "training.epochs=1"),
-            *("learning_rate.value=1e-2", "training.device=cpu"),
+            *("learning_rate.value=1e-2", "training.device=cpu", f"training.precision={precision}"),
         ]
     )
     record, _ = run_point(settings, Console(quiet=True))
@@ -225,6 +229,27 @@ def test_trained_trial_answers_its_validation_rows_as_its_own_evaluation_did(tin
     (numbers,) = (part["predictions"] for part in kept["sets"].values())
     assert answers_in(tmp_path / "said.tsv") == [settings.task.labels[number] for number in numbers]
     assert "demo/paraphrase is none of GLUE's tasks" in refused(record["identity"], "--output-dir", tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_trial_answers_in_its_own_precision_and_says_so(precision: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = finish(tmp_path, tiny_model, "f" * 16, tmp_path, "task=glue/stsb", f"training.precision={precision}")
+    rows = tmp_path / "own.jsonl"
+    rows.write_text("".join(json.dumps({"sentence1": a, "sentence2": b}) + "\n" for a, b in ROWS))
+    answer = command("fff", "--output-dir", tmp_path, "--rows", rows)
+    assert answer.code == 0, answer.err
+    assert f"{len(ROWS)} rows in {precision}: " in answer.out
+    said = np.array([float(each) for each in answers_in(folder / "predicted" / "own.predictions.tsv")])
+    model, tokenizer = (
+        kind.from_pretrained(folder / "model") for kind in (AutoModelForSequenceClassification, AutoTokenizer)
+    )
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    with torch.autocast("cpu", dtype=dtype):
+        there = _outputs(model.eval(), tokenizer, ROWS, paired=True)[:, 0].float().numpy()
+    in_fp32 = _outputs(model, tokenizer, ROWS, paired=True)[:, 0].numpy()
+    same, as_fp32 = (np.mean(np.abs(said - other) < 1e-6) for other in (there, in_fp32))
+    assert same > 0.5  # of some rows the last bits depend on those beside them
+    assert as_fp32 < 0.1
 
 
 def test_own_rows_are_answered_in_the_models_words(tiny_model: Path, tmp_path: Path) -> None:

@@ -273,6 +273,23 @@ def test_a_strangers_model_is_scanned_on_the_task_it_is_given(
     assert found["rows"]["seen"] is None
 
 
+def test_a_trial_is_scanned_in_its_own_precision(
+    run: Run, scan: Callable[..., dict[str, Any]], place: Place, tmp_path: Path
+) -> None:
+    in_fp32 = scan()
+    record = json.loads((place.trial_folder / "result.json").read_text())
+    record["config"]["training"]["precision"] = "bf16"
+    shutil.copytree(place.trial_folder, tmp_path / "bf16")
+    (tmp_path / "bf16/result.json").write_text(json.dumps(record))
+    code, stdout, _ = run(str(tmp_path / "bf16"), "--rows", str(SLICE), "--to", str(tmp_path / "bf16.json"))
+    found = json.loads((tmp_path / "bf16.json").read_text())
+    assert code == 0
+    assert (in_fp32["precision"], found["precision"]) == ("fp32", "bf16")
+    assert "the model was not trained on them; in bf16" in stdout
+    assert found["dense"]["loss"] == pytest.approx(in_fp32["dense"]["loss"], rel=0.02)
+    assert found["dense"]["loss"] != pytest.approx(in_fp32["dense"]["loss"], rel=1e-6)
+
+
 BAD = [
     ("TRIAL --density 0", "--density must lie above 0 and be at most 1 but got 0"),
     ("TRIAL --density 0.2", "--density 0.2 cannot be reached: the sparsest candidate keeps 0.25"),

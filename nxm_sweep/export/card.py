@@ -34,7 +34,7 @@ from transformers import AutoTokenizer
 model = load_semi_structured(".", device="cuda")  # 2:4 kernels; device="cpu" gives the same weights densely
 tokenizer = AutoTokenizer.from_pretrained(".")""",
 }
-_NOT_SCORED = {"semi_structured": " Scored in float32, before the weights were narrowed."}
+_AUTOCAST = " autocast over float32 weights"
 _STORED = {
     "dense": "They are stored densely, zeros included: the file is not smaller, and not faster by itself.",
     "onnx": "The ONNX file holds them densely; an engine with sparse kernels (TensorRT) finds the zeros when it builds.",
@@ -61,7 +61,7 @@ def model_card(record: Mapping[str, Any], manifest: Manifest, *, licence: str | 
         f"{escape(record['model']['class'])}, fine-tuned with nxm\\_sweep. {_sparsity(manifest)}",
         "## Score",
         _table(("set", "metric", "value"), _scores(record)),
-        f"Protocol: {escape(record['selection']['protocol'])}.{_NOT_SCORED.get(manifest.format, '')}",
+        f"Protocol: {escape(record['selection']['protocol'])}. {_scored_in(config['training']['precision'], manifest.format)}",
         "## How it was made",
         _table(("", ""), _origin(record, manifest, dtype)),
         "## Use",
@@ -77,6 +77,14 @@ def model_card(record: Mapping[str, Any], manifest: Manifest, *, licence: str | 
 def escape(value: Any) -> str:
     """Return a value as Markdown text that shows it and nothing else: one line, every sign of markup escaped."""
     return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _scored_in(precision: str, kind: str) -> str:
+    """In which precision the scores were measured, and what of the exported model was not."""
+    scored = f"Scored in {escape(precision)}{'' if precision == 'fp32' else _AUTOCAST}"
+    if kind == "semi_structured":
+        return f"{scored}, before the weights were narrowed."
+    return f"{scored}; the file runs in fp32." if kind == "onnx" and precision != "fp32" else f"{scored}."
 
 
 def _metadata(record: Mapping[str, Any], manifest: Manifest, licence: str | None) -> ModelCardData:
@@ -156,6 +164,7 @@ def _origin(record: Mapping[str, Any], manifest: Manifest, dtype: str) -> list[t
         *([("rho", f"{config['rho']['value']:g}")] if "rho" in hashed else []),
         ("learning rate", f"{config['learning_rate']['value']:g}"),
         ("batch", training["batch_size"] * training["gradient_accumulation"]),
+        ("precision", training["precision"]),
         ("epochs", f"{training['epochs']}, the best one: {record['best']['epoch']}"),
         ("seed", config["seed"]),
         *([("residual before the last prune", f"{last_prune['relative_residual']:.3g}")] if last_prune else []),

@@ -77,6 +77,9 @@ def ship(trial: str, output_dir: Path, place: Path, *, kind: str, dtype: str, li
         card = model_card(finished.record, manifest, licence=licence, dtype=written.dtype)
         (folder / "README.md").write_text(card)
         _verify(folder, kind)
+    precision = finished.record["config"]["training"]["precision"]
+    if precision != "fp32":
+        written.said.append(f"the card's scores are the trial's, in {precision} over float32 weights")
     return [*written.said, f"{place}: {kind}, {len(manifest.targets)} matrices hold {manifest.pattern}, read back"]
 
 
@@ -113,7 +116,9 @@ def _onnx(finished: FinishedTrial, weights: SavedWeights, found: Audit, folder: 
             f"ONNX Runtime differs from PyTorch by {difference:.2g} on {source}; allowed is {TOLERANCE:g}",
             hint="nothing was exported",
         )
-    return _Written(exported, "float32", [f"ONNX Runtime and PyTorch differ by at most {difference:.2g} on {source}"])
+    return _Written(
+        exported, "float32", [f"ONNX Runtime and PyTorch, both in fp32, differ by at most {difference:.2g} on {source}"]
+    )
 
 
 def _batches(finished: FinishedTrial) -> tuple[list[Batch], str]:

@@ -18,6 +18,7 @@ from nxm_sweep.training.models import load_tokenizer
 
 _BATCH = 64  # rows; it changes speed alone
 _TOKENISED = 1000  # rows tokenised in one call
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def label_words(folder: Path) -> tuple[str, ...]:
@@ -60,9 +61,10 @@ def outputs_of(
     pair: Sequence[str] | None,
     *,
     max_length: int,
+    precision: str,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Array:
-    """Return a model's outputs for texts, in fp32.
+    """Return a model's outputs for texts.
 
     Args:
         model: As :func:`load_classifier` returns it.
@@ -70,6 +72,7 @@ def outputs_of(
         text: First text of each row.
         pair: Second text of each row; None if there is one text.
         max_length: Tokens; longer inputs are cut, the longer of two texts first, as in training.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` to run under autocast, as a trial of that precision is scored.
         on_rows: Hears of each batch's number of rows.
 
     Returns:
@@ -82,7 +85,8 @@ def outputs_of(
         encoded += [{name: batch[name][row] for name in batch} for row in range(len(texts[0]))]
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]["input_ids"]), reverse=True)
     outputs: list[Any] = [None] * len(encoded)
-    with torch.inference_mode():
+    dtype = _AUTOCAST.get(precision)
+    with torch.inference_mode(), torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None):
         for start in range(0, len(order), _BATCH):
             rows = order[start : start + _BATCH]  # the longest first, so that too little memory shows at once
             inputs = tokenizer.pad([encoded[row] for row in rows], return_tensors="pt").to(model.device)

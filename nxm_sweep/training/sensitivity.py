@@ -34,6 +34,7 @@ class Trained:
         task: What it was trained on.
         data: Where the rows are.
         max_length: Tokens; longer inputs are cut.
+        precision: What the model is scored in: that of its trial.
         trial: The identity of its trial, if it has one.
         seen: Which training rows it was trained on; None if nobody knows.
     """
@@ -42,6 +43,7 @@ class Trained:
     task: TaskSettings
     data: DataSettings
     max_length: int
+    precision: str
     trial: str | None = None
     seen: Seen | None = None
 
@@ -86,11 +88,14 @@ class Meter:
         rows: Columns ``text``, ``label`` and, if the task has two texts, ``pair``.
         task: Its metrics, and the one that selects.
         max_length: Tokens; longer inputs are cut.
+        precision: What the model runs in.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, rows: Dataset, task: TaskSettings, max_length: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, rows: Dataset, task: TaskSettings, max_length: int, *, precision: str
+    ) -> None:
         self.model = model
-        self._tokenizer, self._task, self._max_length = tokenizer, task, max_length
+        self._tokenizer, self._task, self._max_length, self._precision = tokenizer, task, max_length, precision
         self._text = list(rows["text"])
         self._pair = list(rows["pair"]) if "pair" in rows.column_names else None
         self._labels = np.asarray(rows["label"])
@@ -101,7 +106,14 @@ class Meter:
         Raises:
             NonFiniteError: An output is NaN or infinite.
         """
-        outputs = outputs_of(self.model, self._tokenizer, self._text, self._pair, max_length=self._max_length)
+        outputs = outputs_of(
+            self.model,
+            self._tokenizer,
+            self._text,
+            self._pair,
+            max_length=self._max_length,
+            precision=self._precision,
+        )
         if not bool(np.isfinite(outputs).all()):
             raise NonFiniteError("the model's outputs are not finite", hint="its training has diverged")
         try:
@@ -205,7 +217,7 @@ class Scanner:
         self._source, self._candidates, self._match, self._heard = source, candidates, match, on_measurement
         model, tokenizer = load_classifier(source.folder)
         self.targets = scan_targets(model, match, candidates)
-        self._meter = Meter(model, tokenizer, self._rows, source.task, source.max_length)
+        self._meter = Meter(model, tokenizer, self._rows, source.task, source.max_length, precision=source.precision)
 
     @property
     def measurements(self) -> int:
@@ -231,6 +243,7 @@ class Scanner:
             },
             "metric": source.task.selection_metric,
             "max_length": source.max_length,
+            "precision": source.precision,
             "match": self._match,
             "candidates": [str(held) for held in self._candidates],
         }

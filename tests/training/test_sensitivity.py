@@ -133,7 +133,7 @@ def test_meter_gives_the_models_own_loss(
 ) -> None:
     net, tokenizer = classifier(2)
     rows = Dataset.from_dict({**ROWS, "label": [0, 1, 1]})
-    found = Meter(net, tokenizer, rows, task("classification", "accuracy"), 32).measure()
+    found = Meter(net, tokenizer, rows, task("classification", "accuracy"), 32, precision="fp32").measure()
     batch = tokenizer(ROWS["text"], ROWS["pair"], padding=True, return_tensors="pt")  # type: ignore[operator]
     with torch.no_grad():
         own = net(**batch, labels=torch.tensor([0, 1, 1]))
@@ -147,7 +147,7 @@ def test_a_score_that_does_not_exist_is_none_and_the_loss_remains(
     net, tokenizer = classifier(1)
     torch.nn.init.zeros_(net.classifier.weight)
     rows = Dataset.from_dict({**ROWS, "label": [0.0, 1.0, 3.0]})
-    found = Meter(net, tokenizer, rows, task("regression", "pearson"), 32).measure()
+    found = Meter(net, tokenizer, rows, task("regression", "pearson"), 32, precision="fp32").measure()
     assert found == Measured(pytest.approx(10 / 3), None)  # type: ignore[arg-type]
 
 
