@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from nxm_sweep.errors import RecordError
+from nxm_sweep.precision import PRECISION
 from nxm_sweep.report.holes import damaged_plans, planned, problem, unplanned
 from nxm_sweep.report.names import command
 from nxm_sweep.report.record_rows import COLUMNS, NOT_A_RECORD, Rows, rows_of
@@ -175,7 +176,10 @@ def _ranked(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
-    """Add to names that stand for several things what tells these apart: a digest, or how a trial was selected."""
+    """Add to names that stand for several things what tells these apart: a digest, how a trial was selected, its precision.
+
+    Once a cell mixes precisions, every method is named with its own, so that a reference of the same precision is found.
+    """
     if trials.empty:
         return trials
     for name, within, source in (
@@ -186,4 +190,8 @@ def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
     ):
         mixed = source.groupby([trials[column] for column in within]).transform("nunique") > 1
         trials.loc[mixed, name] = trials.loc[mixed, name] + " (" + source[mixed] + ")"
+    precision = trials.get(PRECISION)
+    if precision is not None and precision.groupby([trials[name] for name in CELL]).nunique().max() > 1:
+        known = precision.notna()
+        trials.loc[known, "method"] = trials.loc[known, "method"] + " (precision=" + precision[known].astype(str) + ")"
     return trials

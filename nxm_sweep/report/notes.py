@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from nxm_sweep.notation import short
+from nxm_sweep.precision import PRECISION
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.names import MARK
 
@@ -46,6 +47,7 @@ def table_notes(
     elif len(tasks) > 1:
         yield "No task has a score in every row, so there is no average."
     trials = report.trials
+    yield from _precisions(trials)
     yield from _uneven(trials, by)
     for name in [name for name in BUDGET if name in trials]:
         differing = trials.groupby("task")[name].nunique(dropna=False)
@@ -73,6 +75,20 @@ def _constant(report: Report) -> Iterator[str]:
         yield f"{missing} of {len(trials)} records predate the constant answer's score and are not compared with it."
     if (trials["beats_constant"] == False).any():  # noqa: E712 - None is unknown
         yield f"{MARK}: does not beat the constant answer; the training may have collapsed."
+
+
+def _precisions(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield what trials were trained and scored in, per task where tasks differ."""
+    if PRECISION not in trials:
+        return
+    of_tasks = trials[PRECISION].dropna().groupby(trials["task"]).agg(lambda values: " and ".join(sorted(set(values))))
+    tasks: dict[str, list[str]] = {}
+    for task, precisions in of_tasks.items():
+        tasks.setdefault(precisions, []).append(str(task))
+    for precisions, names in tasks.items():
+        apart = ", which are not compared with each other" if " and " in precisions else ""
+        where = f": {', '.join(names)}" if len(tasks) > 1 else ""
+        yield f"Trained and scored in {precisions}{apart}{where}."
 
 
 def _uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:

@@ -46,18 +46,17 @@ def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) 
 
 
 def comparison(records: Iterable[Mapping[str, Any]], console: Console) -> None:
-    """Print finished trials side by side: a table per task and model, a row per trial.
+    """Print finished trials side by side: a table per task, model and precision, a row per trial.
 
     A score is the reported one at the selected epoch; for MNLI it is the mean of m and mm.
     """
-    cells = itertools.groupby(sorted(records, key=_order), key=lambda record: (record["task"], record["model_name"]))
-    for (task, model), trials in cells:
+    for (task, model, precision), trials in itertools.groupby(sorted(records, key=_order), key=_table_of):
         table = Table(
             box=None,
             pad_edge=False,
             padding=(0, 1, 0, 0),
             header_style="bold",
-            title=f"{task}  {model}",
+            title=f"{task}  {model}  {precision}",
             title_justify="left",
         )
         for header in ("method", "pattern"):
@@ -95,17 +94,21 @@ def _row(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _table_of(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    return record["task"], record["model_name"], record["config"]["training"]["precision"]
+
+
 def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return record["task"], record["model_name"], place_in(METHOD_ORDER)(record["method"]), record["identity"]
+    return *_table_of(record), place_in(METHOD_ORDER)(record["method"]), record["identity"]
 
 
 def _best(record: Mapping[str, Any]) -> str:
-    best, selection = record["best"], record["selection"]
+    best, selection, precision = record["best"], record["selection"], record["config"]["training"]["precision"]
     if selection.get("name", "dev") == "dev":
-        return f"best {selection['metric']} {_number(best['value'])} at epoch {best['epoch']}"
+        return f"best {selection['metric']} {_number(best['value'])} at epoch {best['epoch']}, in {precision}"
     return (
         f"selected epoch {best['epoch']}: {selection['metric']} {_number(best['selection_value'])} on held-out training rows; "
-        f"{_number(best['value'])} on {selection['reported_set']}"
+        f"{_number(best['value'])} on {selection['reported_set']}, in {precision}"
     )
 
 

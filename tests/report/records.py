@@ -32,6 +32,7 @@ def record(
     cpu: float | None = None,
     gpu: str = "",
     machine: str = "x86_64",
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """A record of schema 1 with the fields that the report reads."""
     metric = "mean" if len(metrics) > 1 else metrics[0]
@@ -43,7 +44,7 @@ def record(
         "method": {"name": method},
         "seed": seed,
         "task": {"metrics": list(metrics), "problem": "classification", "selection_metric": metric},
-        "training": {"batch_size": batch, "epochs": epochs},
+        "training": {"batch_size": batch, "epochs": epochs, "precision": precision},
     }
     if rho is not None:
         hashed["rho"] = {"value": rho, "schedule": "constant"}

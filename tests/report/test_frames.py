@@ -137,6 +137,38 @@ def test_scores_selected_on_other_rows_are_not_compared_within_an_entry(tmp_path
     assert {row.method: row.average for row in rows} == {"asp (selection=dev)": 0.6, "asp (selection=heldout)": 0.5}
 
 
+def test_precisions_within_an_entry_are_told_apart_and_each_is_compared_with_its_own(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        record("a", 0.6, method="dense"),
+        record("b", 0.7, method="dense", precision="bf16"),
+        record("c", 0.5),
+        record("d", 0.4, precision="bf16"),
+        record("e", 0.9, task="glue/cola"),
+    )
+    report = read_report([tmp_path])
+    table = make_table(report)
+    assert {row.method: row.entries["glue/rte"].text for row in table.rows} == {
+        "dense (precision=bf16)": "70.0",
+        "dense (precision=fp32)": "60.0",
+        "asp (precision=bf16)": "40.0",
+        "asp (precision=fp32)": "50.0",
+    }
+    assert "Trained and scored in bf16 and fp32, which are not compared with each other: glue/rte." in table.notes
+    assert "Trained and scored in fp32: glue/cola." in table.notes
+    found = compare(report).differences
+    means = {row["method"]: row["mean"] for row in found[found["against"] == "dense"].to_dict("records")}
+    assert means == pytest.approx({"asp (precision=bf16)": -0.3, "asp (precision=fp32)": -0.1})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_precision_is_named_once(precision: str, tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6, precision=precision), record("b", 0.7, method="dense", precision=precision))
+    table = make_table(read_report([tmp_path]))
+    assert [row.method for row in table.rows] == ["dense", "asp"]
+    assert [note for note in table.notes if "scored in" in note] == [f"Trained and scored in {precision}."]
+
+
 def test_two_patterns_of_one_name_are_told_apart(tmp_path: Path) -> None:
     first, second = record("a", 0.6), record("b", 0.7)
     first["hashed"]["sparsity"], second["hashed"]["sparsity"] = {"rules": [1]}, {"rules": [2]}
