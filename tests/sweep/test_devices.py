@@ -198,6 +198,22 @@ def test_killed_command_ends_its_processes_and_torchrun_continues_to_the_same_bi
     assert again.predictions == two.predictions
 
 
+def test_auto_precision_is_that_of_rank_0_on_nodes_that_differ(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nimport nxm_sweep.training.device as device\n"
+        "device.has_native_bf16 = lambda _: os.environ.get('RANK') == '0'\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ranks = _command(overrides, tmp_path, "training.precision=auto", "training.epochs=1", launcher=TORCHRUN)
+    out, err = ranks.communicate(timeout=SECONDS)
+    assert ranks.returncode == 0, err
+    assert out.count(", in bf16\n") == 1
+    (folder,) = tmp_path.glob("trials/*")
+    assert Trained(folder, out).record["hashed"]["training"]["precision"] == "bf16"
+
+
 def test_loss_that_one_process_finds_to_be_nan_ends_both(overrides: list[str], one: Trained, tmp_path: Path) -> None:
     (source,) = (Path(override.removeprefix("model.path=")) for override in overrides if "model.path" in override)
     shutil.copytree(source, tmp_path / "model")
