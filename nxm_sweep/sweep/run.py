@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -66,7 +65,7 @@ def run_sweep(
             from nxm_sweep.training.probe import seconds_per_row  # noqa: PLC0415 - seconds of imports
 
             estimate.probe(plan, lambda point: seconds_per_row(point, threads))
-        gain = None if launch is not None else partial(_bf16_gain, threads=threads)  # jobs of a launcher run elsewhere
+        gain = None if launch is not None else _bf16_gain  # jobs of a launcher run elsewhere
         show_dry_run(plan, output_dir, sweep, estimate, console, workers=workers, bf16_gain=gain)
         return Board()
     plan.write(output_dir)
@@ -99,10 +98,10 @@ def run_sweep(
     return board
 
 
-def _bf16_gain(settings: TrialSettings, threads: int) -> float | None:
+def _bf16_gain(settings: TrialSettings) -> float | None:
     from nxm_sweep.training.products import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
 
-    return bf16_gain(settings, threads)
+    return bf16_gain(settings)
 
 
 def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:

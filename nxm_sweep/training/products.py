@@ -20,14 +20,14 @@ _TOKENS = 512
 _TURNS = 6  # of which the first warms up
 
 
-def bf16_gain(settings: TrialSettings, threads: int, clock: Callable[[], float] = time.perf_counter) -> float | None:
+def bf16_gain(settings: TrialSettings, clock: Callable[[], float] | None = None) -> float | None:
     """Return how many times as fast as in fp32 a model's layers multiply in bf16, on the device that trials use here.
 
-    Each matrix is multiplied with the inputs of 512 tokens. The types take turns, and the fastest turn of each counts.
+    Each matrix is multiplied with the inputs of 512 tokens. The types take turns, and the fastest turn of each counts. On a CPU
+    it is the CPU time of one thread, which other processes on the machine do not change.
 
     Args:
         settings: A trial's settings; model and device count.
-        threads: CPU threads to time with.
         clock: Seconds that only grow; for tests.
 
     Returns:
@@ -36,9 +36,10 @@ def bf16_gain(settings: TrialSettings, threads: int, clock: Callable[[], float] 
     shapes = _matrices(settings.model) if has_native_bf16(settings) else Counter()
     if not shapes:
         return None
-    device = torch.device("cuda" if uses_gpu(settings) else "cpu")
+    gpu = uses_gpu(settings)
+    device, clock = torch.device("cuda" if gpu else "cpu"), clock or (time.perf_counter if gpu else time.thread_time)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         turns = [
             (_seconds(shapes, torch.float32, device, clock), _seconds(shapes, torch.bfloat16, device, clock))
