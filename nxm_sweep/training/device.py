@@ -10,7 +10,7 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instructions that multiply in bf16, as PyTorch names them; the last are ARM's. Other CPUs emulate it, slower than fp32."""
+"""Instructions that multiply in bf16, as PyTorch names them; the last is ARM's. Other CPUs emulate it."""
 
 
 def launched() -> int:
