@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import ranks
-from nxm_sweep.sparsity.masking import prune_, pruned
+from nxm_sweep.sparsity.masking import as_bits, keep_, kept_part, prune_, pruned
 from nxm_sweep.sparsity.residuals import Energies, Residuals
 from nxm_sweep.sparsity.targets import Target
 
@@ -68,10 +68,9 @@ class Admm:
         for target, mask in zip(self.targets, masks, strict=True):
             weight = _full_precision(target.weight)
             self.masks[target.name] = mask
-            self.z[target.name] = weight.masked_fill(~mask, 0.0)
-            self.u[target.name] = torch.zeros_like(weight)
-            if first_iteration == "project":
-                self.u[target.name] += weight - self.z[target.name]
+            self.z[target.name] = kept_part(weight, as_bits(mask))
+            cut = first_iteration == "project"
+            self.u[target.name] = kept_part(weight, as_bits(~mask)) if cut else torch.zeros_like(weight)
 
     @property
     def rho(self) -> float:
@@ -109,15 +108,15 @@ class Admm:
         """
         if self._rho == 0.0 or not self.targets:
             return torch.zeros(())
-        weights = [target.weight for target in self.targets]
-        for weight in weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        factor, gaps = scale * self._rho, self._gaps()
-        for weight, gap in zip(weights, gaps, strict=True):
-            if weight.grad is not None:
-                weight.grad.add_(gap.to(weight.grad.dtype), alpha=factor)
-        return factor * torch.nn.utils.get_total_norm(gaps)
+        factor, norms = scale * self._rho, []
+        for target in self.targets:
+            gap = self._gap(target)
+            norms.append(torch.linalg.vector_norm(gap))
+            if target.weight.grad is None:
+                target.weight.grad = torch.zeros_like(target.weight)
+            target.weight.grad.add_(gap.to(target.weight.grad.dtype), alpha=factor)
+        total: Tensor = factor * torch.linalg.vector_norm(torch.stack(norms))
+        return total
 
     @torch.no_grad()
     def decay_(self, strength: float) -> None:
@@ -126,8 +125,8 @@ class Admm:
         Args:
             strength: Share of the way to ``Z - U`` that one step goes, in [0, 1].
         """
-        for target, gap in zip(self.targets, self._gaps(), strict=True):
-            target.weight.sub_(gap.to(target.weight.dtype), alpha=strength)
+        for target in self.targets:
+            target.weight.sub_(self._gap(target).to(target.weight.dtype), alpha=strength)
 
     @torch.no_grad()
     def update_(self) -> Residuals:
@@ -139,22 +138,23 @@ class Admm:
         masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight) + self.u[target.name])
         found = torch.zeros(len(self.targets), len(dataclasses.fields(Energies)), dtype=torch.float64)
         for index, (target, mask) in enumerate(zip(self.targets, masks, strict=True)):
-            weight, z_before, dual = _full_precision(target.weight), self.z[target.name], self.u[target.name]
-            z = (weight + dual).masked_fill(~mask, 0.0)
-            dual += weight - z
+            weight, z_before = _full_precision(target.weight), self.z[target.name]
+            dual = weight + self.u[target.name]
+            z = kept_part(dual, as_bits(mask))
+            keep_(dual, as_bits(~mask))  # W + U - Z, which is 0 where Z = W + U
             kept_before, self.masks[target.name] = self.masks[target.name], mask
-            self.z[target.name] = z
+            self.z[target.name], self.u[target.name] = z, dual
             if owner[index] != ranks.rank():
                 continue
             energies = Energies(
                 weight=_energy(weight),
-                cut=_energy(weight[~target.support(weight)]),
+                cut=_energy(kept_part(weight, as_bits(~target.support(weight)))),
                 z=_energy(z),
                 primal=_energy(weight - z),
                 moved=_energy(z - z_before),
                 dual=_energy(dual),
-                flipped=int((mask & ~kept_before).sum()),
-                kept=int(mask.sum()),
+                flipped=int(torch.count_nonzero(mask & ~kept_before)),
+                kept=int(torch.count_nonzero(mask)),
             )
             found[index] = torch.tensor(dataclasses.astuple(energies), dtype=torch.float64)
         return self._residuals(ranks.total(found))
@@ -219,9 +219,9 @@ class Admm:
         if kind is None:
             self.prune_()
 
-    def _gaps(self) -> list[Tensor]:
-        """``W - Z + U`` per target."""
-        return [_upcast(target.weight.detach()) - self.z[target.name] + self.u[target.name] for target in self.targets]
+    def _gap(self, target: Target) -> Tensor:
+        """``W - Z + U`` of one target, so that no more than one is held at a time."""
+        return (_full_precision(target.weight) - self.z[target.name]).add_(self.u[target.name])
 
 
 def _checked_rho(rho: float) -> float:

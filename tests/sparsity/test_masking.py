@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import Masking, Pattern, Target, project, prune_, pruned, select_targets, support
-from nxm_sweep.sparsity.masking import distance
+from nxm_sweep.sparsity.masking import as_bits, distance, keep_, kept_part, merge_
 
 TWO_OF_FOUR = Pattern(2, 4)
 INPUTS = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
@@ -263,3 +265,25 @@ def test_distance_is_what_a_prune_cuts_over_all_targets_together(dtype: torch.dt
 def test_distance_of_nothing_and_of_zero_weights_is_zero() -> None:
     assert distance([]) == 0.0
     assert distance([Target("w", nn.Parameter(torch.zeros(2, 4)), TWO_OF_FOUR)]) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_keeping_by_bits_gives_plus_zero_and_leaves_every_other_bit(dtype: torch.dtype) -> None:
+    values = torch.tensor([[1.5, -2.0, -0.0, float("nan"), float("inf"), -float("inf"), 6e-8, -1.0]]).to(dtype)
+    for pattern in ([True, False] * 4, [False, True] * 4):
+        mask = torch.tensor([pattern])
+        expected = values.clone().masked_fill_(~mask, 0.0)
+        part = kept_part(values, as_bits(mask))
+        changed = values.clone()
+        keep_(changed, as_bits(mask))
+        for result in (part, changed):
+            assert result.dtype == dtype
+            assert result.contiguous().view(torch.uint8).tolist() == expected.view(torch.uint8).tolist()
+
+
+@given(st.lists(st.floats(width=32), min_size=8, max_size=8), st.lists(st.booleans(), min_size=8, max_size=8))
+def test_a_split_and_merged_matrix_is_bit_equal(values: list[float], kept: list[bool]) -> None:
+    matrix, mask = torch.tensor([values]), torch.tensor([kept])
+    merged, cut = kept_part(matrix, as_bits(mask)), kept_part(matrix, as_bits(~mask))
+    merge_(merged, cut)
+    assert merged.view(torch.int32).tolist() == matrix.view(torch.int32).tolist()

@@ -12,6 +12,7 @@ from torch import Tensor
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Target
+from nxm_sweep.sparsity.masking import as_bits, keep_, kept_part, merge_
 from nxm_sweep.training.methods.base import Budget, SparseMethod
 
 
@@ -38,8 +39,8 @@ class SrSte(SparseMethod):
         if not 0.0 <= decay < float("inf"):
             raise SparsityError(f"decay must be finite and not negative but got {decay}")
         self.decay = decay
-        self._unpruned: list[Tensor] = []  # W while the model holds P(W), from the first micro-batch to before_clip_
-        self._cut: list[Tensor] = []  # W - P(W), from before_clip_ to after_clip_
+        self._cut: list[Tensor] = []  # W - P(W), from the first micro-batch to after_clip_
+        self._is_pruned = False  # whether the model holds P(W): until before_clip_
 
     @classmethod
     def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
@@ -55,24 +56,25 @@ class SrSte(SparseMethod):
         return bool(self.targets)
 
     def start_(self, budget: Budget) -> None:
-        self._unpruned, self._cut = [], []
+        self._cut, self._is_pruned = [], False
         if self.importance is not None:
             self.importance.refresh_()
 
     @torch.no_grad()
     def before_forward_(self) -> None:
-        if self._unpruned:
+        if self._is_pruned:
             return  # a further micro-batch of the same step
-        self._unpruned = [target.weight.detach().clone() for target in self.targets]
         for target in self.targets:
-            target.weight.masked_fill_(~target.support(), 0.0)
+            mask = target.support()
+            self._cut.append(kept_part(target.weight, as_bits(~mask)))
+            keep_(target.weight, as_bits(mask))
+        self._is_pruned = True
 
     @torch.no_grad()
     def before_clip_(self, *, scale: float = 1.0) -> None:
-        for target, unpruned in zip(self.targets, self._unpruned, strict=True):
-            self._cut.append(unpruned - target.weight)  # target.weight is P(W) still
-            target.weight.copy_(unpruned)
-        self._unpruned = []
+        for target, cut in zip(self.targets, self._cut, strict=True):
+            merge_(target.weight, cut)
+        self._is_pruned = False
 
     @torch.no_grad()
     def after_clip_(self, *, scale: float = 1.0) -> None:
@@ -86,4 +88,4 @@ class SrSte(SparseMethod):
             self.importance.refresh_()
 
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
-        self._unpruned, self._cut = [], []
+        self._cut, self._is_pruned = [], False
