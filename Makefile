@@ -1,6 +1,7 @@
 # make quickstart   sweep dense, ASP and NxM over two offline demo tasks and compare them
 # make test         the whole test command
 # make lint         ruff and mypy
+# make bench        every benchmark beside its peers; BENCH='epoch --rounds 5' selects (benchmarks/README.md)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,7 +11,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help quickstart test test-slow lint format wheel clean
+BENCH ?=
+
+.PHONY: help quickstart bench test test-slow lint format wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +39,9 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+bench: $(READY)
+	$(RUN) -m benchmarks $(BENCH)
 
 format: $(READY)
 	$(RUN) -m ruff check --fix .

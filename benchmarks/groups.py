@@ -1,0 +1,45 @@
+"""The groups of figures: what each measures, how long it may take, and how it is run."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.measure import Figure
+
+GROUPS = {
+    "epoch": "an epoch of Transformers' example and of an expert's configuration over ours",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run may take.
+
+    Attributes:
+        rounds: How often every way is measured.
+        rows: Training rows per task of what takes an epoch.
+        quick: Whether this only shows that everything runs.
+        device: Where the figures of a GPU are measured; ``cpu`` exercises their code.
+    """
+
+    rounds: int = 3
+    rows: int = 320
+    quick: bool = False
+    device: str = "cuda"
+
+
+def measure(group: str, options: Options) -> tuple[list[Figure], str]:
+    """Return the figures of the module of a group's name, and the traceback that ended it, if one did."""
+    figures: list[Figure] = []
+    try:
+        module = importlib.import_module(f"benchmarks.{group}")
+        taken: Iterator[Figure] = module.measure(options)
+        for figure in taken:
+            print(f"  {figure.name}: {figure}", flush=True)
+            figures.append(figure)
+    except Exception:  # noqa: BLE001 - the other groups go on
+        return figures, traceback.format_exc()
+    return figures, ""
