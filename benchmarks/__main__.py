@@ -7,13 +7,12 @@ codes: 0; 1 if a group failed; 2 for a group that does not exist.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.groups import GROUPS, Options, measure
 from benchmarks.measure import Figure
+from benchmarks.processes import isolated
 from benchmarks.results import RESULTS, markdown, save
 
 
@@ -23,8 +22,7 @@ def main() -> int:
     failed = False
     for group in groups:
         print(f"{group}: {GROUPS[group]}", flush=True)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            taken, error = process.submit(measure, group, options).result()
+        taken, error = isolated(measure, group, options)
         figures += taken
         if error:
             failed = True

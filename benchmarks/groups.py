@@ -11,6 +11,15 @@ from benchmarks.measure import Figure
 
 GROUPS = {
     "epoch": "an epoch of Transformers' example and of an expert's configuration over ours",
+    "trials": "finished trials per hour",
+    "products": "useful matrix products of a training step over bare ones",
+    "step": "an optimizer step of every method over one of dense fine-tuning",
+    "sweep": "what a sweep costs beside its trials",
+    "peers": "a sweep of 12 trials, beside other ways to run it",
+    "memory": "peak memory of a trial over Transformers' Trainer",
+    "imports": "what importing and --help take",
+    "quickstart": "make quickstart after installation",
+    "gpu": "the training step on a GPU",
 }
 
 

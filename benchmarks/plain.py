@@ -114,7 +114,7 @@ def run(job: Job) -> dict[str, float]:
     """Train a job from its files; return its score and the seconds of training."""
     with tempfile.TemporaryDirectory() as work:
         files = {split: f"{job.rows}/{split}.jsonl" for split in ("train", "validation")}
-        rows = datasets.load_dataset("json", data_files=files, cache_dir=f"{work}/cache")
+        rows = datasets.load_dataset("json", data_files=files)
         trainer = build(job, rows["train"], rows["validation"], Path(work))
         started = time.perf_counter()
         trainer.train()

@@ -1,0 +1,70 @@
+"""Commands as their users run them: what a process takes, from its start to its end, with the processes that it starts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from benchmarks.machine import ROOT
+from benchmarks.measure import Sample
+
+P = ParamSpec("P")
+T = TypeVar("T")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that exited with 0.
+
+    Attributes:
+        took: Seconds; on the CPU, those of the processes that it waited for too.
+        peak: Resident memory in GiB, of the largest of them.
+        output: What it printed.
+    """
+
+    took: Sample
+    peak: float
+    output: str
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Finished:
+    """Run a command of this Python; in the repository's root, so that a checkout's own modules are found.
+
+    Linux counts the parent's memory as the child's until it becomes another program, so call this from a small process.
+
+    Raises:
+        RuntimeError: It failed; the message holds the end of what it wrote.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=output,
+            stderr=errors,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        took = Sample(usage.ru_utime + usage.ru_stime, time.perf_counter() - started)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"exit code {process.returncode}: {errors.read()[-2000:]}")
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        return Finished(took, usage.ru_maxrss / unit, output.read())
+
+
+def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a module's function in a fresh process, which keeps this one small."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args, **kwargs).result()

@@ -1,0 +1,94 @@
+"""How much of the machine's matrix products a training step uses: two processes of one thread each, fp32, at the same time.
+
+Useful is what the tokens without their padding need: 6 FLOPs per token and weight of the encoder's linear layers, and
+attention's products per real length. The bare products are those of the same linear layers on as many tokens: forward, gradient of
+the inputs, gradient of the weights.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+
+from benchmarks.groups import Options
+from benchmarks.measure import Figure
+
+PROCESSES = 2
+BARE_SECONDS = 5.0
+
+
+def measure(options: Options) -> Iterator[Figure]:
+    """Yield both rates and their ratio; a round's is the mean over the processes."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(PROCESSES), context.Queue()
+    workers = [context.Process(target=_work, args=(options, barrier, results)) for _ in range(PROCESSES)]
+    for worker in workers:
+        worker.start()
+    taken = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    failed = next((error for error in taken if isinstance(error, Exception)), None)
+    if failed is not None:
+        raise failed
+    useful, bare = ([sum(column) / PROCESSES for column in zip(*rates, strict=True)] for rates in zip(*taken, strict=True))
+    for name, rates in (("useful in a training step", useful), ("bare products", bare)):
+        yield Figure(f"products: {name}", [rate / 1e9 for rate in rates], unit="GFLOP/s")
+    shares = [part / whole for part, whole in zip(useful, bare, strict=True)]
+    yield Figure("products: useful / bare, 2 processes of one thread, fp32", shares, bar=0.85)
+
+
+def _work(options: Options, barrier: Barrier, results: Queue[object]) -> None:
+    try:
+        results.put(_rates(options, barrier))
+    except Exception as error:  # noqa: BLE001 - it is raised again by the process that waits
+        barrier.abort()
+        results.put(error)
+
+
+def _rates(options: Options, barrier: Barrier) -> tuple[list[float], list[float]]:
+    """FLOPs per CPU second of each round, in training and in bare products; the processes do the same at the same time."""
+    import torch  # noqa: PLC0415 - the parent process does without
+
+    from benchmarks.ways import Bench  # noqa: PLC0415
+    from nxm_sweep.training.models import load_model  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    bench = Bench.of("mrpc", 64 if options.quick else options.rows)
+    model = load_model(bench.prepared.model_folder, bench.prepared.rows.labels)
+    encoder = model.base_model.encoder
+    shapes = [(layer.in_features, layer.out_features) for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
+    lengths, config = bench.real_tokens(), model.config
+    weights = sum(inputs * outputs for inputs, outputs in shapes)
+    attention = 12 * config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
+    needed = 6 * weights * sum(lengths) + attention
+    tokens = round(sum(lengths) / len(lengths) * bench.settings.training.batch_size)
+    train = bench.ours("fp32")
+    Bench.of("mrpc", 64).ours("fp32")()  # a kernel's first call
+    _bare_rate(shapes, tokens, 1.0)
+    useful, bare = [], []
+    for _ in range(options.rounds):
+        barrier.wait()
+        useful.append(needed / train().train.cpu)
+        barrier.wait()
+        bare.append(_bare_rate(shapes, tokens, 1.0 if options.quick else BARE_SECONDS))
+    return useful, bare
+
+
+def _bare_rate(shapes: list[tuple[int, int]], tokens: int, seconds: float) -> float:
+    import torch  # noqa: PLC0415
+
+    layers = [
+        (torch.randn(tokens, inputs), torch.randn(outputs, inputs), torch.randn(outputs), torch.randn(tokens, outputs))
+        for inputs, outputs in shapes
+    ]
+    done, started = 0, time.process_time()
+    while time.process_time() - started < seconds:
+        for x, weight, bias, gradient in layers:  # (tokens, in), (out, in), (out), (tokens, out)
+            torch.addmm(bias, x, weight.t())
+            torch.mm(gradient, weight)
+            torch.mm(gradient.t(), x)
+            done += 6 * x.numel() * weight.shape[0]
+    return done / (time.process_time() - started)
