@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-
+QUICKSTART := outputs/quickstart
 BENCH ?=
 
 .PHONY: help quickstart bench test test-slow lint format wheel clean
@@ -26,8 +26,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(READY)
-	$(RUN) -m nxm_sweep -m experiment=quickstart output_dir=outputs/quickstart
-	$(RUN) -m nxm_sweep.report outputs/quickstart
+	$(RUN) -m nxm_sweep -m experiment=quickstart output_dir=$(QUICKSTART)
+	$(RUN) -m nxm_sweep.report $(QUICKSTART)
 
 test: $(READY)
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
@@ -51,4 +51,4 @@ wheel: $(READY)
 	$(RUN) -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist outputs/quickstart
+	rm -rf $(VENV) build dist $(QUICKSTART)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from benchmarks.machine import ROOT
@@ -36,8 +37,10 @@ class Finished:
     output: str
 
 
-def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Finished:
-    """Run a command of this Python; in the repository's root, so that a checkout's own modules are found.
+def run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, python: Path | None = None
+) -> Finished:
+    """Run a command of this Python, or of another; in the repository's root, so that a checkout's own modules are found.
 
     Linux counts the parent's memory as the child's until it becomes another program, so call this from a small process.
 
@@ -47,7 +50,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *command],
+            [python or sys.executable, *command],
             stdout=output,
             stderr=errors,
             cwd=ROOT,

@@ -1,0 +1,34 @@
+"""What importing the package and printing its help take, beside an empty Python and PyTorch's own import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.groups import Options
+from benchmarks.measure import Figure, Sample, alternate
+from benchmarks.processes import run
+
+COMMANDS: dict[str, Sequence[str]] = {
+    "python": ["-c", "pass"],
+    "torch": ["-c", "import torch"],
+    "nxm_sweep": ["-c", "import nxm_sweep"],
+    "nxm_sweep.sparsity": ["-c", "import nxm_sweep.sparsity"],
+    "--help": ["-m", "nxm_sweep", "--help"],
+}
+
+
+def measure(options: Options) -> Iterator[Figure]:
+    """Yield CPU seconds over all threads: the file cache is warm, so wall seconds are no more on an idle machine."""
+    for command in COMMANDS.values():
+        run(command)
+    taken = alternate({name: lambda command=command: run(command).took for name, command in COMMANDS.items()}, options.rounds)
+
+    def seconds(name: str, without: str | None = None) -> list[float]:
+        base = taken[without] if without else [Sample()] * len(taken[name])
+        return [own.cpu - other.cpu for own, other in zip(taken[name], base, strict=True)]
+
+    upper = {"unit": "s", "at_least": False}
+    yield Figure("imports: import nxm_sweep", seconds("nxm_sweep", "python"), bar=0.1, **upper)
+    yield Figure("imports: nxm_sweep.sparsity, beyond torch", seconds("nxm_sweep.sparsity", "torch"), bar=0.1, **upper)
+    yield Figure("imports: torch", seconds("torch", "python"), unit="s")
+    yield Figure("imports: nxm-sweep --help", seconds("--help"), bar=1.0, **upper)
