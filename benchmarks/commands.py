@@ -61,7 +61,7 @@ def prepare(folder: Path, rows: int, epochs: int) -> tuple[dict[str, dict[str, o
     from benchmarks.plain import RECIPES  # noqa: PLC0415 - they load PyTorch, which the caller does without
     from benchmarks.ways import GLUE, Bench  # noqa: PLC0415
 
-    bench = Bench.of("mrpc", rows)
+    bench = Bench.of("glue/mrpc", rows)
     bench.write_rows(folder)
     jobs = {recipe: asdict(replace(bench.job(recipe), rows=str(folder), epochs=epochs)) for recipe in RECIPES}
     (validation,) = bench.prepared.rows.validation.values()

@@ -1,7 +1,7 @@
 """One epoch of the same rows and updates: Transformers' example and an expert's configuration over ours.
 
-One process, one thread, CPU seconds; a trainer of each side per round, in turn. An epoch is training and one evaluation; loading
-and saving are left out.
+One process, one thread, CPU seconds; a trainer of each side per round, in turn. An epoch is training and one evaluation;
+loading and saving are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A sweep of 12 trials on two workers of one thread, beside the same trials by Optuna with joblib, Hydra's sweeper and Ray Tune.
+"""A sweep of 12 trials on two workers of one thread, beside the same by Optuna with joblib, Hydra's sweeper and Ray Tune.
 
-The peers train with Transformers' Trainer, as its example configures it or as an expert would; ours is dense fine-tuning of the same
-rows and updates. Wall seconds of whole commands, imports included: measure on a machine that does nothing else.
+The peers train with Transformers' Trainer, as its example configures it or as an expert would; ours is dense fine-tuning of the
+same rows and updates. Wall seconds of whole commands, imports included: measure on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.commands import Work
 from benchmarks.groups import Options
 from benchmarks.machine import ROOT
-from benchmarks.measure import Figure, Sample, alternate
+from benchmarks.measure import Figure, Sample, alternate, wall_figure
 from benchmarks.peers.points import grid
 from benchmarks.processes import ONE_THREAD, run
 
@@ -60,15 +60,14 @@ def measure(options: Options) -> Iterator[Figure]:
         taken = alternate({name: _attempt(way, name, missing) for name, way in ways.items()}, options.rounds)
     swept_by = {name: [one for one in swept if one is not None] for name, swept in taken.items() if name not in missing}
     title = f"grid: wall of {trials} trials / (seconds of training / {WORKERS})"
-    wall = {"counted": "wall seconds"}
     for name, swept in swept_by.items():
         bar = BAR if name == "ours" else None
         samples = {name: [asdict(one) for one in swept]}
-        yield Figure(f"{title}, {name}", [one.overhead for one in swept], bar=bar, at_least=False, samples=samples, **wall)
+        yield wall_figure(f"{title}, {name}", [one.overhead for one in swept], bar=bar, at_least=False, samples=samples)
     for name in PEERS:
         if name in swept_by:
             pairs = zip(swept_by[name], swept_by["ours"], strict=True)
-            yield Figure(f"grid: {name} / ours", [peer.took.wall / own.took.wall for peer, own in pairs], **wall)
+            yield wall_figure(f"grid: {name} / ours", [peer.took.wall / own.took.wall for peer, own in pairs])
         else:
             yield Figure(f"grid: {name} / ours", skipped=missing[name])
 

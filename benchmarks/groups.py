@@ -14,7 +14,7 @@ GROUPS = {
     "trials": "finished trials per hour",
     "products": "useful matrix products of a training step over bare ones",
     "step": "an optimizer step of every method over one of dense fine-tuning",
-    "sweep": "what a sweep costs beside its trials",
+    "overhead": "what a sweep costs beside its trials",
     "grid": "a sweep of 12 trials, beside the same trials by other tools",
     "memory": "peak memory of a trial over Transformers' Trainer",
     "imports": "what importing and --help take",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from benchmarks.groups import Options
 from benchmarks.measure import Figure, Sample, alternate
@@ -21,14 +22,18 @@ def measure(options: Options) -> Iterator[Figure]:
     """Yield CPU seconds over all threads: the file cache is warm, so wall seconds are no more on an idle machine."""
     for command in COMMANDS.values():
         run(command)
-    taken = alternate({name: lambda command=command: run(command).took for name, command in COMMANDS.items()}, options.rounds)
+    taken = alternate({name: partial(_took, command) for name, command in COMMANDS.items()}, options.rounds)
 
     def seconds(name: str, without: str | None = None) -> list[float]:
         base = taken[without] if without else [Sample()] * len(taken[name])
         return [own.cpu - other.cpu for own, other in zip(taken[name], base, strict=True)]
 
-    upper = {"unit": "s", "at_least": False}
-    yield Figure("imports: import nxm_sweep", seconds("nxm_sweep", "python"), bar=0.1, **upper)
-    yield Figure("imports: nxm_sweep.sparsity, beyond torch", seconds("nxm_sweep.sparsity", "torch"), bar=0.1, **upper)
+    figure = partial(Figure, unit="s", at_least=False)
+    yield figure("imports: import nxm_sweep", seconds("nxm_sweep", "python"), bar=0.1)
+    yield figure("imports: nxm_sweep.sparsity, beyond torch", seconds("nxm_sweep.sparsity", "torch"), bar=0.1)
     yield Figure("imports: torch", seconds("torch", "python"), unit="s")
-    yield Figure("imports: nxm-sweep --help", seconds("--help"), bar=1.0, **upper)
+    yield figure("imports: nxm-sweep --help", seconds("--help"), bar=1.0)
+
+
+def _took(command: Sequence[str]) -> Sample:
+    return run(command).took

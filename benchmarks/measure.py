@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 Clock = Literal["cpu", "wall"]
@@ -82,6 +83,9 @@ class Figure:
         """Return values for JSON; the spread is spelled out."""
         spread = {"median": self.median, "min": min(self.values), "max": max(self.values)} if self.values else {}
         return {**asdict(self), **spread, "is_met": self.is_met}
+
+
+wall_figure = partial(Figure, counted="wall seconds")
 
 
 def alternate(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

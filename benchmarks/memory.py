@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.commands import Work
@@ -25,15 +26,14 @@ def measure(options: Options) -> Iterator[Figure]:
             "nxm": work.trial("method=nxm", "rho.value=4e-3"),
             "sr_ste": work.trial("method=sr_ste"),
         }
-        peaks = alternate(
-            {name: lambda command=command: run(command, ONE_THREAD).peak for name, command in commands.items()},
-            options.rounds,
-        )
+        peaks = alternate({name: partial(_peak, command) for name, command in commands.items()}, options.rounds)
     for name, values in peaks.items():
         yield Figure(f"memory: {name}", values, unit="GiB", counted="resident memory")
     for method in ("dense", "nxm", "sr_ste"):
         for recipe in ("example", "expert"):
             values = [own / peer for own, peer in zip(peaks[method], peaks[recipe], strict=True)]
-            yield Figure(
-                f"memory: {method} / {recipe}", values, counted="resident memory", bar=BAR, at_least=False
-            )
+            yield Figure(f"memory: {method} / {recipe}", values, counted="resident memory", bar=BAR, at_least=False)
+
+
+def _peak(command: Sequence[str]) -> float:
+    return run(command, ONE_THREAD).peak

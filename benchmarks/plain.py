@@ -48,6 +48,7 @@ class Job:
         model: Folder of the pretrained model.
         labels: How many classes; 0 for a regression.
         recipe: A key of :data:`RECIPES`.
+        compiler: Backend of ``torch.compile``; empty for none.
         rows: Folder of ``train.jsonl`` and ``validation.jsonl``, as ``run_glue.py`` takes its files; only a script reads it.
     """
 
@@ -61,7 +62,7 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     rows: str = ""
-    compiled: bool = False
+    compiler: str = ""
 
 
 def build(job: Job, train: datasets.Dataset, validation: datasets.Dataset, work: Path) -> Trainer:
@@ -92,7 +93,8 @@ def build(job: Job, train: datasets.Dataset, validation: datasets.Dataset, work:
         seed=job.seed,
         bf16=job.precision == "bf16",
         use_cpu=job.device == "cpu",
-        torch_compile=job.compiled,
+        torch_compile=bool(job.compiler),
+        torch_compile_backend=job.compiler or None,
         eval_strategy="epoch",
         save_strategy="no",
         report_to="none",

@@ -1,8 +1,8 @@
 """How much of the machine's matrix products a training step uses: two processes of one thread each, fp32, at the same time.
 
 Useful is what the tokens without their padding need: 6 FLOPs per token and weight of the encoder's linear layers, and
-attention's products per real length. The bare products are those of the same linear layers on as many tokens: forward, gradient of
-the inputs, gradient of the weights.
+attention's products per real length. The bare products are those of the same linear layers on as many tokens: forward, gradient
+of the inputs, gradient of the weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def measure(options: Options) -> Iterator[Figure]:
     failed = next((error for error in taken if isinstance(error, Exception)), None)
     if failed is not None:
         raise failed
-    useful, bare = ([sum(column) / PROCESSES for column in zip(*rates, strict=True)] for rates in zip(*taken, strict=True))
+    useful, bare = (
+        [sum(column) / PROCESSES for column in zip(*rates, strict=True)] for rates in zip(*taken, strict=True)
+    )
     for name, rates in (("useful in a training step", useful), ("bare products", bare)):
         yield Figure(f"products: {name}", [rate / 1e9 for rate in rates], unit="GFLOP/s")
     shares = [part / whole for part, whole in zip(useful, bare, strict=True)]
@@ -56,17 +58,20 @@ def _rates(options: Options, barrier: Barrier) -> tuple[list[float], list[float]
     from nxm_sweep.training.models import load_model  # noqa: PLC0415
 
     torch.set_num_threads(1)
-    bench = Bench.of("mrpc", 64 if options.quick else options.rows)
+    bench = Bench.of("glue/mrpc", 64 if options.quick else options.rows)
     model = load_model(bench.prepared.model_folder, bench.prepared.rows.labels)
-    encoder = model.base_model.encoder
-    shapes = [(layer.in_features, layer.out_features) for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
+    shapes = [
+        (layer.in_features, layer.out_features)
+        for layer in model.base_model.get_submodule("encoder").modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]
     lengths, config = bench.real_tokens(), model.config
     weights = sum(inputs * outputs for inputs, outputs in shapes)
     attention = 12 * config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
     needed = 6 * weights * sum(lengths) + attention
     tokens = round(sum(lengths) / len(lengths) * bench.settings.training.batch_size)
     train = bench.ours("fp32")
-    Bench.of("mrpc", 64).ours("fp32")()  # a kernel's first call
+    Bench.of("glue/mrpc", 64).ours("fp32")()  # a kernel's first call
     _bare_rate(shapes, tokens, 1.0)
     useful, bare = [], []
     for _ in range(options.rounds):

@@ -1,8 +1,8 @@
 """An optimizer step of every method over one of dense fine-tuning, and the Z and dual step.
 
-Every method trains its own copy of one model; their steps are taken in turn, in one process and one thread, and CPU seconds are
-counted, so that whatever else the machine does falls on all alike. A method with two phases (ADMM, then masked) has a line for each.
-The Z and dual step, which comes once or a few times an epoch, is timed by itself.
+Every method trains its own copy of one model; their steps are taken in turn, in one process and one thread, and CPU seconds
+are counted, so that whatever else the machine does falls on all alike. A method with two phases (ADMM, then masked) has a line
+for each. The Z and dual step, which comes once or a few times an epoch, is timed by itself.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.commands import Work
 from benchmarks.groups import Options
 from benchmarks.machine import has_native_bf16
-from benchmarks.measure import Figure, Sample, alternate
+from benchmarks.measure import Figure, Sample, alternate, wall_figure
 from benchmarks.processes import run
 
 EXAMPLES, OURS = 2, 4
@@ -29,7 +29,7 @@ def measure(options: Options) -> Iterator[Figure]:
         ways = {"example": lambda: examples(work)} | {name: ours(work, name) for name in precisions}
         taken = alternate(ways, options.rounds)
     hourly = [EXAMPLES * 3600 / sample.wall for sample in taken["example"]]
-    yield Figure("trials: the example, per hour", hourly, unit="", counted="wall seconds")
+    yield wall_figure("trials: the example, per hour", hourly, unit="")
     for precision, bar in BARS.items():
         name = f"trials: ours {precision}, 2 workers / the example twice in a row"
         if precision not in taken:
@@ -37,9 +37,9 @@ def measure(options: Options) -> Iterator[Figure]:
             continue
         rates = [OURS * 3600 / sample.wall for sample in taken[precision]]
         samples = {side: [asdict(sample) for sample in taken[side]] for side in ("example", precision)}
-        yield Figure(f"trials: ours {precision}, per hour", rates, unit="", counted="wall seconds")
+        yield wall_figure(f"trials: ours {precision}, per hour", rates, unit="")
         values = [own / peer for own, peer in zip(rates, hourly, strict=True)]
-        yield Figure(name, values, counted="wall seconds", bar=bar, samples=samples)
+        yield wall_figure(name, values, bar=bar, samples=samples)
 
 
 def examples(work: Work) -> Sample:

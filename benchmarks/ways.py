@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset, disable_progress_bars
 from rich.console import Console
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from benchmarks import plain
 from benchmarks.measure import Sample
@@ -25,7 +25,7 @@ from nxm_sweep.training.quiet import silence_known_noise
 from nxm_sweep.training.trial import Prepared, build_trainer, prepare, tokenise_rows
 from nxm_sweep.training.watch import Watch
 
-TASKS = ("rte", "mrpc", "stsb", "cola")
+TASKS = ("glue/rte", "glue/mrpc", "glue/stsb", "glue/cola")
 GLUE = Path(os.environ.get("NXM_GLUE") or Path(__file__).resolve().parents[2] / "shared" / "glue")
 
 
@@ -39,13 +39,20 @@ class Epoch:
 
     Attributes:
         train: From the first batch's collation to the last update.
+        late: The second half of the updates alone: what comes once, such as compiling, is over.
         evaluate: Scoring the validation rows.
         steps: Updates.
     """
 
     train: Sample = field(default_factory=Sample)
+    late: Sample = field(default_factory=Sample)
     evaluate: Sample = field(default_factory=Sample)
     steps: int = 0
+
+    @property
+    def late_steps(self) -> int:
+        """Updates of the second half."""
+        return self.steps - self.steps // 2
 
     @property
     def whole(self) -> Sample:
@@ -77,8 +84,8 @@ class Bench:
         silence_known_noise()
         disable_progress_bars()
         common = ["model=minilm_l6", f"data.path={GLUE}", f"training.device={device}", "training.epochs=1"]
-        settings = compose_settings([f"task=glue/{task}", "method=dense", *common, *overrides])
-        if not GLUE.is_dir():
+        settings = compose_settings([f"task={task}", "method=dense", *common, *overrides])
+        if task.startswith("glue/") and not GLUE.is_dir():
             raise MissingError("no GLUE rows: set NXM_GLUE to the official download")
         try:
             prepared = prepare(settings)
@@ -110,16 +117,19 @@ class Bench:
             device=self.device,
         )
 
-    def ours(self, precision: str = "fp32") -> Callable[[], Epoch]:
+    def ours(self, precision: str = "fp32", *, compiler: str = "") -> Callable[[], Epoch]:
         """Return a way to run one epoch of ours."""
         training = replace(self.settings.training, precision=precision)
         settings = replace(self.settings, training=training)
 
         def build(work: Path) -> Trainer:
             data, tokenizer = tokenise_rows(settings, self.prepared)
-            return build_trainer(
+            trainer = build_trainer(
                 settings, self.prepared, data, tokenizer, work=work, console=Console(quiet=True), watch=Watch()
             )
+            if compiler and isinstance(trainer.model, torch.nn.Module):
+                trainer.model.compile(backend=compiler, dynamic=True)
+            return trainer
 
         return lambda: run_epoch(build)
 
@@ -155,19 +165,31 @@ def run_epoch(build: Callable[[Path], Trainer]) -> Epoch:
 
 
 class _Clock(TrainerCallback):
-    """Times the updates of an epoch with the loading of their batches, and nothing before or after them."""
+    """Times the updates of an epoch with the loading of their batches, and nothing before or after them.
+
+    A GPU is waited for at the start, halfway and at the end; in between it runs ahead, as in any training.
+    """
 
     def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch
-        self._timed: Any = None
+        self._running: list[Any] = []
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        self._timed = self._epoch.train.timed()
-        self._timed.__enter__()
+        self._start(self._epoch.train)
+
+    def on_step_end(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+        if state.global_step == state.max_steps // 2:
+            self._start(self._epoch.late)
 
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         _synchronise()
-        self._timed.__exit__(None, None, None)
+        for timed in self._running:
+            timed.__exit__(None, None, None)
+
+    def _start(self, sample: Sample) -> None:
+        _synchronise()
+        self._running.append(sample.timed())
+        self._running[-1].__enter__()
 
 
 def _time_evaluation_(trainer: Trainer, epoch: Epoch) -> None:

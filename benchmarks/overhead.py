@@ -1,0 +1,27 @@
+"""What a sweep costs beside its trials: empty trials, and planning a large grid of which most is recorded."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.groups import Options
+from benchmarks.measure import Figure, wall_figure
+
+POINTS = 10_000
+EMPTY_BAR, PLANNING_BAR = 0.05, 3.0
+NEW = "no record, new study"
+
+
+def measure(options: Options) -> Iterator[Figure]:
+    """Yield seconds per empty trial, and from the command to the first point in every state that a sweep may be found in."""
+    sweep: Any = importlib.import_module("benchmarks.sweep")
+    for name, seconds in (sweep.overhead() or {}).items():
+        yield wall_figure(f"overhead: 200 empty trials, {name}", [seconds], unit="s", bar=EMPTY_BAR, at_least=False)
+    points = 1000 if options.quick else POINTS
+    for state, seconds in (sweep.planning(points) or {}).items():
+        bar = PLANNING_BAR if points == POINTS and state != NEW else None
+        yield wall_figure(
+            f"overhead: planning {points:,} points, {state}", [seconds], unit="s", bar=bar, at_least=False
+        )
