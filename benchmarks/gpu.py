@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -45,7 +45,7 @@ def measure(options: Options) -> Iterator[Figure]:
     if not options.quick:
         alternate(ways, 1)  # a kernel's first call
     taken = alternate(ways, options.rounds)
-    yield from _steps(taken, COMPARED)
+    yield from _steps(taken, ways, COMPARED)
     rates = {count: workers(options, count) for count in WORKERS}
     for count, values in rates.items():
         yield wall_figure(f"gpu: updates per second, workers on one device: {count}", values, unit="")
@@ -59,13 +59,14 @@ def measure(options: Options) -> Iterator[Figure]:
         "ours bf16 compiled": bench.ours("bf16", compiler=compiler),
     }
     taken = alternate(compiled, options.rounds)
-    yield from _steps(taken, COMPARED_COMPILED)
+    yield from _steps(taken, ["expert bf16 compiled", "ours bf16 compiled"], COMPARED_COMPILED)
     yield from _compiling(taken["ours bf16"], taken["ours bf16 compiled"])
 
 
-def _steps(taken: dict[str, list[Epoch]], compared: dict[str, str]) -> Iterator[Figure]:
+def _steps(taken: dict[str, list[Epoch]], names: Iterable[str], compared: dict[str, str]) -> Iterator[Figure]:
     """Milliseconds of a step in the second half of an epoch, and ratios."""
-    for name, epochs in taken.items():
+    for name in names:
+        epochs = taken[name]
         samples = {name: [asdict(epoch) for epoch in epochs]}
         yield wall_figure(
             f"gpu: step, {name}", [1e3 * _late(epoch).wall for epoch in epochs], unit="ms", samples=samples
