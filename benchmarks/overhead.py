@@ -17,11 +17,14 @@ NEW = "no record, new study"
 def measure(options: Options) -> Iterator[Figure]:
     """Yield seconds per empty trial, and from the command to the first point in every state that a sweep may be found in."""
     sweep: Any = importlib.import_module("benchmarks.sweep")
-    for name, seconds in (sweep.overhead() or {}).items():
+    empty, points = sweep.overhead(), 1000 if options.quick else POINTS
+    planned = sweep.planning(points)
+    for name, seconds in (empty or {}).items():
         yield wall_figure(f"overhead: 200 empty trials, {name}", [seconds], unit="s", bar=EMPTY_BAR, at_least=False)
-    points = 1000 if options.quick else POINTS
-    for state, seconds in (sweep.planning(points) or {}).items():
+    for state, seconds in (planned or {}).items():
         bar = PLANNING_BAR if points == POINTS and state != NEW else None
         yield wall_figure(
             f"overhead: planning {points:,} points, {state}", [seconds], unit="s", bar=bar, at_least=False
         )
+    if not empty or not planned:
+        yield Figure("overhead: empty trials and planning", skipped="benchmarks/sweep.py prints it and returns nothing")

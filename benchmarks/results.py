@@ -63,7 +63,10 @@ def _heading(run: dict[str, Any]) -> str:
     commit = machine["commit"][:7] + (" with changes" if machine["modified"] else "")
     cpu = f"{machine['cpu']}, {machine['cores']} cores, {' '.join(machine['flags'])}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return f"{run['date'][:10]}, commit {commit}; {cpu}; {versions}."
+    caution = (
+        "A quick run: it shows that everything runs, and its figures mean nothing. " if run["options"]["quick"] else ""
+    )
+    return f"{caution}{run['date'][:10]}, commit {commit}; {cpu}; {versions}."
 
 
 def _short(value: Any) -> Any:
