@@ -16,10 +16,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from nxm_sweep.checks import check_settings
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.precision import resolve_precision
-from nxm_sweep.rules import complete_rules_
 from nxm_sweep.settings import SweepSettings, TrialSettings
 
 _LISTED = 20  # a hint lists no more names than this
@@ -65,6 +63,9 @@ def load_settings(config: DictConfig, *, of_sweep: bool = False) -> TrialSetting
     Raises:
         ConfigError: A value is missing, of the wrong type or out of range.
     """
+    from nxm_sweep.checks import check_settings  # noqa: PLC0415 - PyTorch, which `--help` does not need
+    from nxm_sweep.rules import complete_rules_  # noqa: PLC0415
+
     settings = _settings(config)
     complete_rules_(settings.sparsity, Path(settings.sweep.cwd or ""), of_sweep=of_sweep)
     check_settings(settings)
@@ -80,6 +81,8 @@ def settings_of(values: Mapping[str, Any]) -> TrialSettings:
     Raises:
         ConfigError: A value is missing, of the wrong type or out of range.
     """
+    from nxm_sweep.checks import check_settings  # noqa: PLC0415 - as above
+
     schema = OmegaConf.structured(TrialSettings)
     schema.sweep = SweepSettings()
     for mapping in (schema.sweep.axes, schema.sweep.cells):

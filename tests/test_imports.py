@@ -14,7 +14,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "nxm_sweep"
 MODULES = sorted(path.relative_to(PACKAGE.parent).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 
 HYDRA = ("hydra", "omegaconf")
-MAY_IMPORT_HYDRA = ("nxm_sweep.config", "nxm_sweep.__main__", "nxm_sweep.sweep.sweeper", "nxm_sweep.sweep.drafting")
+MAY_IMPORT_HYDRA = (
+    "nxm_sweep.config",
+    "nxm_sweep.__main__",
+    *(f"nxm_sweep.sweep.{name}" for name in ("sweeper", "command_line", "drafting")),
+)
 UNPICKLERS = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 
 # For each layer, what its modules may not import. A name stands for itself and for all below it.
@@ -171,3 +175,9 @@ def test_the_report_needs_no_torch() -> None:
     loaded = _loaded("import nxm_sweep.report.__main__, nxm_sweep.report.summary")
     assert "rich" in loaded
     assert loaded.isdisjoint({"torch", "transformers", "datasets", "hydra"})
+
+
+def test_help_needs_no_torch() -> None:
+    loaded = _loaded("import hydra_plugins.nxm_sweep_plugin, nxm_sweep.__main__")
+    assert "hydra" in loaded
+    assert loaded.isdisjoint({"torch", "transformers", "datasets", "pandas", "optuna", "pebble"})

@@ -23,10 +23,10 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.axes import Range
 from nxm_sweep.sweep.cell import Cell
+from nxm_sweep.sweep.command_line import plan_cells
 from nxm_sweep.sweep.digests import DigestMemo
 from nxm_sweep.sweep.identity import identity_of
 from nxm_sweep.sweep.plan import make_plan
-from nxm_sweep.sweep.sweeper import plan_cells
 
 BATCHES, SEEDS = (16, 32), (0,)
 THREE, FIVE = (1e-5, 3e-5, 5e-5), (1e-5, 3e-5, 5e-5, 7e-5, 9e-5)
