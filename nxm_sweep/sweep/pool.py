@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import multiprocessing.forkserver
 import os
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +20,7 @@ from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep.attempts import Failure, classify, failure
 from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.outcome import Outcome, outcome_of
-from nxm_sweep.sweep.worker import warm_up, work
+from nxm_sweep.sweep.worker import PRELOAD, warm_up, work
 
 _GIB_PER_WORKER = 4
 _TERMINATED = 15
@@ -86,9 +89,9 @@ class Pool:
         device = self._devices[number % len(self._devices)] if self._devices else None
         return ProcessPool(
             max_workers=1,
-            context=multiprocessing.get_context("spawn"),  # a fork would copy threads and CUDA in an unknown state
+            context=start_context(),
             initializer=warm_up,
-            initargs=(os.getpid(), self._threads, device),
+            initargs=(self._threads, device),
         )
 
     def _is_broken(self, slot: int) -> bool:
@@ -123,6 +126,25 @@ class Pool:
         if code < 0:
             return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
         return failure("exit", f"the worker ended with exit code {code}")
+
+
+def start_context() -> BaseContext:
+    """Return how worker processes are started: by a fork server that has imported what they need, once for all of them.
+
+    The server has run nothing, so no thread of PyTorch and no CUDA state is copied. On a GPU, and where forking is not safe at
+    all, each worker is a new process that imports for itself.
+    """
+    if sys.platform != "linux" or _devices():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOAD])
+    return context
+
+
+def start_imports() -> None:
+    """Let the fork server begin with its imports, which take seconds, while the sweep is planned."""
+    if start_context().get_start_method() == "forkserver":
+        multiprocessing.forkserver.ensure_running()
 
 
 def shape(settings: SweepSettings, processes: int = 1) -> tuple[int, int, list[str]]:

@@ -23,7 +23,7 @@ from nxm_sweep.sweep.coordinator import Coordinator
 from nxm_sweep.sweep.dry_run import show_dry_run
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan, make_plan
-from nxm_sweep.sweep.pool import Pool, shape
+from nxm_sweep.sweep.pool import Pool, shape, start_imports
 from nxm_sweep.sweep.records import read_record, trial_folder
 from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.search import Search
@@ -68,6 +68,8 @@ def run_sweep(
         gain = None if launch is not None else _bf16_gain  # jobs of a launcher run elsewhere
         show_dry_run(plan, output_dir, sweep, estimate, console, workers=workers, bf16_gain=gain)
         return Board()
+    if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
+        start_imports()
     plan.write(output_dir)
     storage = open_storage(sweep.storage, output_dir)
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:

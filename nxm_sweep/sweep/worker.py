@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -21,26 +22,35 @@ from nxm_sweep.sweep.attempts import add_failure, classify
 from nxm_sweep.sweep.outcome import STOPPED
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.sweep.records import trial_folder
-from nxm_sweep.sweep.signs import end_with
 
 LOG = "log.txt"
+PRELOAD = "nxm_sweep.sweep.preload"
+"""Module whose import is all that a worker needs before its first trial."""
 
 
-def warm_up(parent: int, threads: int, device: str | None) -> None:
+def warm_up(threads: int, device: str | None) -> None:
     """Prepare a worker process: its device, its threads, and the imports that take seconds.
 
     Args:
-        parent: Process that the worker belongs to; it does not outlive it.
         threads: CPU threads; the processes of a trial on several devices share them.
         device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
-    threading.Thread(target=end_with, args=(parent,), name="orphan watch", daemon=True).start()
+    threading.Thread(target=_end_with_coordinator, name="orphan watch", daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    importlib.import_module("nxm_sweep.training.trial")
+    importlib.import_module(PRELOAD)
+    gc.freeze()  # what is there now stays: collecting garbage after every trial would walk through all of it, for 0.3 s
     torch.set_num_threads(threads)  # the variable OMP_NUM_THREADS comes too late: starting a process has imported torch
+
+
+def _end_with_coordinator() -> None:
+    """End this process when the coordinator has ended, also where a fork server is the parent."""
+    coordinator = multiprocessing.parent_process()
+    if coordinator is not None:
+        coordinator.join()
+        os._exit(1)
 
 
 def work(settings: TrialSettings, identity: str) -> dict[str, str] | None:

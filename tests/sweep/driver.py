@@ -24,6 +24,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from nxm_sweep.errors import NonFiniteError, TrialStoppedError
+from nxm_sweep.sweep import pool, worker
 
 
 def _facts(settings: Any) -> dict[str, Any]:
@@ -137,6 +138,7 @@ def _pretend() -> None:
     quiet = ModuleType("nxm_sweep.training.quiet")
     quiet.silence_known_noise = lambda: None  # type: ignore[attr-defined]
     sys.modules |= {trial.__name__: trial, quiet.__name__: quiet}
+    worker.PRELOAD = pool.PRELOAD = "torch"  # the fork server shall not import what no trial here needs
 
 
 _pretend()  # at the top: worker processes execute this module too

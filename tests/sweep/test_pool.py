@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -44,6 +47,11 @@ def _until(condition: Callable[[], bool]) -> None:
 def _worker(pool: Pool) -> psutil.Process:
     (pid,) = pool._slots[0]._pool_manager.worker_manager.workers
     return psutil.Process(pid)
+
+
+@pytest.fixture(autouse=True)
+def _import_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRELOAD", "json")
 
 
 @pytest.fixture
@@ -91,6 +99,26 @@ def test_worker_that_cannot_start_fails_its_trial_and_not_the_pool(monkeypatch: 
         assert outcome.failure is not None
         assert (outcome.failure.kind, outcome.failure.message) == ("killed", "the worker died before it had begun")
         assert _end(pool, "b") == Outcome()
+
+
+def _imported(name: str) -> bool:
+    return name in sys.modules
+
+
+def test_worker_is_forked_from_a_server_that_has_imported_what_trials_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRELOAD", "nxm_sweep.sweep.preload")
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    try:
+        module.start_imports()
+        with ProcessPool(max_workers=1, context=module.start_context()) as pool:
+            assert pool.schedule(_imported, args=["nxm_sweep.training.trial"]).result(SECONDS)
+    finally:
+        multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def test_worker_on_a_gpu_is_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_devices", lambda: ["0"])
+    assert module.start_context().get_start_method() == "spawn"
 
 
 @pytest.mark.parametrize(
