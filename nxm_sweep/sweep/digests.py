@@ -24,7 +24,7 @@ _LIMIT = 4096
 
 
 class DigestMemo:
-    """Digests by where data and model come from, valid while the files there are as they were (size and time).
+    """Digests by where data and model come from, valid while the files there are as they were (size and times).
 
     What lies on the hub is remembered beyond this object only at a pinned commit: a branch may move.
 
@@ -50,7 +50,7 @@ class DigestMemo:
         return self._seen[source]
 
     def _find(self, settings: TrialSettings) -> Digests:
-        key = _key(settings)
+        key = input_key(settings)
         if key is not None and key in self._known:
             return self._known[key]
         from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports, needed only here
@@ -79,8 +79,8 @@ def _read(file: Path) -> dict[str, Digests]:
     return known
 
 
-def _key(settings: TrialSettings) -> str | None:
-    """Hash of what decides the digests; None where that cannot be known without looking."""
+def input_key(settings: TrialSettings) -> str | None:
+    """Return a hash of what decides the digests; None where that cannot be known without looking."""
     data, model, teacher = _data_files(settings), _model_files(settings.model), _teacher_files(settings)
     if data is None or model is None or teacher is None:
         return None
@@ -152,4 +152,4 @@ def _stamps(paths: Iterator[Path]) -> list[Any] | None:
 
 def _stamp(path: Path) -> list[Any]:
     status = path.stat()
-    return [str(path.absolute()), status.st_size, str(status.st_mtime_ns)]
+    return [str(path.absolute()), status.st_size, str(status.st_mtime_ns), str(status.st_ctime_ns)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from nxm_sweep.sweep.attempts import forget_failures
 from nxm_sweep.sweep.crew import run_crew
 from nxm_sweep.sweep.group import Group
 from nxm_sweep.sweep.identity import identity_of
+from nxm_sweep.sweep.inputs import Inputs
 from nxm_sweep.sweep.progress import PRUNED, Progress
 from nxm_sweep.sweep.records import SCHEMA, read_record, trial_folder, write_record
 from nxm_sweep.sweep.signs import Heartbeat
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 _BEAT_SECONDS = 2.0
 
 
-def run_point(settings: TrialSettings, console: Console, *, planned: str | None = None) -> tuple[dict[str, Any], bool]:
+def run_point(
+    settings: TrialSettings, console: Console, *, planned: str | None = None, inputs: Inputs | None = None
+) -> tuple[dict[str, Any], bool]:
     """Return a point's record and whether it was trained now.
 
     A trial on several devices is trained by as many processes: those that this one was started among, or else its own.
@@ -41,6 +45,7 @@ def run_point(settings: TrialSettings, console: Console, *, planned: str | None 
         settings: Checked settings.
         console: Where progress goes.
         planned: The identity that a sweep has planned, or None.
+        inputs: Memory of a process that trains several points.
 
     Raises:
         ConfigError: The machine lacks the device or the precision asked for.
@@ -53,7 +58,7 @@ def run_point(settings: TrialSettings, console: Console, *, planned: str | None 
     with Group(settings):
         settings.training.precision = ranks.share(settings.training.precision)  # auto, on nodes that differ
         with ranks.together():
-            prepared, identity, hashed = _find(settings, planned)
+            prepared, identity, hashed = _find(settings, planned, inputs or Inputs())
         folder = trial_folder(Path(settings.output_dir), identity)
         record = _finished(folder, settings)
         if record is not None:
@@ -69,11 +74,9 @@ def run_point(settings: TrialSettings, console: Console, *, planned: str | None 
             return _train(settings, prepared, folder, console, hashed), True
 
 
-def _find(settings: TrialSettings, planned: str | None) -> tuple[Prepared, str, dict[str, Any]]:
+def _find(settings: TrialSettings, planned: str | None, inputs: Inputs) -> tuple[Prepared, str, dict[str, Any]]:
     """Return a trial's inputs, its identity and what that is the hash of."""
-    from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports
-
-    prepared = prepare(settings)
+    prepared = inputs.prepare(settings)
     identity, hashed = identity_of(
         settings,
         data_digest=prepared.rows.digest,
@@ -171,8 +174,12 @@ def _usable_record(folder: Path, settings: TrialSettings) -> dict[str, Any] | No
     return record
 
 
+@cache
 def _git_commit() -> str | None:
-    """The commit of this package's checkout, with ``+`` if it has changes; None when it is installed."""
+    """The commit of this package's checkout, with ``+`` if it has changes; None when it is installed.
+
+    That of the process' first trial: the code that it has loaded stays.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -20,8 +20,10 @@ from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep.attempts import Failure, classify, failure
 from nxm_sweep.sweep.cell import Point
 from nxm_sweep.sweep.outcome import Outcome, outcome_of
-from nxm_sweep.sweep.worker import PRELOAD, warm_up, work
+from nxm_sweep.sweep.worker import warm_up, work
 
+PRELOAD = "nxm_sweep.sweep.preload"
+"""Module that imports all that a worker needs before its first trial."""
 _GIB_PER_WORKER = 4
 _TERMINATED = 15
 """What a worker of Pebble answers to SIGTERM with."""
@@ -91,7 +93,7 @@ class Pool:
             max_workers=1,
             context=start_context(),
             initializer=warm_up,
-            initargs=(self._threads, device),
+            initargs=(PRELOAD, self._threads, device),
         )
 
     def _is_broken(self, slot: int) -> bool:

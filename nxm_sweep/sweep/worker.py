@@ -19,19 +19,20 @@ from rich.console import Console
 from nxm_sweep.errors import TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.attempts import add_failure, classify
+from nxm_sweep.sweep.inputs import Inputs
 from nxm_sweep.sweep.outcome import STOPPED
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.sweep.records import trial_folder
 
 LOG = "log.txt"
-PRELOAD = "nxm_sweep.sweep.preload"
-"""Module whose import is all that a worker needs before its first trial."""
+_INPUTS = Inputs()
 
 
-def warm_up(threads: int, device: str | None) -> None:
+def warm_up(preload: str, threads: int, device: str | None) -> None:
     """Prepare a worker process: its device, its threads, and the imports that take seconds.
 
     Args:
+        preload: Module whose import is all that a worker needs before its first trial.
         threads: CPU threads; the processes of a trial on several devices share them.
         device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it.
     """
@@ -40,7 +41,7 @@ def warm_up(threads: int, device: str | None) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    importlib.import_module(PRELOAD)
+    importlib.import_module(preload)
     gc.freeze()  # what is there now stays: collecting garbage after every trial would walk through all of it, for 0.3 s
     torch.set_num_threads(threads)  # the variable OMP_NUM_THREADS comes too late: starting a process has imported torch
 
@@ -85,7 +86,7 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
 
     silence_known_noise()
     try:
-        run_point(settings, console, planned=folder.name)
+        run_point(settings, console, planned=folder.name, inputs=_INPUTS)
     except TrialStoppedError as stopped:
         return {STOPPED: stopped.message}
     except (Exception, SystemExit) as error:  # whatever a trial raises ends that trial alone

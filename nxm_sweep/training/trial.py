@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Prepared:
         carries_head: Whether they hold a classifier head.
         teacher: The model that this one learns from, if there is one.
         seconds: How long it took.
+        derived: What trials have made of the rows, for the next one that wants the same.
     """
 
     rows: Rows
@@ -64,6 +65,7 @@ class Prepared:
     seconds: float
     carries_head: bool = False
     teacher: Teacher | None = None
+    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def teacher_digest(self) -> str:
@@ -127,7 +129,7 @@ def run_trial(
     with _timed(seconds, "tokenise"), ranks.together():
         data, tokenizer = tokenise_rows(settings, prepared)
     with _timed(seconds, "compare_splits"):
-        splits = _compare_splits(settings, prepared.rows, data, console) if ranks.rank() == 0 else {}
+        splits = _compare_splits(settings, prepared, data, console) if ranks.rank() == 0 else {}
     with _timed(seconds, "load_model"), ranks.together():
         trainer = build_trainer(settings, prepared, data, tokenizer, work=work, console=console, watch=watch)
     method = trainer.sparse_method
@@ -214,11 +216,16 @@ def _iteration(entry: Iteration) -> dict[str, Any]:
     return {"step": entry.step, **residuals, "mean_penalty_share": entry.mean_penalty_share, "groups": groups}
 
 
-def _compare_splits(settings: TrialSettings, rows: Rows, data: Tokenised, console: Console) -> dict[str, Any]:
+def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised, console: Console) -> dict[str, Any]:
     """Return what a record says of the rows beside their numbers; warn of duplicates and of lines that were left out."""
+    rows = prepared.rows
     for name, count in rows.left_out.items():
         console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
-    splits = {**describe_splits(rows, settings), "left_out": dict(rows.left_out)}
+    task, training = settings.task, settings.training
+    key = f"splits {training.max_train_samples} {training.max_eval_samples} {settings.selection} {task.metrics} {task.problem}"
+    if key not in prepared.derived:
+        prepared.derived[key] = describe_splits(rows, settings)
+    splits = {**prepared.derived[key], "left_out": dict(rows.left_out)}
     warning = warn_of_duplicates(splits["duplicates"], {name: len(part) for name, part in data.validation.items()})
     if warning:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
@@ -257,17 +264,23 @@ def _taught(settings: TrialSettings, prepared: Prepared) -> dict[str, Any]:
 
 def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenised, Any]:
     """Return a trial's rows as tokens, and the tokenizer."""
-    tokenizer = load_tokenizer(prepared.model_folder)
-    data = tokenise(
-        prepared.rows,
-        tokenizer,
-        tokenizer_digest=prepared.model_digest,
-        max_length=settings.training.max_length,
-        max_train_samples=settings.training.max_train_samples,
-        max_eval_samples=settings.training.max_eval_samples,
-        heldout_fraction=settings.selection.fraction if settings.selection.name == "heldout" else None,
-    )
-    return data, tokenizer
+    training = settings.training
+    fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
+    key = f"tokens {training.max_length} {training.max_train_samples} {training.max_eval_samples} {fraction}"
+    if key not in prepared.derived:
+        tokenizer = load_tokenizer(prepared.model_folder)
+        data = tokenise(
+            prepared.rows,
+            tokenizer,
+            tokenizer_digest=prepared.model_digest,
+            max_length=training.max_length,
+            max_train_samples=training.max_train_samples,
+            max_eval_samples=training.max_eval_samples,
+            heldout_fraction=fraction,
+        )
+        prepared.derived[key] = data, tokenizer
+    tokenised: tuple[Tokenised, Any] = prepared.derived[key]
+    return tokenised
 
 
 def build_trainer(

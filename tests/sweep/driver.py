@@ -19,12 +19,13 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from nxm_sweep.errors import NonFiniteError, TrialStoppedError
-from nxm_sweep.sweep import pool, worker
+from nxm_sweep.sweep import pool
 
 
 def _facts(settings: Any) -> dict[str, Any]:
@@ -44,14 +45,18 @@ def score_of(settings: Any, epoch: int) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
+@dataclass
+class _Prepared:
+    rows: Any
+    model_digest: str = "0" * 64
+    teacher_digest: str = ""
+    carries_head: bool = False
+    seconds: float = 0.0
+
+
 def _prepare(settings: Any) -> Any:
     digest = hashlib.sha256(settings.task.name.encode()).hexdigest()
-    return SimpleNamespace(
-        rows=SimpleNamespace(digest=digest, train=range(100)),
-        model_digest="0" * 64,
-        teacher_digest="",
-        carries_head=False,
-    )
+    return _Prepared(rows=SimpleNamespace(digest=digest, train=range(100)))
 
 
 def _note(options: dict[str, Any], *words: Any) -> None:
@@ -138,7 +143,7 @@ def _pretend() -> None:
     quiet = ModuleType("nxm_sweep.training.quiet")
     quiet.silence_known_noise = lambda: None  # type: ignore[attr-defined]
     sys.modules |= {trial.__name__: trial, quiet.__name__: quiet}
-    worker.PRELOAD = pool.PRELOAD = "torch"  # the fork server shall not import what no trial here needs
+    pool.PRELOAD = "torch"  # the fork server shall not import what no trial here needs
 
 
 _pretend()  # at the top: worker processes execute this module too
