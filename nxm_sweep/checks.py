@@ -80,6 +80,7 @@ _RANGES: tuple[Check, ...] = (
     ),
     ("training.report_to", lambda names: set(names) <= set(REPORTERS), f"must be among {', '.join(REPORTERS)}"),
     ("sweep.workers", _at_least(1), "must be at least 1, or null"),
+    ("sweep.workers_per_device", _at_least(1), "must be at least 1"),
     ("sweep.threads", _at_least(1), "must be at least 1, or null"),
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
     ("sweep.n_trials", _at_least(1), "must be at least 1, or null"),

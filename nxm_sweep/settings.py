@@ -218,6 +218,7 @@ class SweepSettings:
     exclude: list[dict[str, Any]] = field(default_factory=list)
     tie: list[list[str]] = field(default_factory=list)
     workers: int | None = None
+    workers_per_device: int = 1
     threads: int | None = None
     dry_run: bool = False
     probe: bool = False

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import ModelSettings, TrialSettings
 from nxm_sweep.sweep.cell import Digests
@@ -67,6 +69,15 @@ class DigestMemo:
             self._known = {**_read(self._file), **self._known, key: digests}  # others may have written since
             write_json(self._file, {key: asdict(digests) for key, digests in self._known.items()})
         return digests
+
+
+def model_bytes(model: ModelSettings) -> int | None:
+    """Return the size of a model's weights on disk; None where they are not on this machine, or cannot be told."""
+    stamps = _model_files(model)
+    if stamps is None or model.revision in stamps:
+        file = try_to_load_from_cache(model.path, "model.safetensors", revision=model.revision)
+        return Path(file).stat().st_size if isinstance(file, str) else None
+    return sum(size for path, size, *_ in stamps if path.endswith(".safetensors")) or None
 
 
 def _read(file: Path) -> dict[str, Digests]:

@@ -10,6 +10,7 @@ from statistics import fmean
 from nxm_sweep.errors import RecordError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sweep.cell import Cell, Point
+from nxm_sweep.sweep.digests import model_bytes
 from nxm_sweep.sweep.plan import Plan
 from nxm_sweep.sweep.records import read_record, trial_folder
 
@@ -30,6 +31,9 @@ class Estimate:
     def __init__(self, plan: Plan, output_dir: Path) -> None:
         self._seconds_per_row: defaultdict[str, list[float]] = defaultdict(list)
         self._sources: set[str] = set()
+        sizes = {cell.study_name: model_bytes(cell.settings.model) for cell in plan.cells}
+        usual = max((size for size in sizes.values() if size is not None), default=1)
+        self._size = {name: size or usual for name, size in sizes.items()}
         for points in plan.points:
             read = 0
             for point in points:
@@ -58,10 +62,15 @@ class Estimate:
         return fmean(known) * rows_trained(point) if known else None
 
     def cost(self, point: Point) -> float:
-        """Return what orders points: expected seconds, by this cell's speed or, unknown, by the mean of the others."""
-        per_row = self._seconds_per_row[point.cell.study_name]
-        known = per_row or [value for values in self._seconds_per_row.values() for value in values] or [1.0]
-        return fmean(known) * rows_trained(point)
+        """Return what orders points: expected seconds by this cell's speed.
+
+        Unknown, it is the mean speed of the cells that are known, in proportion to the size of the models.
+        """
+        own = self._seconds_per_row[point.cell.study_name]
+        if own:
+            return fmean(own) * rows_trained(point)
+        speeds = [fmean(values) / self._size[name] for name, values in self._seconds_per_row.items() if values]
+        return (fmean(speeds) if speeds else 1.0) * self._size[point.cell.study_name] * rows_trained(point)
 
     def probe(self, plan: Plan, time_steps: Callable[[TrialSettings], float]) -> None:
         """Time a few steps of one point of every cell that has no finished trial; ``time_steps`` returns seconds a row."""

@@ -20,10 +20,11 @@ from nxm_sweep.sweep.board import Board
 from nxm_sweep.sweep.cell import Cell, Point
 from nxm_sweep.sweep.claims import Claims
 from nxm_sweep.sweep.coordinator import Coordinator
+from nxm_sweep.sweep.digests import model_bytes
 from nxm_sweep.sweep.dry_run import show_dry_run
 from nxm_sweep.sweep.estimate import Estimate
 from nxm_sweep.sweep.plan import Plan, make_plan
-from nxm_sweep.sweep.pool import Pool, shape, start_imports
+from nxm_sweep.sweep.pool import Pool, Shape, shape_of_machine, start_imports
 from nxm_sweep.sweep.records import read_record, trial_folder
 from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.search import Search
@@ -60,13 +61,13 @@ def run_sweep(
     plan.recall(output_dir)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
-        workers, threads, _ = shape(sweep, _processes(plan))
+        shape = _shape(plan, sweep)
         if sweep.probe:
             from nxm_sweep.training.probe import seconds_per_row  # noqa: PLC0415 - seconds of imports
 
-            estimate.probe(plan, lambda point: seconds_per_row(point, threads))
+            estimate.probe(plan, lambda point: seconds_per_row(point, shape.threads))
         gain = None if launch is not None else _bf16_gain  # jobs of a launcher run elsewhere
-        show_dry_run(plan, output_dir, sweep, estimate, console, workers=workers, bf16_gain=gain)
+        show_dry_run(plan, output_dir, sweep, estimate, console, workers=shape.workers, bf16_gain=gain)
         return Board()
     if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
         start_imports()
@@ -82,7 +83,7 @@ def run_sweep(
             plan.write(output_dir)  # before a study is made anew: whoever goes on after a death here knows its points
             for study, points in zip(studies.values(), plan.points, strict=True):
                 _prepare(study, points, claims, output_dir, sweep)
-        with _runner(plan, output_dir, sweep, launch) as runner:
+        with _runner(plan, output_dir, sweep, launch, console) as runner:
             coordinator = Coordinator(
                 plan, output_dir, sweep, studies, claims, runner=runner, seconds_of=estimate.cost, searches=searches
             )
@@ -160,17 +161,21 @@ def _is_to_train(output_dir: Path, identity: str, sweep: SweepSettings) -> bool:
     return state in {TO_DO, RUNNING} or (state == FAILED and sweep.retry_failed)
 
 
-def _processes(plan: Plan) -> int:
-    """Processes of the trial that takes most."""
-    return max(cell.settings.training.devices for cell in plan.cells)
+def _shape(plan: Plan, sweep: SweepSettings) -> Shape:
+    """How the machine is split, by the trial that takes most."""
+    cells = [cell.settings for cell in plan.cells]
+    sizes = [size for model in cells if (size := model_bytes(model.model)) is not None]
+    return shape_of_machine(sweep, max(cell.training.devices for cell in cells), max(sizes, default=None))
 
 
 def _runner(
-    plan: Plan, output_dir: Path, sweep: SweepSettings, launch: Launch | None
+    plan: Plan, output_dir: Path, sweep: SweepSettings, launch: Launch | None, console: Console
 ) -> AbstractContextManager[Runner]:
     if launch is not None:
         return nullcontext(BatchRunner(launch, output_dir, sweep.lease))
-    return Pool(*shape(sweep, _processes(plan)), time_limit=sweep.time_limit)
+    shape = _shape(plan, sweep)
+    console.print(f"{shape}; the longest trials first", style="dim")
+    return Pool(shape.workers, shape.threads, shape.devices, time_limit=sweep.time_limit)
 
 
 @contextmanager

@@ -85,6 +85,23 @@ def test_the_longest_points_cost_most_also_where_nothing_is_known(tmp_path: Path
     assert Estimate(plan, tmp_path).cost(plan.points[1][0]) == pytest.approx(10.0)  # by the other cell's speed
 
 
+def test_larger_models_come_first_where_nothing_is_known_and_scale_what_is(tmp_path: Path) -> None:
+    settings = [compose_settings(["method=dense", "model=local", f"model.path={tmp_path / name}"]) for name in "ab"]
+    for name, size in (("a", 100), ("b", 300)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(size))
+        (tmp_path / name / "config.json").write_bytes(bytes(10_000))  # is no weight
+    cells = [Cell(one, {}, Digests("d", name, 100)) for one, name in zip(settings, "ab", strict=True)]
+    plan = make_plan(cells)
+    small, large = (points[0] for points in plan.points)
+    estimate = Estimate(plan, tmp_path)
+    assert estimate.cost(large) == 3 * estimate.cost(small)
+    _finish(small, tmp_path, 10.0)
+    estimate = Estimate(plan, tmp_path)
+    assert (estimate.cost(small), estimate.cost(large)) == pytest.approx((10.0, 30.0))
+    assert estimate.seconds(large) is None  # an order, not a promise
+
+
 def test_a_probe_times_the_cells_without_a_finished_trial(tmp_path: Path) -> None:
     plan = _plan("dense", "asp")
     _finish(plan.points[0][0], tmp_path, 10.0)

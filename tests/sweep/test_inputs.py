@@ -12,6 +12,7 @@ import datasets
 import pytest
 from rich.console import Console
 
+import nxm_sweep.training.data
 import nxm_sweep.training.trial
 from nxm_sweep.config import compose_settings
 from nxm_sweep.settings import TrialSettings
@@ -50,7 +51,7 @@ def overrides(file: Path, tiny_model: Path, tmp_path: Path) -> list[str]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was read anew: rows and tokens, in order."""
     seen: list[str] = []
-    prepare, tokenise = nxm_sweep.training.trial.prepare, nxm_sweep.training.trial.tokenise
+    prepare, tokenise = nxm_sweep.training.trial.prepare, nxm_sweep.training.data.tokenise
 
     def counted_prepare(settings: TrialSettings) -> Any:
         seen.append("rows")

@@ -121,6 +121,22 @@ def test_worker_on_a_gpu_is_a_new_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert module.start_context().get_start_method() == "spawn"
 
 
+def _shape(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    gpus: str,
+    processes: int = 1,
+    weights: int | None = None,
+    gib: int = 64,
+    **settings: Any,
+) -> module.Shape:
+    """The shape of a machine with 4 cores."""
+    monkeypatch.setattr(module, "_devices", lambda: gpus.split(",") if gpus else [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gib << 30))
+    return module.shape_of_machine(SweepSettings(**settings), processes, weights)
+
+
 @pytest.mark.parametrize(
     ("gpus", "processes", "workers", "devices"),
     [
@@ -135,7 +151,35 @@ def test_worker_on_a_gpu_is_a_new_process(monkeypatch: pytest.MonkeyPatch) -> No
 def test_workers_take_as_many_gpus_or_cores_as_a_trial_has_processes(
     gpus: str, processes: int, workers: int, devices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_devices", lambda: gpus.split(",") if gpus else [])
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 << 30))
-    assert module.shape(SweepSettings(), processes) == (workers, 4 // workers, devices)
+    shape = _shape(monkeypatch, gpus=gpus, processes=processes)
+    assert (shape.workers, shape.threads, shape.devices) == (workers, 4 // workers, devices)
+
+
+def test_workers_that_share_a_gpu_are_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = _shape(monkeypatch, gpus="4,7", workers_per_device=3)
+    assert str(shape) == "6 workers of 1 thread: 3 for each GPU"
+    given: list[Any] = []
+    monkeypatch.setattr(module, "ProcessPool", lambda **options: given.append(options["initargs"]))
+    Pool(shape.workers, shape.threads, shape.devices, time_limit=None)
+    assert [device for *_, device in given] == ["4", "7"] * 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "gib", "expected"),
+    [
+        (None, 64, "4 workers of 1 thread: one for each core"),
+        (None, 9, "2 workers of 2 threads: a trial may take 4.0 GiB of memory"),
+        (1 << 29, 13, "3 workers of 1 thread: a trial may take 4.0 GiB of memory"),
+        (1 << 27, 9, "4 workers of 1 thread: one for each core"),
+        (1 << 32, 9, "1 worker of 4 threads: a trial may take 25.0 GiB of memory"),
+    ],
+)
+def test_memory_bounds_the_workers_of_a_cpu(
+    weights: int | None, gib: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert str(_shape(monkeypatch, gpus="", weights=weights, gib=gib)) == expected
+
+
+def test_given_workers_hold_whatever_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = _shape(monkeypatch, gpus="0", gib=1, workers=3, threads=2)
+    assert str(shape) == "3 workers of 2 threads: as sweep.workers says"
