@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from nxm_sweep.config import choices
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.sweep.axes import Range, canonical, count
-from nxm_sweep.sweep.cell import Cell
+from nxm_sweep.sweep.cell import Cell, Digests
 from nxm_sweep.sweep.digests import DigestMemo
 from nxm_sweep.sweep.drafting import CommandLine, make_cell
 from nxm_sweep.sweep.keys import word
@@ -28,8 +28,19 @@ _SPAN_CELLS = ("task", "model", "data", "sparsity", "training.devices")
 """A sweep over one of these, or over a key of theirs, spans cells, as one over a config group does."""
 
 
-def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraContext) -> tuple[list[Cell], TrialSettings]:
+def plan_cells(
+    arguments: Sequence[str],
+    compose: Any,
+    hydra_context: HydraContext,
+    find: Callable[[TrialSettings], Digests] | None = None,
+) -> tuple[list[Cell], TrialSettings]:
     """Return a command line's cells, each composed on its own, and the settings that the whole sweep shares.
+
+    Args:
+        arguments: The command line.
+        compose: Composes a config from overrides.
+        hydra_context: Hydra's.
+        find: Finds digests for a sweep that is no dry run; None: in this process.
 
     Raises:
         ConfigError: Bad input.
@@ -51,7 +62,8 @@ def plan_cells(arguments: Sequence[str], compose: Any, hydra_context: HydraConte
         raise ConfigError("sweep.probe=true belongs to a dry run", hint="add sweep.dry_run=true")
     if shared.sweep.sampler == "grid":
         _ask_before_many(sum(count(cell.axes, cell.tie) for cell in cells), shared.sweep)
-    memo = DigestMemo(Path(shared.output_dir) / "sweeps" / ".digests" / "memo.json")
+    file = Path(shared.output_dir) / "sweeps" / ".digests" / "memo.json"
+    memo = DigestMemo(file, None if shared.sweep.dry_run else find)
     return [replace(cell, digests=memo.of(cell.settings)) for cell in cells], shared
 
 

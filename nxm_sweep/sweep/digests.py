@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ class DigestMemo:
 
     Args:
         file: Where the memo is kept; a damaged one is made anew.
+        find: Finds what is not known; by default :func:`find_digests` in this process.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, find: Callable[[TrialSettings], Digests] | None = None) -> None:
+        self._file, self._find_digests = file, find or find_digests
         self._known = _read(file)
         self._seen: dict[str, Digests] = {}
 
@@ -55,20 +56,30 @@ class DigestMemo:
         key = input_key(settings)
         if key is not None and key in self._known:
             return self._known[key]
-        from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports, needed only here
-
-        prepared = prepare(settings)
-        digests = Digests(
-            data=prepared.rows.digest,
-            model=prepared.model_digest,
-            train_rows=len(prepared.rows.train),
-            teacher=prepared.teacher_digest,
-            carries_head=prepared.carries_head,
-        )
+        digests = self._find_digests(settings)
         if key is not None:
             self._known = {**_read(self._file), **self._known, key: digests}  # others may have written since
             write_json(self._file, {key: asdict(digests) for key, digests in self._known.items()})
         return digests
+
+
+def find_digests(settings: TrialSettings) -> Digests:
+    """Read a trial's data, model and teacher and return their digests.
+
+    Raises:
+        DataError: The data set is missing or not what the task expects.
+        ModelError: The model or the teacher is missing, or they do not fit together.
+    """
+    from nxm_sweep.training.trial import prepare  # noqa: PLC0415 - seconds of imports, needed only here
+
+    prepared = prepare(settings)
+    return Digests(
+        data=prepared.rows.digest,
+        model=prepared.model_digest,
+        train_rows=len(prepared.rows.train),
+        teacher=prepared.teacher_digest,
+        carries_head=prepared.carries_head,
+    )
 
 
 def model_bytes(model: ModelSettings) -> int | None:

@@ -6,9 +6,12 @@ import concurrent.futures
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -144,6 +147,21 @@ def start_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     return context
+
+
+@contextmanager
+def apart() -> Iterator[Callable[..., Any]]:
+    """Give what calls a function in a process of the fork server, so that this one need not import what workers do.
+
+    Without a fork server the function is called here.
+    """
+    context = start_context()
+    if context.get_start_method() != "forkserver":
+        yield lambda function, *args: function(*args)
+        return
+    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
+    with ProcessPoolExecutor(1, context, signal.signal, deaf) as executor:  # no process starts before the first call
+        yield lambda function, *args: executor.submit(function, *args).result()
 
 
 def start_imports() -> None:

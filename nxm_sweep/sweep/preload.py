@@ -9,6 +9,11 @@ import gc
 import importlib
 
 gc.disable()
-importlib.import_module("nxm_sweep.training.trial")
+for _name in (
+    "training.trial",
+    "sweep.worker",
+    "config",
+):  # the last for the command's own module, which workers execute
+    importlib.import_module(f"nxm_sweep.{_name}")
 gc.freeze()
 gc.enable()

@@ -5,6 +5,7 @@ Every command imports this module, through Hydra's plugin scan: what takes secon
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,6 +42,8 @@ class CellSweeper(Sweeper):
             SweepIncompleteError: Points have no record.
         """
         from nxm_sweep.sweep.command_line import plan_cells  # noqa: PLC0415 - PyTorch, for sweeps alone
+        from nxm_sweep.sweep.digests import find_digests  # noqa: PLC0415
+        from nxm_sweep.sweep.pool import apart  # noqa: PLC0415
         from nxm_sweep.sweep.run import run_sweep  # noqa: PLC0415 - Optuna and the pool
         from nxm_sweep.training.device import check_device, launched  # noqa: PLC0415
 
@@ -49,13 +52,15 @@ class CellSweeper(Sweeper):
                 "a sweep starts its own processes",
                 hint="python -m nxm_sweep -m ... training.devices=2, without torchrun",
             )
-        cells, settings = plan_cells(arguments, self._compose, self._context)
+        launch = None if isinstance(self.launcher, LocalPool) else self._launch
+        with apart() as run_apart:
+            find = None if launch is not None else functools.partial(run_apart, find_digests)
+            cells, settings = plan_cells(arguments, self._compose, self._context, find)
         if settings.force:
             raise ConfigError(
                 "force=true is for single trials: a sweep trains what has no record",
                 hint="to train points again, remove their folders under trials/",
             )
-        launch = None if isinstance(self.launcher, LocalPool) else self._launch
         if launch is None:  # the jobs of other launchers run elsewhere, with other devices
             for cell in cells:
                 check_device(cell.settings)

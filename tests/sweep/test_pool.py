@@ -16,6 +16,7 @@ import psutil
 import pytest
 from pebble import ProcessPool
 
+from nxm_sweep.errors import DataError
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.sweep import pool as module
 from nxm_sweep.sweep.outcome import Outcome
@@ -114,6 +115,21 @@ def test_worker_is_forked_from_a_server_that_has_imported_what_trials_need(monke
             assert pool.schedule(_imported, args=["nxm_sweep.training.trial"]).result(SECONDS)
     finally:
         multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _refuse(message: str) -> None:
+    raise DataError(message, hint="a way out")
+
+
+def test_call_apart_answers_and_raises_as_one_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    with module.apart() as call:
+        assert call(os.getpid) == call(os.getpid) != os.getpid()
+        with pytest.raises(DataError) as caught:
+            call(_refuse, "no rows")
+    assert (caught.value.message, caught.value.hint) == ("no rows", "a way out")
+    monkeypatch.setattr(module, "_devices", lambda: ["0"])
+    with module.apart() as call:
+        assert call(os.getpid) == os.getpid()
 
 
 def test_worker_on_a_gpu_is_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
