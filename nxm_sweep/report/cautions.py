@@ -46,17 +46,20 @@ def _collapsed(trials: pd.DataFrame) -> Iterator[str]:
     They do not beat the constant answer. Of records that do not hold its score, they all scored the same, or the best of them
     gives every row the same answer.
     """
-    for names, cell in trials.groupby(CELL, sort=False):
-        place, why = " ".join(map(str, names)), "the training may have collapsed"
-        below, unknown = cell[cell["beats_constant"] == False], cell[cell["constant"].isna()]  # noqa: E712 - None is unknown
+    constant, value, rank = (trials[name].to_numpy(dtype=float) for name in ("constant", "value", "rank"))
+    is_below = (trials["beats_constant"] == False).to_numpy(dtype=bool)  # noqa: E712 - None is unknown
+    places, cells = trials.groupby(CELL, sort=False).indices, trials[CELL].drop_duplicates()
+    for names in cells.itertuples(index=False, name=None):  # arrays: cutting a frame into its cells takes seconds
+        cell, place, why = np.asarray(places[names]), " ".join(map(str, names)), "the training may have collapsed"
+        below, unknown = cell[is_below[cell]], cell[np.isnan(constant[cell])]
         if len(below):
-            constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(below["constant"]))
+            constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(constant[below]))
             of_cell = f"{len(below)} of {len(cell)} trial{'s' if len(cell) > 1 else ''} of {place}"
             do = "does" if len(below) == 1 else "do"
             yield f"{of_cell} {do} not beat the constant answer ({', '.join(constants)}): {why}."
-        if len(unknown) > 1 and len(unknown["value"].unique()) == 1:
-            yield f"All {len(unknown)} trials of {place} scored {unknown['value'].iloc[0]:.4f}: {why}."
-        elif len(unknown) and is_constant(Path(unknown.nsmallest(1, "rank")["path"].iloc[0]).parent):
+        if len(unknown) > 1 and len(set(value[unknown])) == 1:
+            yield f"All {len(unknown)} trials of {place} scored {value[unknown[0]]:.4f}: {why}."
+        elif len(unknown) and is_constant(Path(trials["path"].iloc[unknown[rank[unknown].argmin()]]).parent):
             yield f"The best trial of {place} gives every row the same answer: {why}."
 
 

@@ -239,7 +239,7 @@ def _cell(names: Any) -> _Cell:
 
 def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
     if by == "best":
-        chosen = trials.nsmallest(1, "rank")
+        chosen = trials.iloc[[int(trials["rank"].to_numpy().argmin())]]
         seeds = 1
     else:
         names = [name for name in names if name != "seed"]

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = False, indent: int | None = 1) -> None:
     """Write a JSON file atomically: readers see the old one or the whole new one.
 
     Args:
         path: Where to; its folder is made.
         value: What JSON can hold; no NaN or infinity.
         durable: Also survive a power cut.
+        indent: As for ``json.dumps``; None is ten times as fast, for what is large and read by machines.
 
     Raises:
         ValueError: A number is not finite.
     """
-    text = json.dumps(value, indent=1, allow_nan=False)
+    text = json.dumps(value, indent=indent, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

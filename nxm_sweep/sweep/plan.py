@@ -130,6 +130,7 @@ class Plan:
                 **self.rules,
                 "cells": cells,
             },
+            indent=None,
         )
         return file
 

@@ -80,7 +80,10 @@ def run_sweep(
             searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
             for point in itertools.chain.from_iterable(search.adopt() for search in searches):
                 plan.add(point)
-            plan.write(output_dir)  # before a study is made anew: whoever goes on after a death here knows its points
+            if searches:
+                plan.write(
+                    output_dir
+                )  # before a study is made anew: whoever goes on after a death here knows its points
             for study, points in zip(studies.values(), plan.points, strict=True):
                 _prepare(study, points, claims, output_dir, sweep)
         with _runner(plan, output_dir, sweep, launch, console) as runner:
