@@ -20,8 +20,8 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "outputs" / "examples" / "method
 TASKS = ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+def report(count: int = 10_000) -> dict[str, float]:
+    """Seconds, CPU seconds and GiB of memory of a report, and MiB of each file that it writes."""
     samples = [json.loads(path.read_text()) for path in sorted(EXAMPLE.glob("*/result.json"))]
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as root:
@@ -48,10 +48,15 @@ def main() -> None:
         seconds = time.perf_counter() - started
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         written = {path.name: path.stat().st_size / 2**20 for path in sorted((Path(root) / "reports").iterdir())}
-    print(f"{count:,} records, {size:.0f} MiB: {seconds:.1f} s ({usage.ru_utime + usage.ru_stime:.1f} s of CPU)")
-    print(f"{usage.ru_maxrss / 2**20:.2f} GiB of memory at most")
-    print(", ".join(f"{name} {size:.1f} MiB" for name, size in written.items()))
+    figures = {
+        "records": count,
+        "MiB of records": size,
+        "seconds": seconds,
+        "CPU seconds": usage.ru_utime + usage.ru_stime,
+    }
+    return {**figures, "GiB of memory": usage.ru_maxrss / 2**20, **written}
 
 
 if __name__ == "__main__":
-    main()
+    for name, value in report(*map(int, sys.argv[1:2])).items():
+        print(f"{name}: {value:.1f}")
