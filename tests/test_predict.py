@@ -26,6 +26,7 @@ from nxm_sweep.config import compose_settings
 from nxm_sweep.sweep.point import run_point
 from nxm_sweep.sweep.records import trial_folder, write_record
 from nxm_sweep.training.demo import generate
+from nxm_sweep.training.packing import pack_
 
 MAX_LENGTH = 24
 ROWS = [(str(row["sentence1"]), str(row["sentence2"])) for row in generate("paraphrase", "validation", 80)]
@@ -240,9 +241,9 @@ def test_a_trial_answers_in_its_own_precision_and_says_so(precision: str, tiny_m
     assert answer.code == 0, answer.err
     assert f"{len(ROWS)} rows in {precision}: " in answer.out
     said = np.array([float(each) for each in answers_in(folder / "predicted" / "own.predictions.tsv")])
-    model, tokenizer = (
-        kind.from_pretrained(folder / "model") for kind in (AutoModelForSequenceClassification, AutoTokenizer)
-    )
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    pack_(model)  # as predict does: rounding in 16 bits depends on the way
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     with torch.autocast("cpu", dtype=dtype):
         there = _outputs(model.eval(), tokenizer, ROWS, paired=True)[:, 0].float().numpy()

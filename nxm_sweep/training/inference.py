@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from nxm_sweep.errors import ModelError
 from nxm_sweep.training.metrics import Array
 from nxm_sweep.training.models import load_tokenizer
+from nxm_sweep.training.packing import pack_
 
 _BATCH = 64  # rows; it changes speed alone
 _TOKENISED = 1000  # rows tokenised in one call
@@ -51,7 +52,10 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, Any]:
     absent = sorted(report["missing_keys"])
     if absent:
         raise ModelError(f"the model in {folder} lacks {len(absent)} of its weights, such as {absent[0]}")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    if torch.cuda.is_available():
+        return model.to("cuda").eval(), tokenizer
+    pack_(model)
+    return model.eval(), tokenizer
 
 
 def outputs_of(

@@ -48,7 +48,6 @@ class SparseTrainer(Trainer):
 
     Attributes:
         carried: Values for JSON that checkpoints carry over an interruption.
-        last_loss: Loss of the latest micro-batch, per row, over all ranks.
     """
 
     callback_handler: CallbackHandler
@@ -65,7 +64,11 @@ class SparseTrainer(Trainer):
         self.sparse_method = sparse_method or Dense()
         self.distillation = distillation
         self.carried: dict[str, Any] = {}
-        self.last_loss: float | None = None
+        self._loss: Tensor | None = None  # of the latest micro-batch, per row, over all ranks
+        self._first_non_finite: Tensor | None = (
+            None  # (step, loss) of the first that was not finite; step 0 if all were
+        )
+        self._checks_every_step = self.args.device.type == "cpu"  # elsewhere a look at a number waits for the device
         self._resumed = False
         self._logged_step = 0  # of the latest ADMM iteration that was logged
         self._refuse_sharding()
@@ -98,20 +101,45 @@ class SparseTrainer(Trainer):
         """Run forward and backward of a micro-batch; let the method see the gradients when the last one is in.
 
         Raises:
-            NonFiniteError: The loss is NaN or infinite.
+            NonFiniteError: The loss is NaN or infinite. Where the model is on a CPU; elsewhere the epoch's end raises it, so
+                that no step waits for the device.
         """
         self.sparse_method.before_forward_()
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        whole = float(ranks.mean(loss))
-        if not math.isfinite(whole):
-            raise NonFiniteError(
-                f"the training loss became {whole} at step {self.state.global_step + 1}",
-                hint="lower learning_rate.value, or raise training.warmup_ratio",
-            )
-        self.last_loss = whole * self.current_gradient_accumulation_steps
+        whole = ranks.mean(loss.detach())
+        self._loss = whole * self.current_gradient_accumulation_steps
+        self._note_loss_(whole)
+        if self._checks_every_step:
+            self.check_losses()
         if self.accelerator.sync_gradients:
             self.sparse_method.before_clip_(scale=self.gradient_scale())
         return loss
+
+    @property
+    def last_loss(self) -> float | None:
+        """Loss of the latest micro-batch, per row, over all ranks; None before the first. Waits for the device."""
+        return None if self._loss is None else float(self._loss)
+
+    def _note_loss_(self, loss: Tensor) -> None:
+        """Remember the first loss that is not finite, on its device."""
+        now = torch.stack([torch.full_like(loss, self.state.global_step + 1), loss]).double()
+        before = torch.zeros_like(now) if self._first_non_finite is None else self._first_non_finite
+        self._first_non_finite = torch.where((before[0] == 0.0) & ~loss.isfinite(), now, before)
+
+    def check_losses(self) -> None:
+        """Refuse to go on after a training loss that was not finite.
+
+        Raises:
+            NonFiniteError: There was one since training began.
+        """
+        if self._first_non_finite is None:
+            return
+        step, loss = self._first_non_finite.tolist()
+        if step:
+            raise NonFiniteError(
+                f"the training loss became {loss} at step {step:.0f}",
+                hint="lower learning_rate.value, or raise training.warmup_ratio",
+            )
 
     def gradient_scale(self) -> float:
         """Return the factor of a gradient scaler that the gradients at hand hold: 1 without one, or once it was removed.
@@ -261,6 +289,7 @@ class _MethodHooks(TrainerCallback):
         if self._trainer.distillation is not None:
             self._trainer.distillation.restart_()
         self._trainer._resumed = False  # noqa: SLF001 - the trainer's own part
+        self._trainer._first_non_finite = None  # noqa: SLF001 - the trainer's own part
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -273,6 +302,7 @@ class _MethodHooks(TrainerCallback):
         self._trainer.sparse_method.after_step_()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.check_losses()
         self._trainer.sparse_method.after_epoch_()
 
 

@@ -168,7 +168,7 @@ def run_trial(
         **_inputs(prepared, data, splits, trainer.model, method.targets),
         **_taught(settings, prepared),
         "steps": trainer.state.global_step,
-        "tokens": int(trainer.state.num_input_tokens_seen),
+        "tokens": settings.training.epochs * sum(data.train["length"]),
         "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
         "seconds": seconds | {"total": sum(seconds.values()), **trainer.cpu_seconds},
         "hardware": hardware(trainer.args.device),

@@ -50,6 +50,7 @@ class TrialTrainer(RankTrainer):
             **kwargs,
         )
         self._task, self._console, self._watch = settings.task, console, watch
+        self._precision = settings.training.precision
         self.best_folder = work / "best"
         self.predictions_file = work / "predictions.json"
         self._sets: dict[str, Dataset] = kwargs["eval_dataset"]
@@ -212,7 +213,7 @@ class TrialTrainer(RankTrainer):
             order = np.argsort(rows["row"][:])
             kept[name] = {key: [values[place] for place in order] for key, values in self._predictions[name].items()}
         fresh = self.predictions_file.with_suffix(".tmp")
-        fresh.write_text(json.dumps({"epoch": epoch, "sets": kept}))
+        fresh.write_text(json.dumps({"epoch": epoch, "precision": self._precision, "sets": kept}))
         fresh.replace(self.predictions_file)
 
     def _announce(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
@@ -251,7 +252,6 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         logging_strategy="epoch",
         save_total_limit=1,
         logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
         report_to=training.report_to or "none",
         run_name=work.parent.name,  # what MLflow calls the run: the trial's identity
         disable_tqdm=True,

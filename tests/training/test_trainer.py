@@ -707,3 +707,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(
         trainer.train()
     assert trainer.state.global_step == 2
     assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+
+
+def test_where_a_look_would_wait_for_the_device_the_epochs_end_names_the_step(tmp_path: Path) -> None:
+    model = bert()
+    calls: list[int] = []
+
+    def poison(_: nn.Module, __: Any, output: Any) -> None:
+        calls.append(1)
+        if len(calls) in {2, 3}:
+            output.loss = output.loss * float("nan")
+
+    model.register_forward_hook(poison)
+    trainer = trainer_of(tmp_path, model, Dense(), num_train_epochs=3)
+    trainer._checks_every_step = False  # as on a GPU
+    with pytest.raises(NonFiniteError, match="the training loss became nan at step 2"):
+        trainer.train()
+    per_epoch = len(trainer.get_train_dataloader())
+    assert trainer.state.global_step == per_epoch >= 3
