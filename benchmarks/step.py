@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from benchmarks.groups import Options
 from benchmarks.measure import Figure, Sample, alternate, ratios
 from nxm_sweep.sparsity import Pattern, encoder_rules, select_targets
+from nxm_sweep.training.cpu_layers import use_fast_layers_
 from nxm_sweep.training.methods import (
     AdmmSwitches,
     AdmmUnstructured,
@@ -29,6 +30,7 @@ from nxm_sweep.training.methods import (
     SparseMethod,
     SrSte,
 )
+from nxm_sweep.training.packing import pack_
 
 BATCH, LONGEST = 32, 96  # rows; tokens: MRPC's lengths, about 53 in the mean
 BUDGET = Budget(steps=10**6, steps_per_epoch=10**5)  # no iteration and no stage falls among the timed steps
@@ -89,6 +91,8 @@ def loops() -> dict[str, Loop]:
 
     def loop(make: Callable[..., SparseMethod] | None, *arguments: object) -> Loop:
         own = copy.deepcopy(model)
+        use_fast_layers_(own)
+        pack_(own)
         return Loop(
             own,
             Dense() if make is None else make(select_targets(own, encoder_rules(Pattern(2, 4))), *arguments),
