@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import signal
 import threading
@@ -75,7 +76,7 @@ def run_sweep(
     storage = open_storage(sweep.storage, output_dir)
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
         lock = storage_lock(output_dir)
-        with lock:
+        with lock, _no_collection():
             studies = {cell.study_name: _study(storage, cell, output_dir, sweep) for cell in plan.cells}
             searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
             for point in itertools.chain.from_iterable(search.adopt() for search in searches):
@@ -179,6 +180,16 @@ def _runner(
     shape = _shape(plan, sweep)
     console.print(f"{shape}; the longest trials first", style="dim")
     return Pool(shape.workers, shape.threads, shape.devices, time_limit=sweep.time_limit)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage while the studies are read: thousands of trials are made and none is garbage."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager
