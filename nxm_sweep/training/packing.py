@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flash_attention_mask
+from transformers.models.mpnet.modeling_mpnet import MPNetAttention, MPNetEncoder
 
 from nxm_sweep.training.cpu_layers import draw_kept
 
-FAMILIES = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"})
+FAMILIES = frozenset({"bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"})
 """Values of ``config.model_type`` whose encoders and heads are built as this module expects."""
 _NAME = "nxm_sweep_packed"  # of the attention among those of Transformers
 _ROWS = 8  # rows of one block: more are fewer calls, fewer are less padding inside a block
@@ -111,8 +112,8 @@ def pack_(model: PreTrainedModel) -> bool:
     supported = (
         config.model_type in FAMILIES
         and type(model).__name__.endswith("ForSequenceClassification")
-        and not config.is_decoder
-        and not config.chunk_size_feed_forward
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "chunk_size_feed_forward", 0)
     )
     if supported:
         _Packing().attach_(model)
@@ -123,54 +124,73 @@ class _Packing:
     """The hooks of one model, and the layout of the batch that it is computing."""
 
     def __init__(self) -> None:
-        self._layout: Layout | None = None
+        self.layout: Layout | None = None
+        self._mask: Tensor | None = None
+        self._attention = ""  # the way of attention, by its name in the configuration, with which a call may be packed
         self._padded = False  # whether this call is computed with padding
+        self._trims = True  # whether the last layer returns the rows' first tokens alone
 
     def attach_(self, model: PreTrainedModel) -> None:
         base: Any = model.base_model
+        encoder: Any = getattr(base, "encoder", None) or base.transformer
         base.register_forward_pre_hook(self._begin, with_kwargs=True)
-        base.encoder.register_forward_pre_hook(self._pack, with_kwargs=True)
-        base.encoder.register_forward_hook(self._unpack)
-        last = base.encoder.layer[-1].attention
-        last.self.register_forward_hook(self._keep_first)
-        last.output.register_forward_pre_hook(self._keep_first_residual)
-        last.self.reads_first_token_only = True
-        AttentionInterface.register(_NAME, _attend)
-        AttentionMaskInterface.register(_NAME, flash_attention_mask)  # the mask of shape (rows, longest) itself
-        model.set_attn_implementation(_NAME)
+        encoder.register_forward_pre_hook(self._pack, with_kwargs=True)
+        encoder.register_forward_hook(self._unpack)
+        if model.config.model_type == "mpnet":
+            _pack_mpnet_(encoder, self)
+        else:
+            AttentionInterface.register(_NAME, _attend)
+            AttentionMaskInterface.register(_NAME, flash_attention_mask)  # the mask of shape (rows, longest) itself
+            model.set_attn_implementation(_NAME)
+            last = encoder.layer[-1].attention
+            self._trims = hasattr(last, "output")
+            if self._trims:
+                last.self.register_forward_hook(self._keep_first)
+                last.output.register_forward_pre_hook(self._keep_first_residual)
+                last.self.reads_first_token_only = True
+        self._attention = model.config._attn_implementation  # noqa: SLF001 - there is no public name
 
-    def _begin(self, base: Any, _: Any, inputs: dict[str, Any]) -> None:
+    def _begin(self, base: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         asked = (
-            inputs.get(name, getattr(base.config, name, False))
+            inputs.get(name) or getattr(base.config, name, False)
             for name in ("output_hidden_states", "output_attentions")
         )
-        self._padded = any(asked) or base.config._attn_implementation != _NAME  # noqa: SLF001 - there is no public name
+        self._mask = inputs.get("attention_mask")
+        other = base.config._attn_implementation != self._attention  # noqa: SLF001 - there is no public name
+        self._padded = any(asked) or other or len(args) > 1  # a mask may be among several positional arguments
 
     def _pack(self, _: nn.Module, args: tuple[Tensor, ...], inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], Any]:
-        hidden, mask = args[0], inputs.get("attention_mask")
         if self._padded:
+            mask = inputs.get("attention_mask")
             if mask is not None and mask.dim() == 2:
                 inputs = {**inputs, "attention_mask": (mask != 0)[:, None, None, :]}
             return args, inputs
-        self._layout = Layout.of(mask, (hidden.shape[0], hidden.shape[1]))
-        packed = _take(hidden.flatten(0, 1), self._layout.index, self._layout.size)[None]
-        return (packed, *args[1:]), {**inputs, "attention_mask": None, "layout": self._layout}
+        hidden, *others = args or (inputs["hidden_states"],)
+        self.layout = Layout.of(self._mask, (hidden.shape[0], hidden.shape[1]))
+        packed = _take(hidden.flatten(0, 1), self.layout.index, self.layout.size)[None]
+        inputs = {**inputs, "attention_mask": None, "layout": self.layout}
+        inputs.pop("hidden_states", None)
+        return (packed, *others), inputs
 
     def _unpack(self, _: nn.Module, __: Any, output: Any) -> Any:
-        if self._layout is not None:
-            output.last_hidden_state = output.last_hidden_state[0][:, None]  # shape (rows, 1, width)
-            self._layout = None
+        if self.layout is None:
+            return output
+        hidden = (output[0] if self._trims else self.first_tokens(output[0]))[0][:, None]  # shape (rows, 1, width)
+        self.layout = None
+        if isinstance(output, tuple):
+            return hidden, *output[1:]
+        output.last_hidden_state = hidden
         return output
 
+    def first_tokens(self, hidden: Tensor) -> Tensor:
+        """Return the rows' first tokens, ``(1, rows, width)``, of packed ones; all of a call that is not packed."""
+        return hidden if self.layout is None else _take(hidden[0], self.layout.first)[None]
+
     def _keep_first(self, _: nn.Module, __: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
-        if self._layout is None:
-            return output
-        return _take(output[0][0], self._layout.first)[None], output[1]
+        return self.first_tokens(output[0]), output[1]
 
     def _keep_first_residual(self, _: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if self._layout is None:
-            return args
-        return args[0], _take(args[1][0], self._layout.first)[None]
+        return args[0], self.first_tokens(args[1])
 
 
 def _attend(
@@ -190,7 +210,51 @@ def _attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     how = _How(layout, dropout, scale, first_only=getattr(module, "reads_first_token_only", False))
-    return _Attention.apply(query, key, value, how), None  # type: ignore[no-untyped-call]
+    return _Attention.apply(query, key, value, None, how), None  # type: ignore[no-untyped-call]
+
+
+def _pack_mpnet_(encoder: Any, packing: _Packing) -> None:
+    """MPNet computes attention in its own way, with a bias by the distance of two tokens."""
+    encoder.__class__, encoder.packing = _MPNetEncoder, packing
+    for layer in encoder.layer:
+        layer.attention.__class__, layer.attention.packing = _MPNetAttention, packing
+        layer.attention.is_last = layer is encoder.layer[-1]
+
+
+class _MPNetEncoder(MPNetEncoder):
+    packing: _Packing
+
+    def compute_position_bias(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        layout = self.packing.layout
+        if layout is not None:
+            x = x.new_empty(1, layout.blocks[0].length, 1)  # the longest block's
+        bias: Tensor = super().compute_position_bias(x, *args, **options)  # type: ignore[no-untyped-call]
+        return bias
+
+
+class _MPNetAttention(MPNetAttention):
+    packing: _Packing
+    is_last: bool
+
+    def forward(
+        self, hidden_states: Any, attention_mask: Any = None, position_bias: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        layout = self.packing.layout
+        if layout is None:
+            return super().forward(hidden_states, attention_mask, position_bias, *args, **options)  # type: ignore[no-untyped-call]
+        attention = self.attn
+        width = attention.attention_head_size
+        query, key, value = (
+            linear(hidden_states).unflatten(2, (-1, width)).transpose(1, 2)
+            for linear in (attention.q, attention.k, attention.v)
+        )
+        dropout = attention.dropout.p if self.training else 0.0
+        how = _How(layout, dropout, width**-0.5, first_only=self.is_last)
+        bias = position_bias[0].to(query.dtype)
+        mixed = _Attention.apply(query, key, value, bias, how).flatten(2)  # type: ignore[no-untyped-call]
+        if self.is_last:
+            mixed, hidden_states = self.packing.first_tokens(mixed), self.packing.first_tokens(hidden_states)
+        return (self.LayerNorm(self.dropout(attention.o(mixed)) + hidden_states),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,27 +266,34 @@ class _How:
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention within each row, block by block, in the inputs' dtype."""
+    """Softmax attention within each row, block by block, in the inputs' dtype.
+
+    To the scores is added ``bias``, if there is one: shape ``(heads, length, length)``, the longest block's length.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    def forward(  # noqa: PLR0917 - an autograd function takes positions
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, how: _How
+    ) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            return _Attention._forward(ctx, query, key, value, how)
+            return _Attention._forward(ctx, (query, key, value), bias, how)
 
     @staticmethod
-    def _forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    def _forward(ctx: Any, inputs: tuple[Tensor, ...], bias: Tensor | None, how: _How) -> Tensor:
         layout, p, first_only = how.layout, how.dropout, how.first_only
-        shape = query[0].transpose(0, 1).shape  # (tokens, heads, width)
-        flat = [matrix[0].transpose(0, 1).flatten(1) for matrix in (query, key, value)]
+        shape = inputs[0][0].transpose(0, 1).shape  # (tokens, heads, width)
+        flat = [matrix[0].transpose(0, 1).flatten(1) for matrix in inputs]
         saved: list[Tensor] = []
         mixed = []
         for block in layout.blocks:
             q = _heads(flat[0].index_select(0, block.first if first_only else block.index), block.rows, shape)
             k, v = (_heads(matrix.index_select(0, block.index), block.rows, shape) for matrix in flat[1:])
             scores = torch.bmm(q.mul_(how.scale), k.transpose(1, 2))
+            by_row = scores.view(block.rows, -1, *scores.shape[1:])
+            if bias is not None:
+                by_row.add_(bias[:, : scores.shape[1], : scores.shape[2]])
             if block.real is not None:
-                bias = torch.where(block.real, 0.0, float("-inf")).to(scores.dtype)
-                scores.view(block.rows, -1, *scores.shape[1:]).add_(bias[:, None, None, :])
+                by_row.add_(torch.where(block.real, 0.0, float("-inf")).to(scores.dtype)[:, None, None, :])
             probabilities = scores.softmax(-1)
             kept = draw_kept(probabilities.shape, p) if p else None
             out = torch.bmm(probabilities if kept is None else probabilities * kept, v).mul_(1.0 / (1.0 - p))
@@ -230,6 +301,7 @@ class _Attention(torch.autograd.Function):
             saved += [q, k, v, probabilities, out] + ([] if kept is None else [kept])
         ctx.save_for_backward(*saved)
         ctx.how, ctx.shape = how, shape
+        ctx.bias = None if bias is None else (bias.shape, bias.dtype)
         return _place(torch.cat(mixed), layout, first_only=first_only).view(1, *shape)
 
     @staticmethod
@@ -239,6 +311,7 @@ class _Attention(torch.autograd.Function):
         gradient = gradients[0].reshape(shape[0], -1)
         each = 6 if p else 5
         parts: tuple[list[Tensor], ...] = ([], [], [])
+        d_bias = None if ctx.bias is None else gradient.new_zeros(ctx.bias[0], dtype=ctx.bias[1])
         for number, block in enumerate(layout.blocks):
             q, k, v, probabilities, out, *kept = ctx.saved_tensors[number * each : (number + 1) * each]
             rows = gradient.index_select(0, block.first if first_only else block.index)
@@ -252,12 +325,15 @@ class _Attention(torch.autograd.Function):
             if kept:
                 d_scores.mul_(kept[0])
             d_scores.sub_(mean).mul_(probabilities)
+            if d_bias is not None:
+                by_row = d_scores.view(block.rows, -1, *d_scores.shape[1:])
+                d_bias[:, : d_scores.shape[1], : d_scores.shape[2]] += by_row.sum(0)
             d_q, d_k = torch.bmm(d_scores, k).mul_(how.scale), torch.bmm(d_scores.transpose(1, 2), q)
             for part, found in zip(parts, (d_q, d_k, d_v), strict=True):
                 part.append(_tokens(found, block.rows))
         firsts = (first_only, False, False)
         placed = (_place(torch.cat(part), layout, first_only=first) for part, first in zip(parts, firsts, strict=True))
-        return *(matrix.view(1, *shape).transpose(1, 2) for matrix in placed), None
+        return *(matrix.view(1, *shape).transpose(1, 2) for matrix in placed), d_bias, None
 
 
 def _heads(rows: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:

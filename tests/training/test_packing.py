@@ -17,8 +17,12 @@ from transformers import (
     BertForSequenceClassification,
     CamembertConfig,
     CamembertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
     PreTrainedModel,
@@ -33,7 +37,9 @@ from nxm_sweep.training.packing import FAMILIES, Layout, _Attention, _How, pack_
 KINDS: dict[str, tuple[Any, Any]] = {
     "bert": (BertForSequenceClassification, BertConfig),
     "camembert": (CamembertForSequenceClassification, CamembertConfig),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig),
     "electra": (ElectraForSequenceClassification, ElectraConfig),
+    "mpnet": (MPNetForSequenceClassification, MPNetConfig),
     "roberta": (RobertaForSequenceClassification, RobertaConfig),
     "xlm-roberta": (XLMRobertaForSequenceClassification, XLMRobertaConfig),
 }
@@ -46,6 +52,7 @@ SIZES: dict[str, Any] = {
 BATCHES = {
     "one row": [5],
     "equal lengths": [8] * 3,
+    "as many rows as rounded tokens": [1] * 32,
     "odd lengths": [1, 2, 3, 17, 9, 30, 5, 1, 12, 7, 7, 32, 21],  # more than a block of rows
 }
 
@@ -54,7 +61,14 @@ def classifier(family: str) -> PreTrainedModel:
     """Two layers in fp64 whose attention is far from uniform."""
     torch.manual_seed(0)
     kind, config = KINDS[family]
-    model: PreTrainedModel = kind(config(vocab_size=50, max_position_embeddings=40, **SIZES)).double()
+    names = {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+    }
+    sizes = {names[name] if family == "distilbert" else name: size for name, size in SIZES.items()}
+    model: PreTrainedModel = kind(config(vocab_size=50, max_position_embeddings=40, **sizes)).double()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
@@ -141,28 +155,31 @@ def test_attention_with_dropout_has_the_gradient_of_what_it_computes(first_only:
     def attend(*inputs: Tensor) -> Tensor:
         torch.manual_seed(5)
         how = _How(layout, 0.3, 0.7, first_only)
-        mixed: Tensor = _Attention.apply(*inputs, how)  # type: ignore[no-untyped-call]
+        mixed: Tensor = _Attention.apply(*inputs, None, how)  # type: ignore[no-untyped-call]
         return mixed
 
     torch.manual_seed(2)
     inputs = [torch.randn(1, 2, layout.size, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     assert torch.autograd.gradcheck(attend, inputs)
-    assert not torch.equal(attend(*inputs), _Attention.apply(*inputs, _How(layout, 0.0, 0.7, first_only)))  # type: ignore[no-untyped-call]
+    assert not torch.equal(attend(*inputs), _Attention.apply(*inputs, None, _How(layout, 0.0, 0.7, first_only)))  # type: ignore[no-untyped-call]
 
 
 def test_attention_dropout_keeps_the_mean() -> None:
     layout = Layout.of(None, (2, 8))
     torch.manual_seed(3)
     inputs = [torch.randn(1, 2, layout.size, 4) for _ in range(3)]
-    plain = _Attention.apply(*inputs, _How(layout, 0.0, 0.5, first_only=False))  # type: ignore[no-untyped-call]
+    plain = _Attention.apply(*inputs, None, _How(layout, 0.0, 0.5, first_only=False))  # type: ignore[no-untyped-call]
     how = _How(layout, 0.2, 0.5, first_only=False)
-    mean = sum(_Attention.apply(*inputs, how) for _ in range(2000)) / 2000  # type: ignore[no-untyped-call]
+    mean = sum(_Attention.apply(*inputs, None, how) for _ in range(2000)) / 2000  # type: ignore[no-untyped-call]
     torch.testing.assert_close(mean, plain, rtol=0.0, atol=0.06)
 
 
 def test_other_models_stay_as_they_are() -> None:
+    special: dict[str, Any] = dict.fromkeys(
+        ("pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"), 1
+    )
     for model in (
-        MPNetForSequenceClassification(MPNetConfig(vocab_size=50, **SIZES)),
+        ModernBertForSequenceClassification(ModernBertConfig(vocab_size=50, **special, **SIZES)),
         AlbertForSequenceClassification(AlbertConfig(vocab_size=50, embedding_size=8, **SIZES)),
     ):
         before = model.config._attn_implementation
