@@ -225,7 +225,7 @@ def test_anyone_can_load_the_saved_model_and_finds_the_recorded_score(
     assert recorded["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
     assert record["best"]["value"] == recorded["accuracy"]
     if best["unpruned"] and best["pruned"]:  # so that the score could not be the unpruned model's
-        assert best["unpruned"]["validation"]["loss"] != pytest.approx(recorded["loss"], rel=1e-3)
+        assert best["unpruned"]["validation"]["loss"] != pytest.approx(recorded["loss"], rel=1e-4)
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
 
 

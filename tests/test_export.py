@@ -102,7 +102,8 @@ def trial(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "learning_rate.value=5e-3",
         ),
         *("model=local", f"model.path={root / 'lively'}", "training.epochs=2", "training.max_length=32"),
-        "training.batching=by_length",  # with it the answers differ from row to row
+        "training.batching=by_length",
+        "seed=2",  # with these the answers differ from row to row
         *("training.batch_size=16", "training.threads=1", "save_model=true", f"output_dir={root / 'outputs'}"),
     ]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):

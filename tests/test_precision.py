@@ -173,12 +173,12 @@ def test_a_second_coordinator_and_its_jobs_take_the_first_ones_answer(
     first = [point.identity for cell in plan(*ONE, *given) for point in cell.points()]
     _hardware(monkeypatch, native=False)
     cells = plan(*ONE, *given, "sweep.workers=2")
-    points = [point for cell in cells for point in cell.points()]
-    assert [point.identity for point in points] == first
-    for point in points:  # a job of a launcher composes its point anew, in a folder that need not be this one
+    points = [(cell.digests, point) for cell in cells for point in cell.points()]
+    assert [point.identity for _, point in points] == first
+    for digests, point in points:  # a job of a launcher composes its point anew, in a folder that need not be this one
         settings = compose_settings([*point.overrides, "output_dir=elsewhere"])
         assert settings.training.precision == point.settings.training.precision
-        assert point.identity == identity_of(settings, data_digest="rows", model_digest="model")[0]
+        assert point.identity == identity_of(settings, data_digest=digests.data, model_digest=digests.model)[0]
 
 
 def test_a_trial_in_a_sweeps_folder_is_one_of_the_sweeps(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,7 +197,7 @@ def test_trials_are_listed_beside_a_damaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = record("a", 0.6)
-    whole["config"] = {"learning_rate": {"value": 1e-4}, "training": {"batch_size": 32}}
+    whole["config"] = {"learning_rate": {"value": 1e-4}, "training": {"batch_size": 32, "precision": "fp32"}}
     write(tmp_path, whole)
     (tmp_path / "trials" / "b").mkdir()
     (tmp_path / "trials" / "b" / "result.json").write_text("{")
