@@ -118,8 +118,14 @@ class Coordinator:
         self._note(self._catch_up.work(_CATCH_UP_SECONDS))
         if self.board.running:
             return True
+        if ended and not self._is_left():
+            self._look_around()  # others may have drawn points since the last look
+        return not self.stopping and self._is_left()
+
+    def _is_left(self) -> bool:
+        """Return whether points are open that nobody trains here."""
         searching = any(search.wants_more for search in self._searches.values())
-        return not self.stopping and bool(self._to_do or self.board.elsewhere or searching)
+        return bool(self._to_do or self.board.elsewhere or searching)
 
     def _search(self) -> None:
         """Ask the searches for points while workers are free and nothing that waits can begin."""
