@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
@@ -32,7 +33,10 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
+from nxm_sweep.config import compose_settings
 from nxm_sweep.training.packing import FAMILIES, Layout, _Attention, _How, pack_
+from nxm_sweep.training.trial import build_trainer, prepare, tokenise_rows
+from nxm_sweep.training.watch import Watch
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "bert": (BertForSequenceClassification, BertConfig),
@@ -197,3 +201,26 @@ def test_saved_files_do_not_tell_of_it(tmp_path: Path) -> None:
     for file in files[0]:
         assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "packed" / file).read_bytes()
     assert "nxm" not in json.dumps(json.loads((tmp_path / "packed" / "config.json").read_text()))
+
+
+def test_a_trial_on_a_cpu_trains_and_scores_without_padding(tiny_model: Path, tmp_path: Path) -> None:
+    rows = "task.rows={train: 32, validation: 16}"
+    settings = compose_settings(
+        [
+            *("task=demo/paraphrase", rows, "method=nxm", "model=local", f"model.path={tiny_model}"),
+            *("training.device=cpu", "training.epochs=1", f"output_dir={tmp_path}"),
+        ]
+    )
+    prepared = prepare(settings)
+    data, tokenizer = tokenise_rows(settings, prepared)
+    trainer = build_trainer(
+        settings, prepared, data, tokenizer, work=tmp_path, console=Console(quiet=True), watch=Watch()
+    )
+    model: Any = trainer.model
+    tokens: list[tuple[int, bool]] = []  # of each call of a linear layer in the first layer
+    model.bert.encoder.layer[0].intermediate.register_forward_pre_hook(
+        lambda module, args: tokens.append((args[0].shape[0], module.training))
+    )
+    trainer.train()
+    assert set(tokens) == {(1, True), (1, False)}
+    assert not [module for module in model.modules() if type(module) is nn.Dropout]
