@@ -37,7 +37,7 @@ def _parse() -> tuple[Options, list[str], Path]:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure ours beside its peers, in turn.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"all of: {', '.join(GROUPS)} (default)")
     parser.add_argument("--rounds", type=int, default=3, help="how often every way is measured (default 3)")
-    parser.add_argument("--rows", type=int, default=320, help="training rows per task of an epoch (default 320)")
+    parser.add_argument("--rows", type=int, default=960, help="training rows per task of an epoch (default 960)")
     parser.add_argument("--quick", action="store_true", help="as little as shows that everything runs")
     parser.add_argument(
         "--device", choices=["cuda", "cpu"], default="cuda", help="of the group gpu; cpu tries its code"
