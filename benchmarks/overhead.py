@@ -12,19 +12,21 @@ from benchmarks.measure import Figure, wall_figure
 POINTS = 10_000
 EMPTY_BAR, PLANNING_BAR = 0.05, 3.0
 NEW = "no record, new study"
+COUNTS = ("trials", "points")  # what benchmarks/sweep.py returns beside seconds
 
 
 def measure(options: Options) -> Iterator[Figure]:
     """Yield seconds per empty trial, and from the command to the first point in every state that a sweep may be found in."""
     sweep: Any = importlib.import_module("benchmarks.sweep")
-    empty, points = sweep.overhead(), 1000 if options.quick else POINTS
-    planned = sweep.planning(points)
-    for name, seconds in (empty or {}).items():
+    points = 1000 if options.quick else POINTS
+    empty, planned = (
+        {name: value for name, value in found.items() if name not in COUNTS}
+        for found in (sweep.overhead(), sweep.planning(points))
+    )
+    for name, seconds in empty.items():
         yield wall_figure(f"overhead: 200 empty trials, {name}", [seconds], unit="s", bar=EMPTY_BAR, at_least=False)
-    for state, seconds in (planned or {}).items():
+    for state, seconds in planned.items():
         bar = PLANNING_BAR if points == POINTS and state != NEW else None
         yield wall_figure(
             f"overhead: planning {points:,} points, {state}", [seconds], unit="s", bar=bar, at_least=False
         )
-    if not empty or not planned:
-        yield Figure("overhead: empty trials and planning", skipped="benchmarks/sweep.py prints it and returns nothing")
