@@ -141,7 +141,7 @@ def test_a_learning_rate_on_the_command_line_wins_over_the_models(overrides: lis
 def test_the_command_line_wins_over_an_experiment() -> None:
     settings = compose_settings(["experiment=quickstart", "task=glue/sst2", "rho.value=1e-2", "model=bert_large"])
     assert (settings.task.name, settings.model.name, settings.rho.value) == ("glue/sst2", "bert_large", 1e-2)
-    assert settings.training.epochs == 3
+    assert settings.training.epochs == 2
 
 
 def test_the_environment_says_where_glue_is(monkeypatch: pytest.MonkeyPatch) -> None:
