@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 
 from benchmarks.groups import Options
 from benchmarks.measure import Figure, Sample, alternate, ratios, wall_figure
+from benchmarks.processes import together
 from benchmarks.ways import GLUE, Bench, Epoch
 
 WORKERS = (1, 2, 4)
@@ -117,33 +116,17 @@ def _compiling(plain: list[Epoch], compiled: list[Epoch]) -> Iterator[Figure]:
 
 def workers(options: Options, count: int) -> list[float]:
     """Return updates per second of several processes that train on one device at the same time, one value per round."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(count), context.Queue()
-    processes = [context.Process(target=_work, args=(options, barrier, results)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    taken = [results.get() for _ in processes]
-    for process in processes:
-        process.join()
-    failed = next((rates for rates in taken if isinstance(rates, Exception)), None)
-    if failed is not None:
-        raise failed
-    return [sum(rates) for rates in zip(*taken, strict=True)]
+    return [sum(rates) for rates in zip(*together(count, _rates, options), strict=True)]
 
 
-def _work(options: Options, barrier: Barrier, results: Queue[object]) -> None:
-    try:
-        if options.device == "cpu":
-            torch.set_num_threads(1)
-        bench = _bench(options)
-        train = bench.ours("bf16")
-        train()  # a kernel's first call
-        rates = []
-        for _ in range(options.rounds):
-            barrier.wait()
-            epoch = train()
-            rates.append(epoch.steps / epoch.train.wall)
-        results.put(rates)
-    except Exception as error:  # noqa: BLE001 - it is raised again by the process that waits
-        barrier.abort()
-        results.put(error)
+def _rates(barrier: Barrier, options: Options) -> list[float]:
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    train = _bench(options).ours("bf16")
+    train()  # a kernel's first call
+    rates = []
+    for _ in range(options.rounds):
+        barrier.wait()
+        epoch = train()
+        rates.append(epoch.steps / epoch.train.wall)
+    return rates

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from benchmarks.machine import ROOT
 from benchmarks.measure import Sample
@@ -71,3 +73,37 @@ def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a module's function in a fresh process, which keeps this one small."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *args, **kwargs).result()
+
+
+def together(count: int, function: Callable[Concatenate[Barrier, P], T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+    """Call a module's function in so many fresh processes at the same time; it is handed a barrier that they share.
+
+    Raises:
+        Exception: The first that one of them raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(count), context.Queue()
+    processes = [context.Process(target=_put, args=(results, barrier, function, args, kwargs)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    taken: list[T | Exception] = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    for one in taken:
+        if isinstance(one, Exception):
+            raise one
+    return [one for one in taken if not isinstance(one, Exception)]
+
+
+def _put(
+    results: Queue[object],
+    barrier: Barrier,
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> None:
+    try:
+        results.put(function(barrier, *args, **kwargs))
+    except Exception as error:  # noqa: BLE001 - it is raised again by the process that waits
+        barrier.abort()
+        results.put(error)

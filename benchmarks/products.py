@@ -7,14 +7,13 @@ of the inputs, gradient of the weights.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator
-from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 
 from benchmarks.groups import Options
 from benchmarks.measure import Figure
+from benchmarks.processes import together
 
 PROCESSES = 2
 BARE_SECONDS = 5.0
@@ -22,17 +21,7 @@ BARE_SECONDS = 5.0
 
 def measure(options: Options) -> Iterator[Figure]:
     """Yield both rates and their ratio; a round's is the mean over the processes."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(PROCESSES), context.Queue()
-    workers = [context.Process(target=_work, args=(options, barrier, results)) for _ in range(PROCESSES)]
-    for worker in workers:
-        worker.start()
-    taken = [results.get() for _ in workers]
-    for worker in workers:
-        worker.join()
-    failed = next((error for error in taken if isinstance(error, Exception)), None)
-    if failed is not None:
-        raise failed
+    taken = together(PROCESSES, _rates, options)
     useful, bare = (
         [sum(column) / PROCESSES for column in zip(*rates, strict=True)] for rates in zip(*taken, strict=True)
     )
@@ -42,15 +31,7 @@ def measure(options: Options) -> Iterator[Figure]:
     yield Figure("products: useful / bare, 2 processes of one thread, fp32", shares, bar=0.85)
 
 
-def _work(options: Options, barrier: Barrier, results: Queue[object]) -> None:
-    try:
-        results.put(_rates(options, barrier))
-    except Exception as error:  # noqa: BLE001 - it is raised again by the process that waits
-        barrier.abort()
-        results.put(error)
-
-
-def _rates(options: Options, barrier: Barrier) -> tuple[list[float], list[float]]:
+def _rates(barrier: Barrier, options: Options) -> tuple[list[float], list[float]]:
     """FLOPs per CPU second of each round, in training and in bare products; the processes do the same at the same time."""
     import torch  # noqa: PLC0415 - the parent process does without
 
