@@ -61,11 +61,11 @@ _RANGES: tuple[Check, ...] = (
     ("sparsity.rules", bool, "must hold at least one rule"),
     ("output_dir", bool, "must name a folder"),
     (f"{_ADMM}interval", _at_least(1), "must be at least 1"),
-    (f"{_ADMM}strength.value", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
-    (f"{_ADMM}strength.start", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    (f"{_ADMM}efolds", _positive, "must be above 0"),
     (f"{_ADMM}admm_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     ("method.sr_ste.decay", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
     ("method.gradual.end_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    ("method.warmup_asp.fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     ("method.importance.rows", _at_least(1), "must be at least 1"),
     ("selection.fraction", lambda value: 0 < value < 1, "must lie above 0 and below 1"),
     (
@@ -89,17 +89,18 @@ _RANGES: tuple[Check, ...] = (
     _choice("sweep.sampler", "grid", "random", "tpe", "qmc", "cmaes"),
     _choice("sweep.pruner", "none", "median", "halving", "hyperband"),
     _choice("sweep.storage", "sqlite", "journal", "postgresql"),
-    _choice(f"{_ADMM}first_iteration", "project", "zero_dual"),
+    _choice(f"{_ADMM}first_iteration", "project", "zero_dual", "no_dual"),
     _choice(f"{_ADMM}clip", "total", "task"),
     _choice(f"{_ADMM}interval_unit", "epoch", "step", "per_epoch"),
     _choice(f"{_ADMM}penalty", "gradient", "decoupled"),
     _choice(f"{_ADMM}finish", "prune", "refit"),
     _choice(f"{_ADMM}frozen_support", "weights", "z"),
-    _choice(f"{_ADMM}strength.schedule", "constant", "linear", "cosine", "exponential"),
+    _choice(f"{_ADMM}pace", "learning_rate", "constant", "linear"),
     _choice("method.name", *METHODS),
     _choice("method.importance.metric", "magnitude", "input_norm", "second_moment"),
     _choice("selection.name", "dev", "heldout"),
     _choice("method.trained", "all", "targets"),
+    _choice("rho.unit", "absolute", "relative"),
     _choice("rho.schedule", "constant", "linear", "cosine", "exponential"),
     _choice("training.schedule", "linear", "cosine", "constant"),
     _choice("training.precision", "auto", "fp32", "bf16", "fp16"),
@@ -155,11 +156,11 @@ def check_fit(settings: TrialSettings) -> None:
             f"training.batch_size must be a multiple of training.devices ({training.devices}) but got {training.batch_size}",
             hint="it counts the rows of all devices together",
         )
-    for key, strength in (("rho", settings.rho), (f"{_ADMM}strength", settings.method.admm.strength)):
-        if strength.schedule == "exponential" and min(strength.start, strength.value) <= 0:
-            raise ConfigError(
-                f"an exponential ramp needs {key}.start and {key}.value above 0 but got {strength.start} to {strength.value}"
-            )
+    rho = settings.rho
+    if rho.schedule == "exponential" and min(rho.start, rho.value) <= 0:
+        raise ConfigError(
+            f"an exponential ramp needs rho.start and rho.value above 0 but got {rho.start} to {rho.value}"
+        )
     _check_distillation(settings.distillation)
     method = settings.method
     if method.options and "options" not in METHODS[method.name].read_settings(settings).get("method", {}):

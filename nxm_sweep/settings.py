@@ -59,6 +59,7 @@ class StrengthSettings:
 class RhoSettings(StrengthSettings):
     """Strength of the ADMM penalty."""
 
+    unit: str = "absolute"
     grid: list[float] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
 
 
@@ -71,7 +72,8 @@ class AdmmSettings:
     interval: int = 1
     interval_unit: str = "epoch"
     penalty: str = "gradient"
-    strength: StrengthSettings = field(default_factory=lambda: StrengthSettings(0.02, "linear"))
+    efolds: float = 5.0
+    pace: str = "learning_rate"
     finish: str = "prune"
     admm_fraction: float = 0.5
     frozen_support: str = "weights"
@@ -100,6 +102,13 @@ class GradualSettings:
 
 
 @dataclass
+class WarmupAspSettings:
+    """When dense training ends and the mask is drawn."""
+
+    fraction: float = 0.5
+
+
+@dataclass
 class MethodSettings:
     """How the pattern is reached. Which of these are in use, a method's ``read_settings`` says."""
 
@@ -110,6 +119,7 @@ class MethodSettings:
     admm: AdmmSettings = field(default_factory=AdmmSettings)
     sr_ste: SrSteSettings = field(default_factory=SrSteSettings)
     gradual: GradualSettings = field(default_factory=GradualSettings)
+    warmup_asp: WarmupAspSettings = field(default_factory=WarmupAspSettings)
     options: dict[str, Any] = field(default_factory=dict)
 
 

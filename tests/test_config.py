@@ -266,11 +266,8 @@ BAD: list[tuple[str, str, str]] = [
         "",
     ),
     ("rho.schedule=exponential", "an exponential ramp needs rho.start and rho.value above 0 but got 0.0 to 0.001", ""),
-    (
-        "method.admm.strength.schedule=exponential",
-        "an exponential ramp needs method.admm.strength.start and method.admm.strength.value above 0 but got 0.0 to 0.02",
-        "",
-    ),
+    ("method.admm.efolds=0", "method.admm.efolds must be above 0 but got 0.0", ""),
+    ("rho.unit=relativ", "rho.unit must be one of absolute, relative but got relativ", ""),
     ("sparsity.rules=[{match:'*',keep:5,group:4}]", f"{RULE}keep must lie between 1 and group = 4 but got 5", ""),
     ("sparsity.rules=[{match:'*',keep:0,group:4}]", f"{RULE}keep must lie between 1 and group = 4 but got 0", ""),
     ("sparsity.rules=[{match:'*',keep:1,group:0}]", f"{RULE}group must be at least 1 but got 0", ""),
@@ -315,7 +312,10 @@ BAD: list[tuple[str, str, str]] = [
     ("training.device=gpu", "training.device must be one of auto, cpu, cuda but got gpu", ""),
     (
         "method.name=dens",
-        "method.name must be one of dense, asp, nxm, admm_unstructured, nxm_refit, sr_ste, gradual but got dens",
+        (
+            "method.name must be one of dense, asp, warmup_asp, nxm, nxm_paper, admm_unstructured, nxm_refit, sr_ste, gradual"
+            " but got dens"
+        ),
         "",
     ),
     (

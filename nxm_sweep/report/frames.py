@@ -52,7 +52,8 @@ class Report:
             ``training_loss``, ``residual``.
         iterations: One row per trial, ADMM iteration and group of matrices (``group`` is ``all`` for all together): ``folder``,
             ``identity``, ``step``, ``primal``, ``dual``, ``distance``, ``support_flips``, ``rho``,
-            ``mean_penalty_share`` (NaN for a record of schema 1, which holds that of one step).
+            ``mean_penalty_share`` (NaN for a record of schema 1, which holds that of one step), ``kappa``, ``efolds``,
+            ``mean_clip_factor`` (:class:`~nxm_sweep.training.methods.base.Iteration`; NaN for records of earlier versions).
         matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
             ``zeros``.
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,

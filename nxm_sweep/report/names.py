@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-METHOD_ORDER = ("dense", "asp", "admm_unstructured", "nxm", "nxm_refit", "sr_ste", "gradual")
+METHOD_ORDER = ("dense", "asp", "warmup_asp", "admm_unstructured", "nxm_paper", "nxm", "nxm_refit", "sr_ste", "gradual")
 """The order of methods in tables, legends and sentences; others follow by name."""
 CONSTANT = "constant answer"
 """What the row of the constant answer is called."""

@@ -25,10 +25,11 @@ Rows = dict[str, list[Any]]
 """Rows by frame: dictionaries for ``trials`` and ``problems``, else values in the order of :data:`COLUMNS`."""
 _KEY = ("folder", "identity")
 _RESIDUALS = ("primal", "dual", "distance", "support_flips")
+_STRENGTHS = ("rho", "mean_penalty_share", "kappa", "efolds", "mean_clip_factor")  # of all groups together
 COLUMNS = {
     "scores": (*_KEY, "set", "metric", "value"),
     "epochs": (*_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"),
-    "iterations": (*_KEY, "group", "step", *_RESIDUALS, "rho", "mean_penalty_share"),
+    "iterations": (*_KEY, "group", "step", *_RESIDUALS, *_STRENGTHS),
     "matrices": (*_KEY, "matrix", "constraint", "rows", "columns", "zeros"),
 }
 NOT_A_RECORD = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, ArithmeticError)
@@ -126,7 +127,7 @@ def _epoch(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _groups(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    step, *shared = int(iteration["step"]), _number(iteration["rho"]), _number(iteration.get("mean_penalty_share"))
+    step, shared = int(iteration["step"]), [_number(iteration.get(key)) for key in _STRENGTHS]
     for group in ({**iteration, "group": "all"}, *iteration.get("groups", [])):
         yield name(group["group"]), step, *(_number(group[key]) for key in _RESIDUALS), *shared
 

@@ -24,7 +24,7 @@ from nxm_sweep.sparsity.masking import as_bits, keep_, kept_part, prune_, pruned
 from nxm_sweep.sparsity.residuals import Energies, Residuals
 from nxm_sweep.sparsity.targets import Target
 
-FIRST_ITERATIONS = ("project", "zero_dual")
+FIRST_ITERATIONS = ("project", "zero_dual", "no_dual")
 
 
 class Admm:
@@ -45,7 +45,8 @@ class Admm:
         targets: What is constrained.
         rho: Strength of the penalty, not negative.
         first_iteration: ``project`` starts with a Z and a dual step, ``Z0 = P(W0), U0 = W0 - Z0``, as the paper's authors
-            do in later code; ``zero_dual`` starts with ``Z0 = P(W0), U0 = 0``.
+            do in later code; ``zero_dual`` starts with ``Z0 = P(W0), U0 = 0``; ``no_dual`` keeps U = 0 throughout, which is not
+            ADMM but the quadratic penalty method, W drawn to ``P(W)`` of the last Z-step.
 
     Raises:
         SparsityError: A negative rho, an unknown first iteration, or a target that is not trained.
@@ -61,6 +62,7 @@ class Admm:
             raise SparsityError(f"ADMM must train its targets but {frozen[0]} does not require a gradient")
         self.targets = list(targets)
         self._rho = _checked_rho(rho)
+        self._has_dual = first_iteration != "no_dual"
         self.z: dict[str, Tensor] = {}
         self.u: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
@@ -141,7 +143,10 @@ class Admm:
             weight, z_before = _full_precision(target.weight), self.z[target.name]
             dual = weight + self.u[target.name]
             z = kept_part(dual, as_bits(mask))
-            keep_(dual, as_bits(~mask))  # W + U - Z, which is 0 where Z = W + U
+            if self._has_dual:
+                keep_(dual, as_bits(~mask))  # W + U - Z, which is 0 where Z = W + U
+            else:
+                dual.zero_()
             kept_before, self.masks[target.name] = self.masks[target.name], mask
             self.z[target.name], self.u[target.name] = z, dual
             if owner[index] != ranks.rank():
@@ -152,7 +157,7 @@ class Admm:
                 z=_energy(z),
                 primal=_energy(weight - z),
                 moved=_energy(z - z_before),
-                dual=_energy(dual),
+                dual=_energy(dual if self._has_dual else z),
                 flipped=int(torch.count_nonzero(mask & ~kept_before)),
                 kept=int(torch.count_nonzero(mask)),
             )

@@ -13,7 +13,8 @@ class Residuals:
 
     Attributes:
         primal: ``||W - Z|| / max(||W||, ||Z||)``.
-        dual: ``||Z - Z_before|| / ||U||``, 0 where both vanish (relative dual residual of the scaled form).
+        dual: ``||Z - Z_before|| / ||U||``, 0 where both vanish (relative dual residual of the scaled form); where there is no
+            dual, ``||Z - Z_before|| / ||Z||``.
         distance: ``||W - P(W)|| / ||W||``: what a hard prune would cut now.
         support_flips: Share of Z's kept entries that the step before had not kept.
         rho: The penalty's strength during the W-step before.

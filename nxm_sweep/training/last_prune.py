@@ -52,5 +52,5 @@ def explain_residual(residual: float, floor: float, flips: float) -> str:
         )
     return (
         f"Adam's steps could have brought it to {floor:.2f}, but the last Z-step still changed {flips:.0%} of the support: "
-        "closer with method=nxm_refit, or method.admm.penalty=decoupled method.admm.first_iteration=zero_dual"
+        "closer with method.admm.penalty=decoupled, or method=nxm_refit"
     )

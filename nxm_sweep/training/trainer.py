@@ -212,7 +212,9 @@ class SparseTrainer(Trainer):
         """Return the optimizer steps of this run, which the state knows once training begins."""
         batches = len(self.get_train_dataloader()) if has_length(self.train_dataset) else self.state.max_steps
         per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
-        return Budget(steps=self.state.max_steps, steps_per_epoch=max(1, min(per_epoch, self.state.max_steps)))
+        steps = self.state.max_steps
+        rates = [part(step) for part in getattr(self.lr_scheduler, "lr_lambdas", [])[:1] for step in range(steps)]
+        return Budget(steps, steps_per_epoch=max(1, min(per_epoch, steps)), learning_rates=rates)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self._refuse_sharding()

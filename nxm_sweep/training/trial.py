@@ -213,7 +213,8 @@ def _iteration(entry: Iteration) -> dict[str, Any]:
         {"group": name, **{key: value for key, value in group.items() if key not in {"groups", "rho"}}}
         for name, group in residuals.pop("groups").items()
     ]
-    return {"step": entry.step, **residuals, "mean_penalty_share": entry.mean_penalty_share, "groups": groups}
+    found = {name: value for name, value in asdict(entry).items() if name != "residuals"}
+    return {**found, **residuals, "groups": groups}
 
 
 def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised, console: Console) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def test_every_update_follows_the_three_formulas(constraint: Constraint, first_i
         admm.update_()
         for target, weight in zip(targets, held, strict=True):
             z = projected(weight + dual[target.name], constraint)
-            dual[target.name] = dual[target.name] + weight - z
+            dual[target.name] = (dual[target.name] + weight - z) * (first_iteration != "no_dual")
             np.testing.assert_allclose(array(admm.z[target.name]), z, rtol=1e-12, atol=1e-14)
             np.testing.assert_allclose(array(admm.u[target.name]), dual[target.name], rtol=1e-12, atol=1e-14)
             np.testing.assert_array_equal(array(target.weight), weight)  # an update moves no weight
@@ -281,7 +281,7 @@ def best_by_enumeration(inputs: Matrix, outputs: Matrix, rho: float) -> tuple[Ma
     return min(solutions, key=lambda pair: pair[0])[1], fixed_points
 
 
-@pytest.mark.parametrize("first_iteration", FIRST_ITERATIONS)
+@pytest.mark.parametrize("first_iteration", ["project", "zero_dual"])
 @pytest.mark.parametrize("seed", [6, 18, 19, 25, 29])
 def test_admm_finds_the_optimum_that_enumeration_finds_and_magnitude_misses(seed: int, first_iteration: str) -> None:
     """Five seeds below 40 at rho = 0.6 where the dense solution's magnitudes mislead and ADMM does not.
@@ -351,7 +351,7 @@ def test_negative_or_non_finite_rho_is_refused(rho: float) -> None:
 
 
 def test_unknown_first_iteration_is_refused_with_the_choices() -> None:
-    with pytest.raises(SparsityError, match="one of project, zero_dual but got 'magic'"):
+    with pytest.raises(SparsityError, match="one of project, zero_dual, no_dual but got 'magic'"):
         Admm(some_targets(), 0.1, first_iteration="magic")
 
 

@@ -22,7 +22,8 @@ DIGESTS = Digests("rows", "files", 100)
 AXES: Axes = {"learning_rate.value": (1e-5, 3e-5), "training.batch_size": (16, 32), "seed": (0,)}
 
 
-def _cell(*overrides: str, axes: Axes = AXES, digests: Digests = DIGESTS, **kwargs: Any) -> Cell:
+def _cell(*given: str, axes: Axes = AXES, digests: Digests = DIGESTS, **kwargs: Any) -> Cell:
+    overrides = ("method=nxm_paper", *given)
     return Cell(compose_settings(overrides), axes, digests, tuple(overrides), **kwargs)
 
 
@@ -54,7 +55,7 @@ def test_a_points_identity_is_that_of_its_settings(method: str) -> None:
 
 
 def test_a_taught_cell_is_named_so_and_its_points_identities_are_those_of_their_settings() -> None:
-    overrides = ["method=nxm", "distillation=logits", "distillation.teacher.path=x"]
+    overrides = ["method=nxm_paper", "distillation=logits", "distillation.teacher.path=x"]
     axes: Axes = {"distillation.weight": (0.25, 1.0), "distillation.temperature": (1.0, 2.0)}
     cell = _cell(*overrides, axes=axes, digests=Digests("rows", "files", 100, "teacher"))
     for point in cell.points():
@@ -62,10 +63,10 @@ def test_a_taught_cell_is_named_so_and_its_points_identities_are_those_of_their_
         expected = identity_of(settings, data_digest="rows", model_digest="files", teacher_digest="teacher")[0]
         assert point.identity == expected
     assert len({point.identity for point in cell.points()}) == 4
-    assert cell.name == "glue/rte nxm 2of4 bert_base distillation=logits"
+    assert cell.name == "glue/rte nxm_paper 2of4 bert_base distillation=logits"
     other = _cell(*overrides, axes=axes, digests=Digests("rows", "files", 100, "another"))
     assert other.fingerprint != cell.fingerprint
-    assert live_axes(compose_settings(["method=nxm"]), axes) == {}  # without a teacher nothing reads them
+    assert live_axes(compose_settings(["method=nxm_paper"]), axes) == {}  # without a teacher nothing reads them
 
 
 @pytest.mark.parametrize("method", METHODS)

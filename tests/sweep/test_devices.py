@@ -86,7 +86,7 @@ def overrides(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
         *("task=demo/paraphrase", "task.rows={train:91,validation:67}", "model=local", f"model.path={folder}"),
         *("training.epochs=3", "training.max_length=32", "training.batch_size=8", "training.gradient_accumulation=2"),
         *("learning_rate.value=2e-3", "rho.value=1e-2", "training.threads=1", "save_model=true"),
-        *("method.admm.interval=4", "method.admm.interval_unit=step"),
+        *("method=nxm_paper", "method.admm.interval=4", "method.admm.interval_unit=step"),
     ]
 
 

@@ -29,10 +29,10 @@ from nxm_sweep.settings import (
     TrialSettings,
 )
 from nxm_sweep.sweep.identity import canonical_json, hash_of, identity_of
+from nxm_sweep.sweep.keys import assign_
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "outputs" / "examples"
 FIRST_VERSION = {
-    "decoupled": "113812364e3037ec",
     "refit": "57d3a1742fa71c01",
     "nxm_refit": "c58160663e6bd570",
     "task": "42c119defe912c81",
@@ -94,7 +94,7 @@ def _identity(settings: TrialSettings, data: str = "rows", model: str = "files")
 METHODS_TESTED = ("dense", "asp", "nxm")
 TASK = {"task.problem", "task.metrics", "task.selection_metric"}
 SPARSITY = {f"sparsity.rules.0.{name}" for name in ("match", "keep", "group", "density", "dense")}
-RHO = {"rho.value", "rho.schedule", "rho.start"}
+RHO = {"rho.unit", "rho.value", "rho.schedule", "rho.start"}
 ADMM = {
     f"method.admm.{name}"
     for name in (
@@ -108,7 +108,7 @@ ADMM = {
             "admm_fraction",
             "frozen_support",
         ),
-        *("strength.value", "strength.schedule", "strength.start"),
+        *("efolds", "pace"),
     )
 }
 TRAINING = {
@@ -123,7 +123,7 @@ IDLE = {  # put out of use by the default switches
     *("rho.start", "method.admm.admm_fraction", "method.admm.frozen_support"),
     *("method.importance.rows", "selection.fraction"),
     *(f"distillation.{name}" for name in ("weight", "temperature", "logits", "hidden", "attention")),
-    *("method.admm.strength.value", "method.admm.strength.schedule", "method.admm.strength.start"),
+    *("method.admm.efolds", "method.admm.pace"),
 }
 HASHED = {
     "dense": ALWAYS,
@@ -147,7 +147,12 @@ NOT_HASHED = {
     *(f"sweep.{name}" for name in ("sampler", "n_trials", "pruner", "workers_per_device")),
     *("output_dir", "force", "save_model", "training.report_to"),
     *(f"distillation.teacher.{name}" for name in ("source", "path", "revision")),
-    *("method.sr_ste.decay", "method.gradual.end_fraction", "method.options"),  # other methods read them
+    *(
+        "method.sr_ste.decay",
+        "method.gradual.end_fraction",
+        "method.warmup_asp.fraction",
+        "method.options",
+    ),  # other methods read them
 }
 
 
@@ -203,52 +208,37 @@ def test_every_field_is_said_to_be_hashed_or_not() -> None:
     assert paths == HASHED["nxm"] | IDLE | NOT_HASHED
 
 
+def hashed(method: str = "nxm", **changes: Any) -> dict[str, Any]:
+    """What the identity hashes where these settings have these values; a dot is written as two underscores."""
+    settings = _settings()
+    settings.method.name = method
+    for key, value in changes.items():
+        assign_(settings, {key.replace("__", "."): value})
+    return identity_of(settings, data_digest="rows", model_digest="files")[1]
+
+
 def test_a_switch_brings_into_the_identity_what_it_puts_to_use_and_drops_what_it_does_not() -> None:
-    def hashed(change: Callable[[TrialSettings], None]) -> dict[str, Any]:
-        settings = _settings()
-        change(settings)
-        return identity_of(settings, data_digest="rows", model_digest="files")[1]
-
-    def decoupled(settings: TrialSettings) -> None:
-        settings.method.admm.penalty = "decoupled"
-
-    def refit(settings: TrialSettings) -> None:
-        settings.method.admm.finish = "refit"
-
-    def ramp(settings: TrialSettings) -> None:
-        settings.rho.schedule = "linear"
-
-    def by_input(settings: TrialSettings) -> None:
-        settings.method.importance.metric = "input_norm"
-
-    def frozen_z(settings: TrialSettings) -> None:
-        refit(settings)
-        settings.method.admm.frozen_support = "z"
-
-    def heldout(settings: TrialSettings) -> None:
-        settings.selection.name = "heldout"
-
-    def sr_ste(settings: TrialSettings) -> None:
-        settings.method.name = "sr_ste"
-
-    def gradual(settings: TrialSettings) -> None:
-        settings.method.name = "gradual"
-
-    assert hashed(by_input)["method"]["importance"] == {"metric": "input_norm", "rows": 128}
-    assert hashed(frozen_z)["method"]["admm"]["frozen_support"] == "z"
-    assert hashed(frozen_z)["method"]["version"] == 2  # what it was the hash of before froze another support
-    assert hashed(heldout)["selection"] == {"fraction": 0.1, "name": "heldout"}
-    assert hashed(sr_ste)["method"] == {
+    by_input = hashed(method__importance__metric="input_norm")
+    assert by_input["method"]["importance"] == {"metric": "input_norm", "rows": 128}
+    frozen_z = hashed(method__admm__finish="refit", method__admm__frozen_support="z")
+    assert frozen_z["method"]["admm"]["frozen_support"] == "z"
+    assert frozen_z["method"]["version"] == 2  # what it was the hash of before froze another support
+    assert hashed(selection__name="heldout")["selection"] == {"fraction": 0.1, "name": "heldout"}
+    assert hashed("sr_ste")["method"] == {
         "name": "sr_ste",
         "sr_ste": {"decay": 0.0002},
         "trained": "all",
         "version": 2,  # what it was the hash of before clipped the term with the gradient
     }
-    assert hashed(gradual)["method"] == {"gradual": {"end_fraction": 0.5}, "name": "gradual", "trained": "all"}
-    assert "rho" not in hashed(decoupled)
-    assert hashed(decoupled)["method"]["admm"]["strength"] == {"schedule": "linear", "start": 0, "value": 0.02}
-    assert hashed(refit)["method"]["admm"]["admm_fraction"] == 0.5
-    assert hashed(ramp)["rho"] == {"schedule": "linear", "start": 0, "value": 0.001}
+    assert hashed("gradual")["method"] == {"gradual": {"end_fraction": 0.5}, "name": "gradual", "trained": "all"}
+    decoupled = hashed(method__admm__penalty="decoupled")
+    assert "rho" not in decoupled
+    assert decoupled["method"]["admm"].items() >= {"efolds": 5, "pace": "learning_rate"}.items()
+    relative = hashed(rho__unit="relative")
+    assert relative["rho"] == {"schedule": "constant", "unit": "relative", "value": 0.001}
+    assert relative["method"]["admm"]["clip"] == "task"  # idle then
+    assert hashed(method__admm__finish="refit")["method"]["admm"]["admm_fraction"] == 0.5
+    assert hashed(rho__schedule="linear")["rho"] == {"schedule": "linear", "start": 0, "value": 0.001}
 
 
 def test_what_is_one_outcome_is_one_identity() -> None:
@@ -267,10 +257,9 @@ def test_what_is_one_outcome_is_one_identity() -> None:
 
 
 def test_identities_of_other_switches_are_those_of_the_first_version() -> None:
-    """Computed by the version before ``read_settings``; frozen_support=z, SR-STE and what shared an identity have new ones."""
+    """Computed by the version before ``read_settings``; decoupled, frozen_support=z and SR-STE have new ones."""
     found = {}
     for name, method, changes in (
-        ("decoupled", "nxm", {"penalty": "decoupled"}),
         ("refit", "nxm", {"finish": "refit"}),
         ("nxm_refit", "nxm_refit", {"finish": "refit", "interval": 4, "interval_unit": "per_epoch"}),
         ("task", "admm_unstructured", {"clip": "task"}),
@@ -286,6 +275,8 @@ def test_identities_of_other_switches_are_those_of_the_first_version() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/trials/*/result.json")), ids=lambda path: path.parent.name)
 def test_committed_records_keep_their_identities(path: Path) -> None:
     record = json.loads(path.read_text())
+    strength = record["config"]["method"]["admm"].pop("strength", None)  # of the decoupled penalty, before its e-folds
+    assert strength is None or record["hashed"]["method"].get("admm", {}).get("penalty") != "decoupled"
     settings = settings_of(record["config"])
     digests = {"data_digest": record["data"]["digest"], "model_digest": record["model"]["digest"]}
     identity, values = identity_of(settings, **digests)

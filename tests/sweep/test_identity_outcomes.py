@@ -31,20 +31,21 @@ VALUES: dict[str, tuple[Any, Any]] = {  # two values of every setting that a tra
     "method.trained": ("all", "targets"),
     "method.importance.metric": ("magnitude", "input_norm"),
     "method.importance.rows": (8, 1),
-    "method.admm.first_iteration": ("project", "zero_dual"),
+    "method.admm.first_iteration": ("project", "zero_dual"),  # no_dual: a case of nxm
     "method.admm.clip": ("total", "task"),
     "method.admm.interval": (1, 2),
     "method.admm.interval_unit": ("epoch", "step"),
     "method.admm.penalty": ("gradient", "decoupled"),
-    "method.admm.strength.value": (0.2, 0.5),
-    "method.admm.strength.schedule": ("linear", "constant"),
-    "method.admm.strength.start": (0.1, 0.0),
+    "method.admm.efolds": (1.0, 2.0),
+    "method.admm.pace": ("learning_rate", "constant"),
     "method.admm.finish": ("prune", "refit"),
     "method.admm.admm_fraction": (0.5, 0.2),
     "method.admm.frozen_support": ("weights", "z"),
     "method.sr_ste.decay": (0.1, 0.3),
     "method.gradual.end_fraction": (0.5, 0.9),
+    "method.warmup_asp.fraction": (0.5, 0.9),
     "method.options": ({}, {"any": 1}),
+    "rho.unit": ("absolute", "relative"),
     "rho.value": (0.05, 0.2),
     "rho.schedule": ("constant", "linear"),
     "rho.start": (0.01, 0.03),
@@ -87,6 +88,7 @@ ELSEWHERE = {  # settings that are not trained with here, and why
     "hashed: each method is a case here": ("method.name",),
 }
 DECOUPLED = {"method.admm.penalty": "decoupled"}
+RELATIVE = {"rho.unit": "relative"}
 REFIT = {"method.admm.finish": "refit"}
 Z = {"method.admm.frozen_support": "z"}
 CASES: dict[
@@ -94,12 +96,15 @@ CASES: dict[
 ] = {  # switches that put other settings in and out of use; the first is none of them
     "dense": [{}],
     "asp": [{}, {"method.importance.metric": "input_norm"}],
+    "warmup_asp": [{}, {"method.importance.metric": "input_norm"}],
     "gradual": [{}],
     "sr_ste": [{}],
     "nxm": [
-        *({}, {"rho.schedule": "linear"}, DECOUPLED, {**DECOUPLED, "method.admm.strength.schedule": "constant"}),
-        *({**DECOUPLED, "rho.schedule": "linear"}, REFIT, {**REFIT, **Z}, Z),
+        *({}, {"rho.schedule": "linear"}, DECOUPLED, {**DECOUPLED, "method.admm.pace": "linear"}),
+        *({**DECOUPLED, "rho.schedule": "linear"}, REFIT, {**REFIT, **Z}, Z, {**DECOUPLED, **REFIT}),
+        *(RELATIVE, {**RELATIVE, **DECOUPLED}, {"method.admm.first_iteration": "no_dual"}),
     ],
+    "nxm_paper": [{}],
     "admm_unstructured": [{}, DECOUPLED, {"method.importance.metric": "input_norm"}],
     "nxm_refit": [{}, Z, {**DECOUPLED, **Z}, {"method.admm.interval_unit": "per_epoch"}],
 }

@@ -121,7 +121,10 @@ def test_a_search_that_was_killed_ends_with_its_points(sweeps: Sweeps) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    before, ended = set(sweeps.records()), len(sweeps.ended())  # a training may end just before the kill, without a record
+    before, ended = (
+        set(sweeps.records()),
+        len(sweeps.ended()),
+    )  # a training may end just before the kill, without a record
     assert len(before) < 6
     out = sweeps.run(*line)
     assert f"6 of 6 points have a record, {6 - len(before)} trained now" in out

@@ -27,6 +27,7 @@ from nxm_sweep.sweep.command_line import plan_cells
 from nxm_sweep.sweep.digests import DigestMemo
 from nxm_sweep.sweep.identity import identity_of
 from nxm_sweep.sweep.plan import make_plan
+from nxm_sweep.training.methods import METHODS
 
 BATCHES, SEEDS = (16, 32), (0,)
 THREE, FIVE = (1e-5, 3e-5, 5e-5), (1e-5, 3e-5, 5e-5, 7e-5, 9e-5)
@@ -109,17 +110,17 @@ def _names(cells: list[Cell]) -> list[str]:
 
 
 def test_choices_multiply_and_each_cell_has_its_own_grid(cells: Cells) -> None:
-    found = cells("task=glue/rte,glue/sst2", "method=dense,asp,nxm")
+    found = cells("task=glue/rte,glue/sst2", "method=dense,asp,nxm_paper")
     common = {"training.batch_size": BATCHES, "seed": SEEDS}
     dense_rte = {"learning_rate.value": FIVE, **common}
     dense_sst2 = {"learning_rate.value": THREE, **common}
     assert {cell.name: cell.axes for cell in found} == {
         "glue/rte dense dense bert_base": dense_rte,
         "glue/rte asp 2of4 bert_base": {"learning_rate.value": FIVE, **common},
-        "glue/rte nxm 2of4 bert_base": {**dense_rte, "rho.value": RHOS},
+        "glue/rte nxm_paper 2of4 bert_base": {**dense_rte, "rho.value": RHOS},
         "glue/sst2 dense dense bert_base": dense_sst2,
         "glue/sst2 asp 2of4 bert_base": {"learning_rate.value": FIVE, **common},
-        "glue/sst2 nxm 2of4 bert_base": {**dense_sst2, "rho.value": RHOS},
+        "glue/sst2 nxm_paper 2of4 bert_base": {**dense_sst2, "rho.value": RHOS},
     }
 
 
@@ -127,9 +128,9 @@ def test_choices_multiply_and_each_cell_has_its_own_grid(cells: Cells) -> None:
     ("argument", "methods"),
     [
         ("method=choice(dense,asp)", ["dense", "asp"]),
-        ("method=glob(*)", ["admm_unstructured", "asp", "dense", "gradual", "nxm", "nxm_refit", "sr_ste"]),
-        ("method=glob([a*,nxm],exclude=asp)", ["admm_unstructured", "nxm"]),
-        ("method=sort(nxm,asp)", ["asp", "nxm"]),
+        ("method=glob(*)", sorted(METHODS)),
+        ("method=glob([a*,nxm_p*],exclude=asp)", ["admm_unstructured", "nxm_paper"]),
+        ("method=sort(nxm_paper,asp)", ["asp", "nxm_paper"]),
     ],
 )
 def test_choices_are_listed_as_hydra_lists_them(cells: Cells, argument: str, methods: list[str]) -> None:
@@ -146,10 +147,10 @@ def test_a_pattern_reaches_the_choices_of_a_folder(cells: Cells) -> None:
 def test_cells_come_from_config_and_the_command_line_replaces_them(cells: Cells) -> None:
     given = "sweep.cells={task:[glue/rte,glue/sst2],method:[dense,asp]}"
     assert len(cells(given)) == 4
-    assert [cell.settings.method.name for cell in cells(given, "method=nxm")] == ["nxm", "nxm"]
-    assert _names(cells(given, "task=glue/cola", "method=asp,nxm")) == [
+    assert [cell.settings.method.name for cell in cells(given, "method=nxm_paper")] == ["nxm_paper", "nxm_paper"]
+    assert _names(cells(given, "task=glue/cola", "method=asp,nxm_paper")) == [
         "glue/cola asp 2of4 bert_base",
-        "glue/cola nxm 2of4 bert_base",
+        "glue/cola nxm_paper 2of4 bert_base",
     ]
 
 
@@ -246,7 +247,7 @@ LISTS = [  # argument, key, values
 
 @pytest.mark.parametrize(("argument", "key", "values"), LISTS, ids=[f"{entry[0]} {entry[1]}" for entry in LISTS])
 def test_an_axis_has_the_values_that_were_given(cells: Cells, argument: str, key: str, values: tuple[Any, ...]) -> None:
-    found = _axis(cells(argument), key)
+    found = _axis(cells(argument, "method=nxm_paper"), key)
     assert found == values
     assert list(map(type, found)) == list(map(type, values))
 
@@ -269,13 +270,19 @@ def test_shuffled_values_are_hydras_in_any_order(cells: Cells, argument: str) ->
 
 
 def test_an_axis_that_a_method_does_not_read_is_dropped_there_alone(cells: Cells) -> None:
-    dense, nxm = cells("method=dense,nxm", "rho.value=1e-3,2e-3", "method.admm.interval=1,2")
-    assert set(nxm.axes) - set(dense.axes) == {"rho.value", "method.admm.interval"}
-    assert (len(list(dense.points())), len(list(nxm.points()))) == (10, 10 * 2 * 2)
+    dense, nxm_paper = cells("method=dense,nxm_paper", "rho.value=1e-3,2e-3", "method.admm.interval=1,2")
+    assert set(nxm_paper.axes) - set(dense.axes) == {"rho.value", "method.admm.interval"}
+    assert (len(list(dense.points())), len(list(nxm_paper.points()))) == (10, 10 * 2 * 2)
 
 
 def test_an_axis_that_one_word_of_another_puts_to_use_is_kept(cells: Cells) -> None:
-    found = cells("rho.schedule=constant,linear", "rho.start=0.0,1e-4", "rho.value=1e-3", "learning_rate.value=1e-5")
+    found = cells(
+        "rho.schedule=constant,linear",
+        "rho.start=0.0,1e-4",
+        "rho.value=1e-3",
+        "learning_rate.value=1e-5",
+        "method=nxm_paper",
+    )
     assert _axis(found, "rho.start") == (0.0, 1e-4)
     assert len(list(found[0].points())) == 2 * (1 + 2)  # batches x (constant: no start, linear: two)
 
@@ -290,7 +297,7 @@ def test_an_axis_that_one_word_of_another_puts_to_use_is_kept(cells: Cells) -> N
     ],
 )
 def test_an_interval_is_a_range_of_its_keys_type(cells: Cells, argument: str, wanted: Range) -> None:
-    found = _axis(cells(argument, *SEARCH), argument.partition("=")[0])
+    found = _axis(cells(argument, "method=nxm_paper", *SEARCH), argument.partition("=")[0])
     assert found == wanted
     assert found.is_whole == wanted.is_whole
 
@@ -311,20 +318,20 @@ def _count(cells: list[Cell]) -> list[int]:
         ("[{training.batch_size:'16'}]", [5, 15]),
         ("[{training.batch_size:16.0}]", [5, 15]),
         ("[{rho.value:1e-3}]", [10, 20]),
-        ("[{task:glue/rte,method:nxm,rho.value:[1e-3,4e-3]},{method:asp,training.batch_size:32}]", [5, 10]),
+        ("[{task:glue/rte,method:nxm_paper,rho.value:[1e-3,4e-3]},{method:asp,training.batch_size:32}]", [5, 10]),
         ("[{training.epochs:5,method:asp,training.batch_size:32}]", [5, 30]),
         ("[{training.epochs:4}]", [10, 30]),
         ("[{task:glue/sst2}]", [10, 30]),
     ],
 )
 def test_rules_leave_points_out(cells: Cells, rules: str, counts: list[int]) -> None:
-    assert _count(cells("method=asp,nxm", f"sweep.exclude={rules}")) == counts
+    assert _count(cells("method=asp,nxm_paper", f"sweep.exclude={rules}")) == counts
 
 
 def test_tied_axes_change_together(cells: Cells) -> None:
-    dense, nxm = cells("method=dense,nxm", "learning_rate.value=1e-5,2e-5", "rho.value=1e-3,2e-3",
+    dense, nxm_paper = cells("method=dense,nxm_paper", "learning_rate.value=1e-5,2e-5", "rho.value=1e-3,2e-3",
                        "training.batch_size=16", "sweep.tie=[[learning_rate.value,rho.value]]")  # fmt: skip
-    assert [(p.values["learning_rate.value"], p.values["rho.value"]) for p in nxm.points()] == [
+    assert [(p.values["learning_rate.value"], p.values["rho.value"]) for p in nxm_paper.points()] == [
         (1e-5, 1e-3),
         (2e-5, 2e-3),
     ]
@@ -405,7 +412,7 @@ def test_a_bad_sweep_prints_its_line_and_exits_with_two(run: Run) -> None:
 def test_bad_axes_are_found_before_any_data_is_read(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DigestMemo, "of", lambda *_: pytest.fail("data was read"))
     with pytest.raises(ConfigError, match="must be at least 1"):
-        cells("method=dense,nxm", "training.batch_size=8,0")
+        cells("method=dense,nxm_paper", "training.batch_size=8,0")
     with pytest.raises(ConfigError, match="20,000 combinations"):
         cells("method=dense", "learning_rate.value=1e-5", "training.batch_size=16,32", "seed=range(10000)")
 
@@ -451,7 +458,7 @@ def test_the_papers_table_has_the_papers_points(run: Run) -> None:
             (f"glue/{task}", "dense", "bert_base"): rates * 2,
             (f"glue/{task}", "asp", "bert_base"): 5 * 2,  # on every task
             (f"glue/{task}", "admm_unstructured", "bert_base"): rates * 2 * 3,
-            (f"glue/{task}", "nxm", "bert_base"): rates * 2 * 3,
+            (f"glue/{task}", "nxm_paper", "bert_base"): rates * 2 * 3,
         }
     assert found == wanted
     assert sum(wanted.values()) == 476

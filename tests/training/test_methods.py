@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -217,7 +218,7 @@ def test_a_refit_that_never_freezes_is_plain_admm_bit_for_bit(tmp_path: Path) ->
     assert trained[0] == trained[1]
 
 
-def test_the_decoupled_penalty_moves_the_weights_after_the_optimizer_by_its_own_strength(tmp_path: Path) -> None:
+def test_the_decoupled_penalty_moves_the_weights_after_the_optimizer_by_its_share_of_the_efolds(tmp_path: Path) -> None:
     model = bert()
     targets = targets_of(model)
     start = {target.name: target.weight.detach().clone() for target in targets}
@@ -228,11 +229,11 @@ def test_the_decoupled_penalty_moves_the_weights_after_the_optimizer_by_its_own_
     optimizer.register_step_post_hook(
         lambda *_: stepped.update({target.name: target.weight.detach().clone() for target in targets})
     )
-    switches = AdmmSwitches(penalty="decoupled", strength=Schedule(0.6, "linear", 0.1), interval=2)
+    switches = AdmmSwitches(penalty="decoupled", efolds=3.0, interval=2)
     seen: list[int] = []
 
     def look(step: int) -> None:
-        strength = 0.1 + (0.6 - 0.1) * step / 6  # after step 6 of 6 the ramp has reached its end
+        strength = 1 - math.exp(-3.0 * (7 - step) / 21)  # the learning rate falls linearly: 6/6, 5/6, ... 1/6
         for name, target in zip(start, targets, strict=True):
             expected = stepped[name] - strength * (stepped[name] - z[name] + u[name])
             torch.testing.assert_close(target.weight.detach(), expected, rtol=1e-5, atol=1e-7)
@@ -377,19 +378,27 @@ def test_every_switch_of_the_settings_reaches_the_method() -> None:
     admm: dict[str, Any] = {"first_iteration": "zero_dual", "clip": "task", "interval": 7, "interval_unit": "step"}
     admm |= {"finish": "refit", "admm_fraction": 0.25, "frozen_support": "z"}
     ramp = ["rho.start=1e-3", "rho.schedule=cosine"]
-    assert switches_of("nxm", *ramp, **admm) == (AdmmSwitches(**admm), Schedule(3e-3, "cosine", 1e-3))
-    strength = [f"method.admm.strength.{setting}" for setting in ("value=0.5", "schedule=exponential", "start=0.1")]
-    decoupled, rho = switches_of("nxm", *strength, penalty="decoupled")
-    assert decoupled == AdmmSwitches(penalty="decoupled", strength=Schedule(0.5, "exponential", 0.1))
+    assert switches_of("nxm_paper", *ramp, **admm) == (AdmmSwitches(**admm), Schedule(3e-3, "cosine", 1e-3))
+    admm["clip"] = "task"  # whatever is given
+    assert switches_of("nxm_paper", "rho.unit=relative", **{**admm, "clip": "total"})[0] == AdmmSwitches(
+        **admm, rho_unit="relative"
+    )
+    decoupled, rho = switches_of("nxm_paper", efolds=3, pace="linear", penalty="decoupled")
+    assert decoupled == AdmmSwitches(penalty="decoupled", efolds=3.0, pace="linear")
     assert rho == Schedule(0.0)  # not used
 
 
 def test_a_switch_that_is_out_of_use_stays_at_its_default() -> None:
-    strength = ["method.admm.strength.value=0.5"]
-    assert switches_of("nxm", *strength, admm_fraction=0.1, frozen_support="z")[0] == AdmmSwitches()
-    assert switches_of("nxm", clip="task", penalty="decoupled")[0] == AdmmSwitches(penalty="decoupled")
-    refit = switches_of("nxm_refit", finish="prune", admm_fraction=0.1, interval=1, interval_unit="epoch")[0]
-    assert refit == AdmmSwitches(finish="refit", admm_fraction=0.1)
+    idle = {"efolds": 9, "pace": "constant", "admm_fraction": 0.1, "frozen_support": "z"}
+    assert switches_of("nxm_paper", **idle)[0] == AdmmSwitches()
+    decoupled = switches_of("nxm_paper", "rho.unit=relative", clip="task", penalty="decoupled")[0]
+    assert decoupled == AdmmSwitches(penalty="decoupled")
+    refit = switches_of("nxm_refit", finish="prune", admm_fraction=0.1)[0]
+    assert (refit.finish, refit.admm_fraction) == ("refit", 0.1)
+
+
+def test_the_paper_s_method_is_the_library_s_default() -> None:
+    assert switches_of("nxm_paper") == (AdmmSwitches(), Schedule(3e-3))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential"])
@@ -397,7 +406,7 @@ def test_the_decoupled_penalty_does_not_depend_on_rho(tmp_path: Path, schedule: 
     trained = []
     for rho in (Schedule(0.5), Schedule(0.9, schedule, 0.1)):
         model = bert()
-        method = Nxm(targets_of(model), rho, AdmmSwitches(penalty="decoupled", strength=Schedule(0.3)))
+        method = Nxm(targets_of(model), rho, AdmmSwitches(penalty="decoupled"))
         train(model, method, tmp_path)
         trained.append((bits(model), method.iterations))
     assert trained[0] == trained[1]

@@ -20,7 +20,7 @@ from nxm_sweep.training.trial_trainer import TrialTrainer
 def settings_of(folder: Path, model: Path, *overrides: str) -> TrialSettings:
     return compose_settings(
         [
-            *("task=demo/paraphrase", "model=local", f"model.path={model}", f"output_dir={folder}", "method=nxm"),
+            *("task=demo/paraphrase", "model=local", f"model.path={model}", f"output_dir={folder}", "method=nxm_paper"),
             *(
                 "training.epochs=2",
                 "training.max_train_samples=64",

@@ -36,6 +36,7 @@ from nxm_sweep.training.methods import (
     NxmRefit,
     SparseMethod,
     SrSte,
+    WarmupAsp,
 )
 from nxm_sweep.training.trainer import SparseTrainer
 from tests.training.tiny import VOCABULARY, bert
@@ -256,7 +257,8 @@ class WithoutNorm(SparseTrainer):
 SCALED: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
     "clip=total": lambda targets: Nxm(targets, 0.2, AdmmSwitches(interval_unit="step")),
     "clip=task": lambda targets: Nxm(targets, 0.2, AdmmSwitches(clip="task", interval_unit="step")),
-    "decoupled": lambda targets: Nxm(targets, 0.2, AdmmSwitches(penalty="decoupled", strength=Schedule(0.3))),
+    "decoupled": lambda targets: Nxm(targets, 0.2, AdmmSwitches(penalty="decoupled")),
+    "relative": lambda targets: Nxm(targets, 0.5, AdmmSwitches(rho_unit="relative", interval_unit="step")),
     "nxm_refit": lambda targets: NxmRefit(targets, 0.2, AdmmSwitches(clip="task")),
     "asp": Asp,
     "sr_ste": lambda targets: SrSte(targets, 0.3),
@@ -414,7 +416,10 @@ CASES: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
     "two_epochs": lambda targets: Nxm(
         targets, 4e-3, AdmmSwitches(interval=2, clip="task", first_iteration="zero_dual")
     ),
-    "decoupled": lambda targets: Nxm(targets, 0.0, AdmmSwitches(penalty="decoupled", strength=Schedule(0.3, "linear"))),
+    "decoupled": lambda targets: Nxm(targets, 0.0, AdmmSwitches(penalty="decoupled")),
+    "no_dual": lambda targets: Nxm(targets, 0.0, AdmmSwitches(penalty="decoupled", first_iteration="no_dual")),
+    "relative": lambda targets: Nxm(targets, Schedule(10.0, "exponential", 0.1), AdmmSwitches(rho_unit="relative")),
+    "warmup_asp": WarmupAsp,
     "refit": lambda targets: Nxm(targets, 4e-3, AdmmSwitches(finish="refit", admm_fraction=0.4)),
     "admm_unstructured": lambda targets: AdmmUnstructured(targets, Schedule(4e-3, "cosine")),
     "asp": Asp,

@@ -8,11 +8,14 @@ from nxm_sweep.training.methods.gradual import Gradual
 from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
 from nxm_sweep.training.methods.nxm_refit import NxmRefit
 from nxm_sweep.training.methods.sr_ste import SrSte
+from nxm_sweep.training.methods.warmup_asp import WarmupAsp
 
 METHODS: dict[str, type[SparseMethod]] = {
     "dense": Dense,
     "asp": Asp,
+    "warmup_asp": WarmupAsp,
     "nxm": Nxm,
+    "nxm_paper": Nxm,
     "admm_unstructured": AdmmUnstructured,
     "nxm_refit": NxmRefit,
     "sr_ste": SrSte,
@@ -32,4 +35,5 @@ __all__ = [
     "NxmRefit",
     "SparseMethod",
     "SrSte",
+    "WarmupAsp",
 ]

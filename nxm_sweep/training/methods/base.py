@@ -22,10 +22,12 @@ class Budget:
     Args:
         steps: Optimizer steps in all.
         steps_per_epoch: Optimizer steps of one epoch.
+        learning_rates: That of every step, up to a common factor; empty where it is constant or not known beforehand.
     """
 
     steps: int
     steps_per_epoch: int
+    learning_rates: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,24 @@ class Iteration:
         mean_penalty_share: Mean over the optimizer steps since the iteration before (or the start) of
             ``||penalty gradient|| / (||penalty gradient|| + ||task gradient||)`` over the targets, in [0, 1]; the task's is
             clipped where the penalty is added after clipping. None where no penalty entered a gradient.
+        kappa: The penalty's strength without a unit, ``rho * ||W0 - P(W0)|| / ||clipped task gradient||`` over the targets; the
+            gradient's norm is a running root mean square. At 1 the penalty on the weights to be cut is as large as the task's
+            gradient. None where no penalty entered a gradient.
+        efolds: By which the decoupled penalty has contracted the weights to be cut so far; None for another penalty.
+        mean_clip_factor: Mean over the same optimizer steps of what clipping multiplied the gradients by, in (0, 1].
     """
 
     step: int
     residuals: Residuals
     mean_penalty_share: float | None = None
+    kappa: float | None = None
+    efolds: float | None = None
+    mean_clip_factor: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the iteration of ``dataclasses.asdict``."""
-        return cls(values["step"], Residuals.from_dict(values["residuals"]), values.get("mean_penalty_share"))
+        """Return the iteration of ``dataclasses.asdict``; what earlier versions did not save is None."""
+        return cls(**{**values, "residuals": Residuals.from_dict(values["residuals"])})
 
 
 class SparseMethod:
