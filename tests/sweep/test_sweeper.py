@@ -440,6 +440,16 @@ def test_tied_axes_count_once_towards_ten_thousand(cells: Cells) -> None:
 # --- the paper's protocol ---------------------------------------------------------------------------------------------
 
 
+def test_low_resource_compares_admm_with_its_controls_at_two_patterns(cells: Cells) -> None:
+    found = cells("experiment=low_resource", "task=glue/mrpc", "seed=100")
+    assert len(found) == 1 + 5 * 2  # dense has no pattern
+    grids = {cell.settings.method.name: cell.axes["learning_rate.value"] for cell in found}
+    assert set(grids) == {"dense", "asp", "warmup_asp", "admm_unstructured", "nxm", "nxm_refit"}
+    assert set(grids.values()) == {(1e-4, 2e-4, 4e-4)}  # one grid for all
+    assert {cell.settings.training.epochs for cell in found} == {5}
+    assert all("rho.value" not in cell.axes for cell in found)
+
+
 def test_the_papers_table_has_the_papers_points(run: Run) -> None:
     code, out, _ = run("experiment=paper_table1")
     assert code == 0

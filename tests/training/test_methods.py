@@ -25,7 +25,16 @@ from nxm_sweep.config import compose_settings
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import Admm, Pattern, Schedule, Target, Unstructured, encoder_rules, select_targets
 from nxm_sweep.training.build import build_method
-from nxm_sweep.training.methods import AdmmSwitches, AdmmUnstructured, Asp, Budget, Dense, Nxm, SparseMethod
+from nxm_sweep.training.methods import (
+    RECOMMENDED,
+    AdmmSwitches,
+    AdmmUnstructured,
+    Asp,
+    Budget,
+    Dense,
+    Nxm,
+    SparseMethod,
+)
 from nxm_sweep.training.trainer import SparseTrainer
 from tests.training.tiny import bert
 
@@ -397,8 +406,9 @@ def test_a_switch_that_is_out_of_use_stays_at_its_default() -> None:
     assert (refit.finish, refit.admm_fraction) == ("refit", 0.1)
 
 
-def test_the_paper_s_method_is_the_library_s_default() -> None:
+def test_configured_methods_have_the_switches_that_the_library_names() -> None:
     assert switches_of("nxm_paper") == (AdmmSwitches(), Schedule(3e-3))
+    assert switches_of("nxm") == (RECOMMENDED, Schedule(0.0))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential"])

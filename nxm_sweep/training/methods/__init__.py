@@ -5,7 +5,7 @@ from nxm_sweep.training.methods.asp import Asp
 from nxm_sweep.training.methods.base import Budget, Iteration, SparseMethod
 from nxm_sweep.training.methods.dense import Dense
 from nxm_sweep.training.methods.gradual import Gradual
-from nxm_sweep.training.methods.nxm import AdmmSwitches, Nxm
+from nxm_sweep.training.methods.nxm import RECOMMENDED, AdmmSwitches, Nxm
 from nxm_sweep.training.methods.nxm_refit import NxmRefit
 from nxm_sweep.training.methods.sr_ste import SrSte
 from nxm_sweep.training.methods.warmup_asp import WarmupAsp
@@ -24,6 +24,7 @@ METHODS: dict[str, type[SparseMethod]] = {
 
 __all__ = [
     "METHODS",
+    "RECOMMENDED",
     "AdmmSwitches",
     "AdmmUnstructured",
     "Asp",

@@ -18,7 +18,9 @@ class AdmmUnstructured(Nxm):
         switches: As for :class:`Nxm`.
     """
 
-    def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
+    def __init__(
+        self, targets: Sequence[Target], rho: float | Schedule = 0.0, switches: AdmmSwitches | None = None
+    ) -> None:
         free = (replace(target, constraint=self.final_constraint(target.constraint)) for target in targets)
         super().__init__(list(free), rho, switches)
 

@@ -84,18 +84,24 @@ class AdmmSwitches:
         return "task" if self.rho_unit == "relative" else self.clip
 
 
+RECOMMENDED = AdmmSwitches("zero_dual", penalty="decoupled", interval=4, interval_unit="per_epoch")
+"""The switches of ``method=nxm``: need no rho."""
+
+
 class Nxm(SparseMethod):
     """N:M sparsity by ADMM during fine-tuning.
 
     Args:
         targets: What is constrained.
         rho: Strength of the penalty over the run; a float is a constant. Not used by the decoupled penalty.
-        switches: The open points of the paper.
+        switches: The open points of the paper; its own by default, or :data:`RECOMMENDED`.
 
     Source: NxMTransformer (Holmes et al., 2021).
     """
 
-    def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
+    def __init__(
+        self, targets: Sequence[Target], rho: float | Schedule = 0.0, switches: AdmmSwitches | None = None
+    ) -> None:
         super().__init__(targets)
         self.rho = rho if isinstance(rho, Schedule) else Schedule(rho)
         self.switches = switches or AdmmSwitches()

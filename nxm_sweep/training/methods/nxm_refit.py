@@ -29,5 +29,7 @@ class NxmRefit(Nxm):
         method = dataclasses.replace(settings.method, admm=admm)
         return super().read_settings(dataclasses.replace(settings, method=method))
 
-    def __init__(self, targets: Sequence[Target], rho: float | Schedule, switches: AdmmSwitches | None = None) -> None:
+    def __init__(
+        self, targets: Sequence[Target], rho: float | Schedule = 0.0, switches: AdmmSwitches | None = None
+    ) -> None:
         super().__init__(targets, rho, dataclasses.replace(switches or AdmmSwitches(), finish="refit"))
