@@ -297,7 +297,7 @@ class Nxm(SparseMethod):
         if self.importance is not None:
             self.importance.refresh_()
         kappa = None
-        if self.switches.adds_penalty and (norm := self._task_norm.read()):
+        if self._cut_norm and (norm := self._task_norm.read()):  # 0: decoupled, or of a checkpoint that did not hold it
             kappa = self.admm.rho * self._cut_norm / norm
         found = Iteration(
             step=self._step,
