@@ -1,6 +1,6 @@
 # make quickstart   sweep dense, ASP and NxM over two offline demo tasks and compare them
 # make test         the whole test command
-# make lint         ruff and mypy
+# make lint         ruff, mypy and the layers of imports
 # make bench        every benchmark beside its peers; BENCH='epoch --rounds 5' selects (benchmarks/README.md)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -39,6 +39,7 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(READY)
 	$(RUN) -m benchmarks $(BENCH)

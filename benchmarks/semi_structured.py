@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nxm_sweep.sparsity import Pattern, encoder_rules, project, prune_, select_targets
-from nxm_sweep.sparsity.hardware import KERNELS
-from nxm_sweep.sparsity.semi_structured import DTYPES, narrow, pack, to_kernels
+from nxm_sweep.sparsity.semi_structured import DTYPES, KERNELS, narrow, pack, to_kernels
 
 TWO_OF_FOUR = Pattern(2, 4)
 LAYERS = {  # (out_features, in_features)

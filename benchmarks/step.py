@@ -16,9 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.groups import Options
 from benchmarks.measure import Figure, Sample, alternate, ratios
-from nxm_sweep.sparsity import Pattern, encoder_rules, select_targets
-from nxm_sweep.training.cpu_layers import use_fast_layers_
-from nxm_sweep.training.methods import (
+from nxm_sweep.methods import (
     AdmmSwitches,
     AdmmUnstructured,
     Asp,
@@ -30,6 +28,8 @@ from nxm_sweep.training.methods import (
     SparseMethod,
     SrSte,
 )
+from nxm_sweep.sparsity import Pattern, encoder_rules, select_targets
+from nxm_sweep.training.cpu_layers import use_fast_layers_
 from nxm_sweep.training.packing import pack_
 
 BATCH, LONGEST = 32, 96  # rows; tokens: MRPC's lengths, about 53 in the mean

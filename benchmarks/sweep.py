@@ -26,7 +26,7 @@ import optuna
 import psutil
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from nxm_sweep.sweep.storage import open_storage
+from nxm_sweep.sweep.studies.storage import open_storage
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = ROOT / "tests" / "sweep" / "driver.py"
@@ -91,7 +91,9 @@ def planning(points: int = 10_000) -> dict[str, float]:
             raise ReachedError
 
     run.Pool, run.start_imports = NoPool, lambda: None
-    importlib.import_module("nxm_sweep.sweep.pool").apart = lambda: nullcontext(lambda function, *args: function(*args))
+    importlib.import_module("nxm_sweep.sweep.execution.pool").apart = lambda: nullcontext(
+        lambda function, *args: function(*args)
+    )
     figures: dict[str, float] = {"points": points}
     with tempfile.TemporaryDirectory() as folder:
         grid = [
@@ -128,8 +130,10 @@ def start() -> dict[str, float]:
             figures[f"{state}: command"], figures[f"{state}: all processes"] = spent[sweep.pid], sum(spent.values())
             sweep.terminate()
             sweep.wait()
-    command_imports = _cpu("-c", "import nxm_sweep.__main__, nxm_sweep.sweep.run, nxm_sweep.sweep.command_line")
-    imports = command_imports + _cpu("-c", "import nxm_sweep.sweep.preload")
+    command_imports = _cpu(
+        "-c", "import nxm_sweep.__main__, nxm_sweep.sweep.run, nxm_sweep.sweep.planning.command_line"
+    )
+    imports = command_imports + _cpu("-c", "import nxm_sweep.sweep.execution.preload")
     return {**figures, "imports of both": imports, "after imports": figures["known data: all processes"] - imports}
 
 

@@ -18,12 +18,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from benchmarks import plain
 from benchmarks.measure import Sample
 from benchmarks.plain import Job
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import NxmSweepError
 from nxm_sweep.settings import TrialSettings
+from nxm_sweep.training.monitor import NullMonitor
 from nxm_sweep.training.quiet import silence_known_noise
-from nxm_sweep.training.trial import Prepared, build_trainer, prepare, tokenise_rows
-from nxm_sweep.training.watch import Watch
+from nxm_sweep.trial.train import Prepared, build_trainer, prepare, tokenise_rows
 
 TASKS = ("glue/rte", "glue/mrpc", "glue/stsb", "glue/cola")
 GLUE = Path(os.environ.get("NXM_GLUE") or Path(__file__).resolve().parents[2] / "shared" / "glue")
@@ -125,7 +125,7 @@ class Bench:
         def build(work: Path) -> Trainer:
             data, tokenizer = tokenise_rows(settings, self.prepared)
             trainer = build_trainer(
-                settings, self.prepared, data, tokenizer, work=work, console=Console(quiet=True), watch=Watch()
+                settings, self.prepared, data, tokenizer, work=work, console=Console(quiet=True), monitor=NullMonitor()
             )
             if compiler and isinstance(trainer.model, torch.nn.Module):
                 trainer.model.compile(backend=compiler, dynamic=True)

@@ -1,4 +1,4 @@
-"""What Hydra's plugin scan finds; it only hands on to ``nxm_sweep.sweep.sweeper``.
+"""What Hydra's plugin scan finds; it only hands on to ``nxm_sweep.sweep.hydra_sweeper``.
 
 Hydra accepts plugins from the namespace ``hydra_plugins`` alone, and executes this module anew even if it is imported.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hydra.core.config_store import ConfigStore
 
-from nxm_sweep.sweep.sweeper import CellSweeper, LocalPool
+from nxm_sweep.sweep.hydra_sweeper import CellSweeper, LocalPool
 
 
 class NxmSweeper(CellSweeper):

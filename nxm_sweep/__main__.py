@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from nxm_sweep.config import config_dir, explain, load_settings, register_schema
+from nxm_sweep.config.compose import config_dir, explain, load_settings, register_schema
+from nxm_sweep.console import BAD_INPUT, error_console, print_error
 from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, RankError, SweepIncompleteError
-from nxm_sweep.terminal import BAD_INPUT, error_console, tell
 
 _FAILED, _INTERRUPTED = 1, 130
 _IS_FOLLOWER = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
@@ -84,16 +84,16 @@ def _check_flags() -> None:
 
 def _tell(error: NxmSweepError) -> int:
     """Print an error in one line, with its hint in another; return the exit code."""
-    tell(error, _ERRORS)
+    print_error(error, _ERRORS)
     return _FAILED if isinstance(error, NonFiniteError | RankError) else BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:
     settings = load_settings(config)  # everything is checked before the libraries that take seconds are imported
 
-    from nxm_sweep.report.summary import trial_summary  # noqa: PLC0415
-    from nxm_sweep.sweep.point import run_point  # noqa: PLC0415
+    from nxm_sweep.report.terminal import trial_summary  # noqa: PLC0415
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415
+    from nxm_sweep.trial.run import run_point  # noqa: PLC0415
 
     silence_known_noise()
     console = Console(highlight=False, quiet=_IS_FOLLOWER)

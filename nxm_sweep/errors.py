@@ -75,3 +75,9 @@ class SweepIncompleteError(NxmSweepError):
 
 class ExportError(NxmSweepError):
     """A model to be exported does not hold its pattern, or the exported one is not what it should be."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -264,3 +264,7 @@ class TrialSettings:
     save_model: bool = field(metadata=OUTSIDE_IDENTITY)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+
+
+PRECISION = "training.precision"
+AUTO = "auto"

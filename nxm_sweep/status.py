@@ -15,25 +15,14 @@ from typing import Any
 
 from rich.console import Console
 
+from nxm_sweep.console import BAD_INPUT, plain_table, print_error
 from nxm_sweep.errors import RecordError
-from nxm_sweep.sweep.claims import read_progress
-from nxm_sweep.sweep.draws import best_mean, count_words, mean_words
-from nxm_sweep.sweep.records import trial_folder
-from nxm_sweep.sweep.survey import (
-    DONE,
-    FAILED,
-    PRUNED,
-    RUNNING,
-    TO_DO,
-    PlannedCell,
-    Survey,
-    cells_of,
-    pattern_in,
-    read_plans,
-    survey,
-)
-from nxm_sweep.sweep.words import cell_name, clock, describe, plain_table, progress_words, score_words, values_words
-from nxm_sweep.terminal import BAD_INPUT, tell
+from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
+from nxm_sweep.store.draws import best_mean, format_count, format_mean
+from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.plans import PlannedCell, cells_of, read_plans
+from nxm_sweep.store.progress import format_progress, read_progress
+from nxm_sweep.store.state import DONE, FAILED, PRUNED, RUNNING, TO_DO, TrialStates, pattern_in, read_states
 
 _INCOMPLETE = 1
 _HOLES_SHOWN = 20
@@ -47,7 +36,7 @@ def main() -> int:
     plans = read_plans(output_dir)
     if not plans:
         hint = "python -m nxm_sweep -m ... starts one; python -m nxm_sweep.report shows single trials"
-        tell(RecordError(f"{output_dir} holds no sweep", hint=hint))
+        print_error(RecordError(f"{output_dir} holds no sweep", hint=hint))
         return BAD_INPUT
     console = Console(highlight=False)
     complete = [_show(plan, output_dir, console) for plan in reversed(plans)]  # the newest last, next to the prompt
@@ -58,7 +47,7 @@ def _show(plan: Mapping[str, Any], output_dir: Path, console: Console) -> bool:
     """Print one sweep; return whether every point is settled well."""
     cells = cells_of(plan)
     points = [point for cell in cells for point in cell.points]
-    found = survey(
+    found = read_states(
         output_dir,
         points,
         lease=plan.get("lease", 60.0),
@@ -74,12 +63,12 @@ def _show(plan: Mapping[str, Any], output_dir: Path, console: Console) -> bool:
     words = [f"{count[state]} {state}" for state in (DONE, RUNNING, PRUNED, FAILED, TO_DO) if count[state]]
     missing = wanted - len(points)
     words += [f"{missing} not asked for yet"] if missing else []
-    total = count_words((cell.wanted, len(cell.seeds)) for cell in cells)
+    total = format_count((cell.wanted, len(cell.seeds)) for cell in cells)
     console.print(f"{total}: {', '.join(words)}{_time_left(cells, found)}\n")
     return count[DONE] + count[PRUNED] == wanted
 
 
-def _cells_table(cells: Sequence[PlannedCell], found: Survey) -> Any:
+def _cells_table(cells: Sequence[PlannedCell], found: TrialStates) -> Any:
     table = plain_table("cell", DONE, RUNNING, FAILED, "best", "at")
     for cell in cells:
         count = found.count(cell.points)
@@ -93,38 +82,40 @@ def _cells_table(cells: Sequence[PlannedCell], found: Survey) -> Any:
     return table
 
 
-def _title(cell: PlannedCell, found: Survey) -> str:
+def _title(cell: PlannedCell, found: TrialStates) -> str:
     return cell_name({**cell.names, "sparsity": pattern_in(cell, found.patterns)})
 
 
-def _best_words(cell: PlannedCell, found: Survey) -> tuple[str, str]:
+def _best_words(cell: PlannedCell, found: TrialStates) -> tuple[str, str]:
     """The best score and where: of a search with several seeds the best mean, never that of one seed."""
     if cell.seeds:
         failed = {identity for identity, state in found.states.items() if state == FAILED}
-        return mean_words(best_mean(cell.points, len(cell.seeds), found.scores, failed, found.epoch_of))
+        return format_mean(best_mean(cell.points, len(cell.seeds), found.scores, failed, found.epoch_of))
     best = found.best(cell.points)
-    return score_words(best[0] if best else None), values_words(best[1].values) if best else ""
+    return format_score(best[0] if best else None), format_values(best[1].values) if best else ""
 
 
-def _print_running(cells: Sequence[PlannedCell], found: Survey, output_dir: Path, console: Console) -> None:
+def _print_running(cells: Sequence[PlannedCell], found: TrialStates, output_dir: Path, console: Console) -> None:
     table = plain_table("running trial", "where it is", "since", "host")
     for cell in cells:
         for point in cell.points:
             folder = trial_folder(output_dir, point.identity)
             progress = read_progress(folder) if found.states[point.identity] == RUNNING else None
             if progress is not None:
-                since = clock(time.time() - progress["since"])
-                name = describe(_title(cell, found), point.values)
-                table.add_row(name, progress_words(folder), since, progress["process"]["host"])
+                since = format_duration(time.time() - progress["since"])
+                name = describe_point(_title(cell, found), point.values)
+                table.add_row(name, format_progress(folder), since, progress["process"]["host"])
     if table.row_count:
         console.print(table)
 
 
-def _print_holes(cells: Sequence[PlannedCell], found: Survey, output_dir: Path, console: Console) -> None:
+def _print_holes(cells: Sequence[PlannedCell], found: TrialStates, output_dir: Path, console: Console) -> None:
     holes = [(cell, point) for cell in cells for point in cell.points if found.states[point.identity] == FAILED]
     for cell, point in holes[:_HOLES_SHOWN]:
         why = found.failures[point.identity]
-        text = f"hole: {describe(_title(cell, found), point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        text = (
+            f"hole: {describe_point(_title(cell, found), point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        )
         console.print(text, markup=False, soft_wrap=True)
     if len(holes) > _HOLES_SHOWN:
         console.print(f"... and {len(holes) - _HOLES_SHOWN} more holes")
@@ -132,7 +123,7 @@ def _print_holes(cells: Sequence[PlannedCell], found: Survey, output_dir: Path, 
         console.print(f"what a failed trial printed is in {output_dir}/trials/IDENTITY/log.txt", style="dim")
 
 
-def _time_left(cells: Sequence[PlannedCell], found: Survey) -> str:
+def _time_left(cells: Sequence[PlannedCell], found: TrialStates) -> str:
     """By the mean seconds of each cell's finished trials, over the workers that run now."""
     seconds, workers = 0.0, 0
     for cell in cells:
@@ -143,7 +134,7 @@ def _time_left(cells: Sequence[PlannedCell], found: Survey) -> str:
         if left and not finished:
             return ""
         seconds += left * fmean(finished) if left else 0.0
-    return f"; about {clock(seconds / workers)} left" if workers else ""
+    return f"; about {format_duration(seconds / workers)} left" if workers else ""
 
 
 if __name__ == "__main__":

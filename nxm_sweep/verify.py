@@ -16,15 +16,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from nxm_sweep.console import BAD_INPUT, error_console, print_error
 from nxm_sweep.errors import NxmSweepError, SparsityError
-from nxm_sweep.notation import constraint_text
-from nxm_sweep.sparsity.audit import Audit, Untouched, audit, audit_manifest, look_for_patterns, matching
-from nxm_sweep.sparsity.hardware import eligibility
-from nxm_sweep.sparsity.manifest import read_manifest
+from nxm_sweep.export.audit import Audit, Untouched, audit, audit_manifest, look_for_patterns, matching
+from nxm_sweep.export.manifest import read_manifest
+from nxm_sweep.export.weights import Weights, open_weights
+from nxm_sweep.formatting import constraint_text
 from nxm_sweep.sparsity.pattern import Constraint, constraint, parse_constraint
+from nxm_sweep.sparsity.semi_structured import eligibility
 from nxm_sweep.sparsity.targets import ENCODER_LAYERS
-from nxm_sweep.sparsity.weights import Weights, open_weights
-from nxm_sweep.terminal import BAD_INPUT, error_console, tell
 
 _DOES_NOT_HOLD = 1
 _SHOWN = 20  # reasons
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = _open(options.path)
         found, source = _audit(weights, _asked_for(options), options.match)
     except NxmSweepError as error:
-        tell(error)
+        print_error(error)
         return BAD_INPUT
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _open(path: Path) -> Weights:
     onnx = path / "model.onnx" if path.is_dir() else path
     if onnx.suffix == ".onnx" and onnx.is_file():
-        from nxm_sweep.export.initialisers import open_onnx  # noqa: PLC0415 - the extra may be missing
+        from nxm_sweep.export.onnx_weights import open_onnx  # noqa: PLC0415 - the extra may be missing
 
         return open_onnx(onnx)
     return open_weights(path)

@@ -24,9 +24,9 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, Trainer
 
-import nxm_sweep.training.trial
+import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
-from nxm_sweep.training.demo import generate
+from nxm_sweep.data.demo import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("dense", "asp", "warmup_asp", "nxm_paper", "nxm", "admm_unstructured", "nxm_refit", "sr_ste", "gradual")
@@ -345,7 +345,7 @@ def test_a_finished_trial_is_shown_and_not_trained_again(
     def train(*_: Any) -> NoReturn:
         pytest.fail("trained again")
 
-    monkeypatch.setattr(nxm_sweep.training.trial, "run_trial", train)
+    monkeypatch.setattr(nxm_sweep.trial.train, "run_trial", train)
     answer = _command(*demo, "method=nxm", f"output_dir={outputs}", "training.device=cpu")
     assert answer.code == 0
     assert "this trial is finished: its record is shown; force=true trains it again" in answer.out
@@ -471,7 +471,7 @@ def test_an_interruption_says_how_to_go_on(demo: list[str], tmp_path: Path, monk
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nxm_sweep.training.trial, "run_trial", interrupt)
+    monkeypatch.setattr(nxm_sweep.trial.train, "run_trial", interrupt)
     answer = _command(*demo, f"output_dir={tmp_path}")
     assert answer.code == 130
     assert answer.err == "interrupted; the same command continues after the last finished epoch\n"

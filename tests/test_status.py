@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nxm_sweep import status
-from nxm_sweep.sweep.files import write_json
-from nxm_sweep.sweep.signs import this_process
+from nxm_sweep.store.files import write_json
+from nxm_sweep.store.liveness import this_process
 
 IDENTITIES = ("a" * 16, "b" * 16, "c" * 16, "d" * 16)
 

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nxm_sweep.export.audit import LOOKED_FOR, audit, likely_pattern
+from nxm_sweep.export.manifest import Manifest, checksum, read_manifest, write_manifest
+from nxm_sweep.export.weights import SEMI_STRUCTURED, open_weights
 from nxm_sweep.sparsity import Constraint, Pattern, Unstructured, project
-from nxm_sweep.sparsity.audit import LOOKED_FOR, audit, likely_pattern
-from nxm_sweep.sparsity.manifest import Manifest, checksum, read_manifest, write_manifest
 from nxm_sweep.sparsity.pattern import parse_constraint
 from nxm_sweep.sparsity.semi_structured import narrow, pack
-from nxm_sweep.sparsity.weights import SEMI_STRUCTURED, open_weights
 from nxm_sweep.verify import main
 
 TWO_OF_FOUR = Pattern(2, 4)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nxm_sweep.console import BAD_INPUT, print_error
 from nxm_sweep.errors import ConfigError, ExportError, NxmSweepError
-from nxm_sweep.terminal import BAD_INPUT, tell
 
 _FAILED = 1
 _FORMATS = ("dense", "onnx", "semi_structured")
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         said = _export(options)
     except NxmSweepError as error:
-        tell(error)
+        print_error(error)
         return _FAILED if isinstance(error, ExportError) else BAD_INPUT
     console = Console(highlight=False, soft_wrap=True)
     for line in said:
@@ -53,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
 def _export(options: argparse.Namespace) -> list[str]:
     if options.dtype is not None and options.format != "semi_structured":
         raise ConfigError(f"--dtype is for semi_structured; {options.format} keeps the trained weights as they are")
-    from nxm_sweep.export.shipment import ship  # noqa: PLC0415 - seconds of imports
+    from nxm_sweep.export.exporter import export_trial  # noqa: PLC0415 - seconds of imports
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415
 
     silence_known_noise()
-    return ship(
+    return export_trial(
         options.trial,
         options.output_dir,
         options.to,

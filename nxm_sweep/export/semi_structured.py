@@ -13,13 +13,21 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from nxm_sweep.errors import ExportError, SparsityError
-from nxm_sweep.export.finished import refuse_if_broken
-from nxm_sweep.sparsity.audit import audit_manifest
-from nxm_sweep.sparsity.hardware import STORED, TWO_OF_FOUR
-from nxm_sweep.sparsity.manifest import read_manifest
+from nxm_sweep.export.audit import audit_manifest
+from nxm_sweep.export.manifest import read_manifest
+from nxm_sweep.export.trial_model import refuse_if_broken
+from nxm_sweep.export.weights import META, SEMI_STRUCTURED, VALUES, SavedWeights, open_weights
 from nxm_sweep.sparsity.pattern import Constraint
-from nxm_sweep.sparsity.semi_structured import DTYPES, Packed, choose_backend, narrow, pack, to_kernels
-from nxm_sweep.sparsity.weights import META, SEMI_STRUCTURED, VALUES, SavedWeights, open_weights
+from nxm_sweep.sparsity.semi_structured import (
+    DTYPES,
+    STORED,
+    TWO_OF_FOUR,
+    Packed,
+    choose_backend,
+    narrow,
+    pack,
+    to_kernels,
+)
 
 
 def check_packable(constraints: Mapping[str, Constraint]) -> None:

@@ -18,17 +18,18 @@ from rich.console import Console
 from rich.table import Table as Screen
 from rich.text import Text
 
+from nxm_sweep.console import BAD_INPUT, print_error
 from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
 from nxm_sweep.report.comparison import compare_sweeps
-from nxm_sweep.report.formats import SOURCE, Content, reference_lines
+from nxm_sweep.report.content import SOURCE, Content, reference_lines
+from nxm_sweep.report.formats.write import FORMATS, write, write_comparison
 from nxm_sweep.report.frames import Report, read_report
 from nxm_sweep.report.statistics import compare
-from nxm_sweep.report.summary import comparison
 from nxm_sweep.report.table import detail_frame, make_table, table_frame
-from nxm_sweep.report.watching import watch
-from nxm_sweep.report.writing import FORMATS, write, write_comparison
-from nxm_sweep.sweep.records import read_record
-from nxm_sweep.terminal import BAD_INPUT, tell
+from nxm_sweep.report.terminal import print_trials
+from nxm_sweep.report.watch import watch
+from nxm_sweep.store.paths import REPORTS
+from nxm_sweep.store.records import read_record
 
 _PERIOD = 30.0
 _ONLY_IN_FILES = ["missing pairs", "trials", "hyperparameters", "note"]  # of a comparison: a terminal is too narrow
@@ -52,7 +53,7 @@ def main() -> int:
         else:
             _show(arguments, console)
     except NxmSweepError as error:
-        tell(error)
+        print_error(error)
         return BAD_INPUT
     return 0
 
@@ -130,7 +131,7 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, Path, list[str]]:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ConfigError(f"--formats must be of {', '.join(FORMATS)} but got {unknown[0]!r}")
-    return folder, arguments.to or folder / "reports", formats
+    return folder, arguments.to or folder / REPORTS, formats
 
 
 def _watch(arguments: argparse.Namespace, console: Console) -> None:
@@ -177,7 +178,7 @@ def _show_trials(folders: Sequence[Path], console: Console) -> None:
     if report.trials.empty:
         raise RecordError(f"{folders[0]} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
     found = (read_record(Path(path).parent) for path in report.trials["path"])
-    comparison([record for record in found if record is not None], console)
+    print_trials([record for record in found if record is not None], console)
     console.print(
         "A score is that of the selected epoch: optimistic, as in the paper, unless held-out rows selected it."
     )

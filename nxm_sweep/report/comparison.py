@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from nxm_sweep.notation import short
+from nxm_sweep.formatting import format_value
+from nxm_sweep.report.content import Content, difference_texts
 from nxm_sweep.report.estimates import holm
-from nxm_sweep.report.formats import Content, difference_texts
-from nxm_sweep.report.markdown import markdown_list, markdown_table
-from nxm_sweep.report.pairs import CellName, align, difference, sides_of
-from nxm_sweep.report.sentences import procedure
+from nxm_sweep.report.findings import procedure
+from nxm_sweep.report.pairing import CellName, align, difference, sides_of
 from nxm_sweep.report.statistics import tested_settings
 from nxm_sweep.report.table import Entry, Table, shown
 
@@ -38,7 +36,7 @@ _OF_A_TABLE = (
 class Pairing:
     """An entry that either sweep has: its cell, what each sweep has there, and the test over the seeds that both have.
 
-    ``tested`` is a row as :func:`~nxm_sweep.report.pairs.difference` returns it, with ``p_holm``.
+    ``tested`` is a row as :func:`~nxm_sweep.report.pairing.difference` returns it, with ``p_holm``.
     """
 
     task: str
@@ -185,16 +183,6 @@ def _procedure(pairings: Sequence[Pairing]) -> Iterator[str]:
     yield "The paired difference is over the seeds that both sweeps have; the difference is that of the entries as they stand."
 
 
-def comparison_json(comparison: Comparison) -> str:
-    """Return the rows and the notes as JSON."""
-    return json.dumps({"rows": comparison.frame.to_dict("records"), "notes": comparison.notes}, indent=1) + "\n"
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """Return the rows and the notes as Markdown."""
-    return f"# Comparison\n\n{markdown_table(comparison.frame)}\n\n{markdown_list(comparison.notes)}\n"
-
-
 def _disagreements(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[str]:
     """What makes two sweeps' entries of one name unlike each other, in the tasks that both have."""
     both = set(first["task"]) & set(second["task"])
@@ -216,4 +204,4 @@ def _disagreements(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[str]:
 
 
 def _values(column: pd.Series[Any]) -> str:
-    return ", ".join(sorted({"none" if pd.isna(value) else short(value) for value in column.unique()}))
+    return ", ".join(sorted({"none" if pd.isna(value) else format_value(value) for value in column.unique()}))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nxm_sweep.report.estimates import Array, chooser_sets, estimate, ratio, taking_part
-from nxm_sweep.report.pairs import Aligned, CellName, Side, align, reference_of
+from nxm_sweep.report.pairing import Aligned, CellName, Side, align, reference_of
 
 FEW_SEEDS, NOISE, NO_GAP = "too few seeds", "within its noise", "dense is below ASP"
 """Why a gap has no share: no interval can be formed, its interval holds 0, or there is nothing to close."""

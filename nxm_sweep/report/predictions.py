@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from nxm_sweep.store.paths import PREDICTIONS
+
 
 def mcnemar(first: Path, second: Path) -> float | None:
     """Return McNemar's exact two-sided p of two trials' kept predictions; None where they cannot be compared.
@@ -39,7 +41,7 @@ def is_constant(folder: Path) -> bool:
 def _predictions(folder: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Labels and predictions of classes; None without them, or of a regression, which has no right and wrong."""
     try:
-        sets = json.loads((folder / "predictions.json").read_text())["sets"]
+        sets = json.loads((folder / PREDICTIONS).read_text())["sets"]
         labels, predictions = (
             np.concatenate([np.asarray(sets[name][which]) for name in sorted(sets)])
             for which in ("labels", "predictions")

@@ -12,17 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nxm_sweep.report.cautions import cautions
 from nxm_sweep.report.estimates import chooser_sets, holm
+from nxm_sweep.report.findings import cautions, difference_sentences, gap_sentences, procedure
 from nxm_sweep.report.frames import CELL, USUAL, Report
 from nxm_sweep.report.gaps import gaps_closed
-from nxm_sweep.report.names import METHOD_ORDER, place_in
-from nxm_sweep.report.pairs import Aligned, CellName, Side, Trial, align, assess, difference, reference_of, sides_of
+from nxm_sweep.report.labels import METHOD_ORDER, place_in
+from nxm_sweep.report.pairing import Aligned, CellName, Side, Trial, align, assess, difference, reference_of, sides_of
 from nxm_sweep.report.predictions import mcnemar
-from nxm_sweep.report.sentences import difference_sentences, gap_sentences, procedure
 from nxm_sweep.report.table import TASK_ORDER
 
-REFERENCES = ("asp", "dense")
+BASELINES = ("asp", "dense")
 ESTIMATOR = (
     "expected best of k trials drawn without replacement from those run (the unbiased estimator of Tang et al., 2020, for "
     "what Dodge et al., 2019, propose)"
@@ -64,7 +63,7 @@ def compare(report: Report) -> Statistics:
     """Return the statistics of a report."""
     settings = tested_settings(report)
     sides = sides_of(report, settings)
-    rows = [row for against in REFERENCES for row in _differences(sides, settings, against)]
+    rows = [row for against in BASELINES for row in _differences(sides, settings, against)]
     tasks = place_in(["average", *sorted({cell[0] for cell in sides}, key=place_in(TASK_ORDER))])
     rows.sort(
         key=lambda row: (row["model"], tasks(row["task"]), place_in(METHOD_ORDER)(row["method"]), row["sparsity"])

@@ -12,15 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nxm_sweep.report.estimates import critical
+from nxm_sweep.report.findings import table_notes
 from nxm_sweep.report.frames import CELL, RULES, Report
-from nxm_sweep.report.names import CONSTANT, MARK, METHOD_ORDER, place_in
-from nxm_sweep.report.notes import table_notes
-from nxm_sweep.report.settings_text import settings_text
-from nxm_sweep.sweep.records import beats, rank_key
+from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in, settings_text
+from nxm_sweep.store.records import beats, rank_key
 
 TASK_ORDER = [f"glue/{name}" for name in ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")]
 """The paper's order; then the rest of GLUE."""
-REFERENCES = (
+PAPER_FIGURES = (
     ("dense BERT-base, average of the dev scores", 81.8),
     ("ADMM-Unstructured, average of the dev scores", 81.3),
     ("NxMTransformer over masked fine-tuning (ASP), points of GLUE score", 1.7),

@@ -3,15 +3,14 @@
 Imports torch only; usable in a plain training loop.
 """
 
-from nxm_sweep.sparsity.admm import Admm
+from nxm_sweep.sparsity.admm import Admm, Residuals
 from nxm_sweep.sparsity.importance import Importance, InputNorms, SecondMoments
 from nxm_sweep.sparsity.masking import Masking, distance, prune_, pruned
+from nxm_sweep.sparsity.matrix_check import MatrixCheck, check_file, check_matrix, check_targets
 from nxm_sweep.sparsity.pattern import Constraint, Pattern, Unstructured
 from nxm_sweep.sparsity.projection import project, support
-from nxm_sweep.sparsity.residuals import Residuals
 from nxm_sweep.sparsity.schedule import Schedule
 from nxm_sweep.sparsity.targets import Factors, Rule, Target, describe_targets, encoder_rules, select_targets
-from nxm_sweep.sparsity.verify import MatrixCheck, check_file, check_matrix, check_targets
 
 __all__ = [
     "Admm",

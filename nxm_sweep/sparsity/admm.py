@@ -12,19 +12,83 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
-from nxm_sweep.sparsity import ranks
+from nxm_sweep.sparsity import distributed
 from nxm_sweep.sparsity.masking import as_bits, keep_, kept_part, prune_, pruned
-from nxm_sweep.sparsity.residuals import Energies, Residuals
 from nxm_sweep.sparsity.targets import Target
 
 FIRST_ITERATIONS = ("project", "zero_dual", "no_dual")
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """How far one Z and dual step found the weights from the constraint, over all targets together.
+
+    Attributes:
+        primal: ``||W - Z|| / max(||W||, ||Z||)``.
+        dual: ``||Z - Z_before|| / ||U||``, 0 where both vanish (relative dual residual of the scaled form); where there is no
+            dual, ``||Z - Z_before|| / ||Z||``.
+        distance: ``||W - P(W)|| / ||W||``: what a hard prune would cut now.
+        support_flips: Share of Z's kept entries that the step before had not kept.
+        rho: The penalty's strength during the W-step before.
+        groups: The same for each group of matrices (:attr:`Target.group`); empty inside a group.
+    """
+
+    primal: float
+    dual: float
+    distance: float
+    support_flips: float
+    rho: float
+    groups: Mapping[str, Residuals] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the residuals of ``dataclasses.asdict``; the groups may be missing."""
+        groups = {name: cls.from_dict(group) for name, group in values.get("groups", {}).items()}
+        return cls(**{**values, "groups": groups})
+
+
+@dataclass(slots=True)
+class Energies:
+    """Squared norms and counts over a set of matrices, from which residuals are made."""
+
+    weight: float = 0.0
+    cut: float = 0.0
+    z: float = 0.0
+    primal: float = 0.0
+    moved: float = 0.0
+    dual: float = 0.0
+    flipped: int = 0
+    kept: int = 0
+
+    def add_(self, **more: float) -> None:
+        """Add to the sums by name."""
+        for name, value in more.items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def residuals(self, rho: float) -> Residuals:
+        """Return the relative residuals."""
+        return Residuals(
+            primal=_ratio(self.primal, max(self.weight, self.z)),
+            dual=_ratio(self.moved, self.dual),
+            distance=_ratio(self.cut, self.weight),
+            support_flips=self.flipped / self.kept if self.kept else 0.0,
+            rho=rho,
+        )
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """Ratio of two norms given as energies; 0 where the numerator vanishes, infinite where only the denominator does."""
+    if numerator == 0.0:
+        return 0.0
+    return (numerator / denominator) ** 0.5 if denominator else float("inf")
 
 
 class Admm:
@@ -66,7 +130,7 @@ class Admm:
         self.z: dict[str, Tensor] = {}
         self.u: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
-        masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight))
+        masks = distributed.supports(self.targets, lambda target: _full_precision(target.weight))
         for target, mask in zip(self.targets, masks, strict=True):
             weight = _full_precision(target.weight)
             self.masks[target.name] = mask
@@ -136,8 +200,8 @@ class Admm:
 
         Of several ranks each projects and measures a share of the targets; Z, U and residuals are the same on all.
         """
-        owner = ranks.owners_of(self.targets)
-        masks = ranks.supports(self.targets, lambda target: _full_precision(target.weight) + self.u[target.name])
+        owner = distributed.owners_of(self.targets)
+        masks = distributed.supports(self.targets, lambda target: _full_precision(target.weight) + self.u[target.name])
         found = torch.zeros(len(self.targets), len(dataclasses.fields(Energies)), dtype=torch.float64)
         for index, (target, mask) in enumerate(zip(self.targets, masks, strict=True)):
             weight, z_before = _full_precision(target.weight), self.z[target.name]
@@ -149,7 +213,7 @@ class Admm:
                 dual.zero_()
             kept_before, self.masks[target.name] = self.masks[target.name], mask
             self.z[target.name], self.u[target.name] = z, dual
-            if owner[index] != ranks.rank():
+            if owner[index] != distributed.rank():
                 continue
             energies = Energies(
                 weight=_energy(weight),
@@ -162,7 +226,7 @@ class Admm:
                 kept=int(torch.count_nonzero(mask)),
             )
             found[index] = torch.tensor(dataclasses.astuple(energies), dtype=torch.float64)
-        return self._residuals(ranks.total(found))
+        return self._residuals(distributed.total(found))
 
     def _residuals(self, found: Tensor) -> Residuals:
         """The residuals of a Z and dual step, from a row of energies per target."""
@@ -212,7 +276,7 @@ class Admm:
         for kind, tensors in (("z", self.z), ("u", self.u)):
             for name, tensor in tensors.items():
                 tensors[name] = state[f"{kind}.{name}"].to(tensor, copy=True)
-        supports = ranks.supports(self.targets, lambda target: self.z[target.name])
+        supports = distributed.supports(self.targets, lambda target: self.z[target.name])
         self.masks = {target.name: mask for target, mask in zip(self.targets, supports, strict=True)}
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nxm_sweep.errors import SparsityError
-from nxm_sweep.sparsity import ranks
+from nxm_sweep.sparsity import distributed
 from nxm_sweep.sparsity.targets import Target
 
 Batch = Mapping[str, Tensor]
@@ -43,7 +43,7 @@ class Importance:
                 raise SparsityError(f"the importance of {target.name} is not finite", hint="the training has diverged")
             target.factors.values = factors / mean + _FLOOR if float(mean) > 0.0 else None
         found = [target.factors.values for target in self.targets if target.factors.values is not None]
-        ranks.spread_(found, [0] * len(found))  # the same bits on every rank
+        distributed.spread_(found, [0] * len(found))  # the same bits on every rank
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the factors by parameter name."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
-from nxm_sweep.sparsity import ranks
+from nxm_sweep.sparsity import distributed
 from nxm_sweep.sparsity.targets import Target
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
@@ -88,7 +88,7 @@ class Masking:
     def __init__(self, targets: Sequence[Target], masks: Mapping[str, Tensor] | None = None) -> None:
         self.targets = list(targets)
         if masks is None:
-            drawn = ranks.supports(self.targets)
+            drawn = distributed.supports(self.targets)
             masks = {target.name: mask for target, mask in zip(self.targets, drawn, strict=True)}
         self._bits = {target.name: as_bits(masks[target.name]) for target in self.targets}
         self.apply_()

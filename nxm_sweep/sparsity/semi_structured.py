@@ -7,7 +7,9 @@ packed model is loaded there.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,12 +19,70 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from nxm_sweep.errors import SparsityError
-from nxm_sweep.sparsity.hardware import KERNELS, STORED, TWO_OF_FOUR
-from nxm_sweep.sparsity.verify import check_matrix
+from nxm_sweep.errors import SparsityError, first_line
+from nxm_sweep.sparsity.matrix_check import check_matrix
+from nxm_sweep.sparsity.pattern import Constraint, Pattern
 
+TWO_OF_FOUR = Pattern(2, 4)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """What a packed matrix may hold, by the name on the command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRule:
+    """Rows and columns must be multiples of these.
+
+    Args:
+        rows: Multiple for ``out_features``.
+        columns: Multiple for ``in_features``.
+    """
+
+    rows: int
+    columns: int
+
+    def refusal(self, shape: tuple[int, int]) -> str:
+        """Return why a matrix of this shape is refused, or an empty text."""
+        for name, size, multiple in (("rows", shape[0], self.rows), ("columns", shape[1], self.columns)):
+            if size % multiple or not size:
+                return f"{size} {name}: no multiple of {multiple}"
+        return ""
+
+
+KERNELS: Mapping[str, ShapeRule] = MappingProxyType(
+    {
+        "cuSPARSELt": ShapeRule(16, 16),  # Ampere and later
+        "CUTLASS": ShapeRule(32, 64),  # compute capability 8.x
+    }
+)
+"""What each backend takes in fp16 and bf16.
+
+Source: ``_DTYPE_SHAPE_CONSTRAINTS`` of ``torch/sparse/semi_structured.py``, PyTorch 2.13.
+"""
+STORED = ShapeRule(32, 32)
+"""What can be packed into the layout that is stored: rows are reordered by 32, 16 columns share a metadata word, and words
+are swapped in pairs.
+
+Source: ``_calculate_meta_reordering_scatter_offsets`` of ``torch/sparse/_semi_structured_conversions.py``, PyTorch 2.13, whose
+own check lets odd multiples of 16 columns pass and then fails on them.
+"""
+
+
+def fits(constraint: Constraint) -> bool:
+    """Whether every matrix that holds the constraint is 2:4."""
+    if not isinstance(constraint, Pattern):
+        return False
+    if 4 % constraint.group == 0:
+        return 4 // constraint.group * constraint.keep <= 2
+    return constraint.group % 4 == 0 and constraint.keep <= 2
+
+
+def eligibility(shape: tuple[int, int], constraint: Constraint = TWO_OF_FOUR) -> str:
+    """Return in words which kernels take a matrix: ``cuSPARSELt, CUTLASS``, or why none does."""
+    if not fits(constraint):
+        return "none (not 2 of 4)"
+    refusals = {name: rule.refusal(shape) for name, rule in KERNELS.items()}
+    taken = [name for name, refusal in refusals.items() if not refusal]
+    return ", ".join(taken) if taken else f"none ({refusals['cuSPARSELt']})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +157,7 @@ def unpack(packed: Packed) -> Tensor:
     try:
         dense: Tensor = sparse_semi_structured_to_dense_cutlass(packed.values, packed.meta)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise SparsityError(f"the packed matrix is damaged: {str(error).splitlines()[0]}") from error
+        raise SparsityError(f"the packed matrix is damaged: {first_line(error)}") from error
     return dense
 
 

@@ -12,28 +12,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from optuna.storages import BaseStorage
 from rich.console import Console
 
 from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
-from nxm_sweep.sweep.board import Board
-from nxm_sweep.sweep.cell import Cell, Point
-from nxm_sweep.sweep.claims import Claims
-from nxm_sweep.sweep.coordinator import Coordinator
-from nxm_sweep.sweep.digests import model_bytes
-from nxm_sweep.sweep.dry_run import show_dry_run
-from nxm_sweep.sweep.estimate import Estimate
-from nxm_sweep.sweep.plan import Plan, make_plan
-from nxm_sweep.sweep.pool import Pool, Shape, shape_of_machine, start_imports
-from nxm_sweep.sweep.records import read_record, trial_folder
-from nxm_sweep.sweep.runner import BatchRunner, Launch, Runner
-from nxm_sweep.sweep.search import Search
-from nxm_sweep.sweep.seed_means import SeedMeanStudy
-from nxm_sweep.sweep.storage import dashboard_address, in_use, open_storage, storage_lock
-from nxm_sweep.sweep.study import CellStudy
-from nxm_sweep.sweep.survey import FAILED, RUNNING, TO_DO, point_state
-from nxm_sweep.sweep.view import LiveView, final_report
+from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.records import read_record
+from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
+from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
+from nxm_sweep.sweep.execution.claims import Claims
+from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
+from nxm_sweep.sweep.execution.pool import Pool, Shape, shape_of_machine, start_imports
+from nxm_sweep.sweep.live_view import LiveView, final_report
+from nxm_sweep.sweep.planning.cell import Cell, Point
+from nxm_sweep.sweep.planning.estimate import Estimate, show_dry_run
+from nxm_sweep.sweep.planning.plan import Plan, make_plan
+from nxm_sweep.sweep.studies.search import Search
+from nxm_sweep.sweep.studies.seed_means import SeedMeanStudy
+from nxm_sweep.sweep.studies.storage import Storage, dashboard_address, in_use, open_storage, storage_lock
+from nxm_sweep.sweep.studies.study import CellStudy
+from nxm_sweep.trial.digests import model_bytes
 
 
 def run_sweep(
@@ -42,7 +40,7 @@ def run_sweep(
     arguments: Sequence[str],
     launch: Launch | None,
     console: Console | None = None,
-) -> Board:
+) -> SweepState:
     """Run a sweep's cells until every point is settled.
 
     Args:
@@ -64,12 +62,12 @@ def run_sweep(
     if sweep.dry_run:
         shape = _shape(plan, sweep)
         if sweep.probe:
-            from nxm_sweep.training.probe import seconds_per_row  # noqa: PLC0415 - seconds of imports
+            from nxm_sweep.trial.step_timer import seconds_per_row  # noqa: PLC0415 - seconds of imports
 
             estimate.probe(plan, lambda point: seconds_per_row(point, shape.threads))
         gain = None if launch is not None else _bf16_gain  # jobs of a launcher run elsewhere
         show_dry_run(plan, output_dir, sweep, estimate, console, workers=shape.workers, bf16_gain=gain)
-        return Board()
+        return SweepState()
     if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
         start_imports()
     plan.write(output_dir)
@@ -106,7 +104,7 @@ def run_sweep(
 
 
 def _bf16_gain(settings: TrialSettings) -> float | None:
-    from nxm_sweep.training.products import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
+    from nxm_sweep.sweep.planning.bf16_gain import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
 
     return bf16_gain(settings)
 
@@ -120,7 +118,7 @@ def _is_search(sweep: SweepSettings) -> bool:
     return sweep.sampler != "grid" or sweep.pruner != "none"
 
 
-def _study(storage: BaseStorage, cell: Cell, output_dir: Path, sweep: SweepSettings) -> CellStudy:
+def _study(storage: Storage, cell: Cell, output_dir: Path, sweep: SweepSettings) -> CellStudy:
     return SeedMeanStudy(storage, cell, output_dir, sweep) if cell.seeds else CellStudy(storage, cell)
 
 

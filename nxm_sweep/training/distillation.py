@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nxm_sweep.errors import ModelError
-from nxm_sweep.sparsity import ranks
+from nxm_sweep.sparsity import distributed
 
 _SEGMENTS = "token_type_ids"
 
@@ -211,7 +211,7 @@ class Distillation:
         """Return the term's mean over the micro-batches, of all ranks, since it was last asked for; None without any."""
         if not self._count:
             return None
-        mean = float(ranks.mean(self._sum / self._count))
+        mean = float(distributed.mean(self._sum / self._count))
         self.restart_()
         return mean
 

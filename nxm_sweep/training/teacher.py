@@ -8,9 +8,9 @@ from typing import Any
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import DistillationSettings, TrialSettings
+from nxm_sweep.store.records import teacher_model
 from nxm_sweep.training.distillation import Distillation, Mixture, matching_layers
 from nxm_sweep.training.models import digest_model, load_config, load_tokenizer, load_trained_model, locate_model
-from nxm_sweep.training.teacher_place import teacher_model
 
 _SEGMENTS = "token_type_ids"
 

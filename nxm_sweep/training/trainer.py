@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import PredictionOutput, has_length
 
 from nxm_sweep.errors import ModelError, NonFiniteError
-from nxm_sweep.sparsity import pruned, ranks
+from nxm_sweep.methods import Budget, Dense, Iteration, SparseMethod
+from nxm_sweep.sparsity import distributed, pruned
 from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.distillation import Distillation
-from nxm_sweep.training.methods import Budget, Dense, Iteration, SparseMethod
 
 
 class SparseTrainer(Trainer):
@@ -106,7 +107,7 @@ class SparseTrainer(Trainer):
         """
         self.sparse_method.before_forward_()
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        whole = ranks.mean(loss.detach())
+        whole = distributed.mean(loss.detach())
         self._loss = whole * self.current_gradient_accumulation_steps
         self._note_loss_(whole)
         if self._checks_every_step:
@@ -261,12 +262,12 @@ class SparseTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        files.save_random_state(Path(output_dir), ranks.rank())
-        ranks.wait()  # what is written next declares the checkpoint complete
+        files.save_random_state(Path(output_dir), distributed.rank())
+        distributed.wait()  # what is written next declares the checkpoint complete
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            files.load_random_state(Path(checkpoint), ranks.rank())
+            files.load_random_state(Path(checkpoint), distributed.rank())
 
     def _stepping(self) -> tuple[torch.optim.Optimizer, Any]:
         if self.optimizer is None or self.lr_scheduler is None:
@@ -327,3 +328,37 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
     return isinstance(value, int | float | str | bool | type(None))
+
+
+def swap_trainer(make_method: Callable[[nn.Module], SparseMethod]) -> None:
+    """Let ``from transformers import Trainer`` give :func:`sparse_trainer`'s class from now on.
+
+    To set ``transformers.Trainer`` by hand is not enough everywhere: importing parts of Transformers makes the module
+    ``transformers`` anew, and a script would find the new one.
+
+    Args:
+        make_method: As for :func:`sparse_trainer`.
+    """
+    sys.modules["transformers"].Trainer = sparse_trainer(make_method)  # type: ignore[attr-defined]
+
+
+def sparse_trainer(make_method: Callable[[nn.Module], SparseMethod]) -> type[SparseTrainer]:
+    """Return a trainer class that is called as ``transformers.Trainer`` is and trains under a method.
+
+    What it evaluates, predicts with and saves by ``save_model()`` is the pruned model.
+
+    Args:
+        make_method: Returns the method over the targets of the model that the trainer is given.
+    """
+
+    class Swapped(SparseTrainer):
+        """A :class:`SparseTrainer` that makes its method from its model."""
+
+        def __init__(self, model: nn.Module | None = None, *args: Any, **kwargs: Any) -> None:
+            if model is None:
+                raise ModelError(
+                    "a sparse method needs the model when the trainer is made", hint="pass model, not model_init"
+                )
+            super().__init__(model, *args, sparse_method=make_method(model), **kwargs)
+
+    return Swapped

@@ -13,11 +13,11 @@ from typing import Any, Self
 import pytest
 
 from nxm_sweep.report.comparison import compare_sweeps
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.content import Content
+from nxm_sweep.report.formats.write import write, write_comparison
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
-from nxm_sweep.report.writing import write, write_comparison
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
 

@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score
 
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.content import Content
+from nxm_sweep.report.formats.trial_table import trial_rows
+from nxm_sweep.report.formats.write import FORMATS
+from nxm_sweep.report.formats.write import write as write_files
 from nxm_sweep.report.frames import read_report
-from nxm_sweep.report.rows import trial_rows
 from nxm_sweep.report.statistics import compare
-from nxm_sweep.report.summary import comparison
 from nxm_sweep.report.table import make_table, table_frame
-from nxm_sweep.report.writing import FORMATS
-from nxm_sweep.report.writing import write as write_files
+from nxm_sweep.report.terminal import print_trials
 from tests.report.records import predict, record, write
 
 CONSTANT = 0.75
@@ -85,7 +85,7 @@ def test_every_trial_that_does_not_beat_it_is_marked(tmp_path: Path) -> None:
     assert scores == {"80.00", "75.00\u2020", "50.00\u2020", "76.00", "31.00\u2020"}
     file = io.StringIO()
     records = [json.loads(Path(path).read_text()) for path in report.trials["path"]]
-    comparison([{**one, "config": _config(one)} for one in records], Console(file=file, width=140))
+    print_trials([{**one, "config": _config(one)} for one in records], Console(file=file, width=140))
     lines = {line.split()[0]: line for line in file.getvalue().splitlines() if line.strip()}
     assert "0.5000\u2020" in lines["gradual"]
     assert "\u2020" not in lines["dense"]

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nxm_sweep.report.cost import cost, mean_costs, relative_costs, sure_front
-from nxm_sweep.report.drawing import Picture
+from nxm_sweep.report.figures.cost import cost, mean_costs, relative_costs, sure_front
+from nxm_sweep.report.figures.style import Picture
 from nxm_sweep.report.frames import CELL, read_report
 from tests.report.records import record, write
 

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from nxm_sweep.report import __main__ as command
-from nxm_sweep.report.formats import Content, entry_frame
-from nxm_sweep.report.formats import csv as to_csv
+from nxm_sweep.report.content import Content, entry_frame
+from nxm_sweep.report.formats.latex import latex, latex_text
+from nxm_sweep.report.formats.markdown import markdown, markdown_text
+from nxm_sweep.report.formats.plain import to_csv
 from nxm_sweep.report.frames import read_report
-from nxm_sweep.report.latex import latex, latex_text
-from nxm_sweep.report.markdown import markdown, markdown_text
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
 from tests.report.records import plan, record, write

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.content import Content
+from nxm_sweep.report.formats.write import FORMATS
+from nxm_sweep.report.formats.write import write as write_files
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
-from nxm_sweep.report.writing import FORMATS
-from nxm_sweep.report.writing import write as write_files
-from nxm_sweep.sweep.files import write_json
+from nxm_sweep.store.files import write_json
 from tests.report.records import plan, record, write
 
 

@@ -11,16 +11,16 @@ from urllib.parse import unquote
 
 import pytest
 
-from nxm_sweep.report import page as page_module
 from nxm_sweep.report.comparison import compare_sweeps
-from nxm_sweep.report.comparison_page import comparison_page
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.content import Content
+from nxm_sweep.report.formats import html as page_module
+from nxm_sweep.report.formats.comparison_html import comparison_page
+from nxm_sweep.report.formats.html import render
+from nxm_sweep.report.formats.markdown import markdown
+from nxm_sweep.report.formats.write import write as write_files
 from nxm_sweep.report.frames import read_report
-from nxm_sweep.report.markdown import markdown
-from nxm_sweep.report.page import render
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
-from nxm_sweep.report.writing import write as write_files
 from tests.report.records import plan, record, write
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&lt;"

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nxm_sweep.report.cost import cost
-from nxm_sweep.report.curves import by_group, kept, pruned_and_unpruned, residual
-from nxm_sweep.report.drawing import Picture, look, order
+from nxm_sweep.report.figures.cost import cost
+from nxm_sweep.report.figures.draw import draw
+from nxm_sweep.report.figures.score_plots import cells_of, expected_best, heat_map, plot_rho, scores
+from nxm_sweep.report.figures.style import Picture, legend_order, style_of
+from nxm_sweep.report.figures.training_curves import by_group, plot_kept_weights, pruned_and_unpruned, residual
 from nxm_sweep.report.frames import read_report
-from nxm_sweep.report.names import METHOD_ORDER
-from nxm_sweep.report.plots import draw, expected_best, heat_map, sensitivity
-from nxm_sweep.report.scores import cells_of, scores
+from nxm_sweep.report.labels import METHOD_ORDER
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
 from tests.report.records import record, write
@@ -104,13 +104,13 @@ def expected() -> pd.DataFrame:
 
 ALL: dict[str, Callable[[], Picture]] = {
     "scores": lambda: scores(cells()),
-    "rho": lambda: sensitivity(trials()),
+    "rho": lambda: plot_rho(trials()),
     "learning-rate-and-batch": lambda: heat_map(trials()),
     "residual": lambda: residual(epochs()),
     "pruned-and-unpruned": lambda: pruned_and_unpruned(epochs()),
     "expected-best": lambda: expected_best(expected()),
     "cost": lambda: cost(trials(), ["learning_rate.value", "training.batch_size", "rho.value"]),
-    "kept": lambda: kept(matrices((100, 120, 150))),
+    "kept": lambda: plot_kept_weights(matrices((100, 120, 150))),
     "distance-by-group": lambda: by_group(iterations(), "distance", "Relative residual", "ratio"),
     "support-flips-by-group": lambda: by_group(iterations(), "support_flips", "Flips", "share"),
 }
@@ -166,10 +166,10 @@ def test_both_axes_are_labelled(name: str) -> None:
 
 
 def test_no_two_methods_share_a_colour_or_a_marker() -> None:
-    looks = [look(method) for method in METHOD_ORDER]
+    looks = [style_of(method) for method in METHOD_ORDER]
     assert len({one.color for one in looks}) == len({one.marker for one in looks}) == len(METHOD_ORDER)
     assert len({str(one.line) for one in looks}) == len(METHOD_ORDER)
-    assert order([*reversed(METHOD_ORDER), "mine"])[-1] == "mine"
+    assert legend_order([*reversed(METHOD_ORDER), "mine"])[-1] == "mine"
 
 
 def test_a_tile_shows_the_score_of_the_trial_that_was_selected() -> None:
@@ -181,17 +181,17 @@ def test_a_tile_shows_the_score_of_the_trial_that_was_selected() -> None:
 
 
 def test_rho_is_drawn_where_it_was_read_alone() -> None:
-    picture = sensitivity(trials())
+    picture = plot_rho(trials())
     assert len(picture.panels) == 1
     assert "nxm 73.2 at 4e-3" in picture.panels[0].alt
     assert "asp" not in picture.panels[0].alt
 
 
 def test_kept_weights_are_said_in_words_where_the_pattern_fixes_them_and_drawn_where_not() -> None:
-    same = kept(matrices((100, 100, 100)))
+    same = plot_kept_weights(matrices((100, 100, 100)))
     assert not same.panels
     assert "keeps the same share, 50.0% (2 of 4)" in same.words
-    (panel,) = kept(matrices((100, 120, 150))).panels
+    (panel,) = plot_kept_weights(matrices((100, 120, 150))).panels
     assert "from 25.0% to 50.0%" in panel.alt
 
 
@@ -205,9 +205,9 @@ def test_groups_are_compared_at_the_last_iteration() -> None:
     ("picture", "why"),
     [
         (lambda: scores(cells().head(0)), "no cell has a score"),
-        (lambda: sensitivity(trials(("dense",))), "no trial has a penalty"),
-        (lambda: sensitivity(trials().query("`rho.value` == 0.004")), r"found: 4e-3"),
-        (lambda: sensitivity(trials().drop(columns="rho.value")), "no trial has a penalty"),
+        (lambda: plot_rho(trials(("dense",))), "no trial has a penalty"),
+        (lambda: plot_rho(trials().query("`rho.value` == 0.004")), r"found: 4e-3"),
+        (lambda: plot_rho(trials().drop(columns="rho.value")), "no trial has a penalty"),
         (lambda: heat_map(trials().head(1)), "one learning rate and one batch size"),
         (lambda: residual(epochs().assign(residual=np.nan)), "no trial measured its distance"),
         (lambda: pruned_and_unpruned(epochs().head(0)), "no trial has an epoch's score"),
@@ -215,7 +215,7 @@ def test_groups_are_compared_at_the_last_iteration() -> None:
         (lambda: cost(trials(("dense",)), []), "no trial can be held against a dense one of the same machine"),
         (lambda: cost(trials(("asp", "nxm")), []), "no trial can be held against a dense one of the same machine"),
         (lambda: cost(trials().assign(cpu_per_step=np.nan), []), "no record holds the CPU seconds of its training"),
-        (lambda: kept(matrices(())), "no trial pruned a matrix"),
+        (lambda: plot_kept_weights(matrices(())), "no trial pruned a matrix"),
         (lambda: by_group(iterations().query("group == 'all'"), "distance", "t", "x"), "by group of matrices"),
     ],
 )

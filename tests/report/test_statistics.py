@@ -14,8 +14,8 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 
 from nxm_sweep.report.comparison import compare_sweeps
+from nxm_sweep.report.content import Content
 from nxm_sweep.report.estimates import chooser_sets, estimate, holm
-from nxm_sweep.report.formats import Content
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.predictions import mcnemar
 from nxm_sweep.report.statistics import Statistics, compare, expected_best

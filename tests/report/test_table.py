@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t as student
 
 from nxm_sweep.report.comparison import compare_sweeps
-from nxm_sweep.report.formats import Content
+from nxm_sweep.report.content import Content
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import Entry, Table, detail_frame, make_table, table_frame

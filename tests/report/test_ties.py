@@ -13,22 +13,23 @@ import pytest
 from rich.console import Console
 
 from nxm_sweep import status
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.report.formats.trial_table import trial_rows
 from nxm_sweep.report.frames import read_report
-from nxm_sweep.report.rows import trial_rows
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
-from nxm_sweep.sweep.board import Board
-from nxm_sweep.sweep.cell import Cell, Digests
-from nxm_sweep.sweep.estimate import Estimate
-from nxm_sweep.sweep.plan import Plan, make_plan
-from nxm_sweep.sweep.view import LiveView, final_report
+from nxm_sweep.sweep.execution.coordinator import SweepState
+from nxm_sweep.sweep.live_view import LiveView, final_report
+from nxm_sweep.sweep.planning.cell import Cell
+from nxm_sweep.sweep.planning.estimate import Estimate
+from nxm_sweep.sweep.planning.plan import Plan, make_plan
+from nxm_sweep.trial.digests import Digests
 from tests.report.records import record, write
 
 RATES = (5e-5, 1e-5, 3e-5)  # in an order that neither their sizes nor their identities have
 
 
-def make_sweep(folder: Path, scores: tuple[float, ...], epochs: tuple[int, ...]) -> tuple[Plan, Board]:
+def make_sweep(folder: Path, scores: tuple[float, ...], epochs: tuple[int, ...]) -> tuple[Plan, SweepState]:
     """Write a sweep over :data:`RATES` with these scores and epochs of one cell."""
     settings = compose_settings(["task=glue/rte", "method=asp"])
     plan = make_plan([Cell(settings, {"learning_rate.value": RATES}, Digests("data", "model", 100))])
@@ -37,10 +38,10 @@ def make_sweep(folder: Path, scores: tuple[float, ...], epochs: tuple[int, ...])
     for point, score, epoch in scored:
         rate = float(point.values["learning_rate.value"])
         write(folder, record(point.identity, score, lr=rate, epoch=epoch, model="bert_base"))
-    return plan, Board(done={point.identity: score for point, score, _ in scored})
+    return plan, SweepState(done={point.identity: score for point, score, _ in scored})
 
 
-def bests(folder: Path, plan: Plan, board: Board, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> dict[str, str]:
+def bests(folder: Path, plan: Plan, board: SweepState, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> dict[str, str]:
     """The learning rate that each table names as the best."""
     monkeypatch.setattr(sys, "argv", ["status", str(folder)])
     monkeypatch.setenv("COLUMNS", "160")

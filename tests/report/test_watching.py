@@ -12,7 +12,7 @@ import pytest
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.report.__main__ import main
-from nxm_sweep.report.watching import watch
+from nxm_sweep.report.watch import watch
 from tests.report.records import record, write
 
 

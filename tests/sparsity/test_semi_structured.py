@@ -9,8 +9,20 @@ from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructu
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import Constraint, Pattern, Unstructured, check_matrix, project
-from nxm_sweep.sparsity.hardware import KERNELS, STORED, TWO_OF_FOUR, eligibility, fits
-from nxm_sweep.sparsity.semi_structured import DTYPES, Packed, choose_backend, narrow, pack, to_kernels, unpack
+from nxm_sweep.sparsity.semi_structured import (
+    DTYPES,
+    KERNELS,
+    STORED,
+    TWO_OF_FOUR,
+    Packed,
+    choose_backend,
+    eligibility,
+    fits,
+    narrow,
+    pack,
+    to_kernels,
+    unpack,
+)
 
 HALVES = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 

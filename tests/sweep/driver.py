@@ -25,7 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from nxm_sweep.errors import NonFiniteError, TrialStoppedError
-from nxm_sweep.sweep import pool
+from nxm_sweep.sweep.execution import pool
 
 
 def _facts(settings: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _do(fault: str) -> None:
             time.sleep(600)
 
 
-def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, watch: Any) -> dict[str, Any]:
+def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, monitor: Any) -> dict[str, Any]:
     options = json.loads(os.environ["FAKE_TRIALS"])
     _note(options, "start", folder.name, os.getpid())
     fault = _fault(settings, folder, options)
@@ -101,8 +101,8 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, watch: 
     resumed = len(epochs) or None
     for epoch in range(len(epochs) + 1, total + 1):
         time.sleep(options.get("seconds", 0.02))
-        watch.on_step(epoch, total)
-        if reason := watch.stop_now():
+        monitor.on_step(epoch, total)
+        if reason := monitor.stop_now():
             raise TrialStoppedError(reason)
         value = score_of(settings, epoch)
         entry = {
@@ -116,10 +116,10 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, watch: 
         fresh = checkpoint.with_suffix(".tmp")
         fresh.write_text(json.dumps(epochs))
         fresh.replace(checkpoint)
-        watch.on_epoch(epochs)
+        monitor.on_epoch(epochs)
         if fault is not None:
             _do(fault)
-        if epoch < total and (reason := watch.stop_after_epoch()):
+        if epoch < total and (reason := monitor.stop_after_epoch()):
             raise TrialStoppedError(reason)
     best = max(epochs, key=lambda entry: entry["selection"])
     checkpoint.unlink()
@@ -138,7 +138,7 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, watch: 
 
 
 def _pretend() -> None:
-    trial = ModuleType("nxm_sweep.training.trial")
+    trial = ModuleType("nxm_sweep.trial.train")
     trial.prepare, trial.run_trial = _prepare, _run_trial  # type: ignore[attr-defined]
     quiet = ModuleType("nxm_sweep.training.quiet")
     quiet.silence_known_noise = lambda: None  # type: ignore[attr-defined]

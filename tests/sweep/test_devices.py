@@ -23,11 +23,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import BertModel
 
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import NonFiniteError
-from nxm_sweep.sweep.point import run_point
-from nxm_sweep.sweep.records import trial_folder
+from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.training.checkpoint import complete_checkpoints
+from nxm_sweep.trial.run import run_point
 
 SECONDS = 900.0  # no wait of these tests is longer
 TOLERANCE = 1e-5  # of weights, losses and scores
@@ -202,7 +202,7 @@ def test_auto_precision_is_that_of_rank_0_on_nodes_that_differ(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\nimport nxm_sweep.training.device as device\n"
+        "import os\nimport nxm_sweep.config.device as device\n"
         "device.has_native_bf16 = lambda _: os.environ.get('RANK') == '0'\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

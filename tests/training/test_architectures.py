@@ -30,7 +30,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.sparsity import (
     Admm,
@@ -43,7 +43,7 @@ from nxm_sweep.sparsity import (
     project,
     select_targets,
 )
-from nxm_sweep.training.build import build_method
+from nxm_sweep.trial.build import build_method
 
 LAYERS = 2
 VOCABULARY = 50

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from transformers import BertConfig, BertForSequenceClassification
 
-from nxm_sweep.config import compose_settings
-from nxm_sweep.training.trial_trainer import TrialTrainer
-from nxm_sweep.training.watch import Watch
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.training.monitor import NullMonitor
+from nxm_sweep.trial.trainer import TrialTrainer
 
 LENGTHS = torch.randint(3, 60, (512,), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -28,7 +28,7 @@ def _lengths_of_batches(folder: Path, batching: str) -> torch.Tensor:
         ),
         work=folder,
         console=Console(file=StringIO()),
-        watch=Watch(),
+        monitor=NullMonitor(),
         model=BertForSequenceClassification(config),
         train_dataset=rows,
         eval_dataset={"validation": rows},

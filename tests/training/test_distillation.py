@@ -30,14 +30,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import ModelError
+from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import check_targets
-from nxm_sweep.sweep.digests import DigestMemo
-from nxm_sweep.sweep.identity import identity_of
-from nxm_sweep.sweep.point import run_point
-from nxm_sweep.training.build import build_method
 from nxm_sweep.training.distillation import (
     Distillation,
     Mixture,
@@ -47,9 +44,12 @@ from nxm_sweep.training.distillation import (
     matching_layers,
     segments,
 )
-from nxm_sweep.training.methods import METHODS
 from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels, find_teacher
 from nxm_sweep.training.trainer import SparseTrainer
+from nxm_sweep.trial.build import build_method
+from nxm_sweep.trial.digests import DigestMemo
+from nxm_sweep.trial.identity import identity_of
+from nxm_sweep.trial.run import run_point
 
 VOCABULARY = 40
 FULL = Mixture(hidden=1.0, attention=1.0)
@@ -501,7 +501,7 @@ def test_loading_a_teacher_draws_no_random_number(teacher_folder: Path, tiny_mod
 def test_a_missing_teacher_is_named_before_data_or_models_are_read(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nxm_sweep.training.trial.load_rows", lambda *_: pytest.fail("the rows were read"))
+    monkeypatch.setattr("nxm_sweep.trial.train.load_rows", lambda *_: pytest.fail("the rows were read"))
     with pytest.raises(ModelError, match="the teacher: there is no folder nowhere"):
         run_point(taught(Path("nowhere"), tiny_model), Console(file=io.StringIO()))
     trial = [f"output_dir={tmp_path}", "distillation.teacher.source=trial"]

@@ -24,13 +24,13 @@ from transformers import (
     PretrainedConfig,
 )
 
-import nxm_sweep.training.trial
-from nxm_sweep.config import compose_settings
+import nxm_sweep.trial.train
+from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import ModelError
-from nxm_sweep.sweep.digests import DigestMemo
-from nxm_sweep.sweep.point import run_point
 from nxm_sweep.training.heads import carries_head, check_kept_head
 from nxm_sweep.training.models import load_config, load_model
+from nxm_sweep.trial.digests import DigestMemo
+from nxm_sweep.trial.run import run_point
 
 _SIZES = {
     "vocab_size": 50,
@@ -255,7 +255,7 @@ def test_seed_varies_the_head_of_a_fine_tuned_classifier_unless_it_is_kept(class
 def test_kept_head_that_does_not_fit_is_refused_before_a_model_is_loaded(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nxm_sweep.training.trial, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(nxm_sweep.trial.train, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     swapped = tmp_path / "swapped"
     shutil.copytree(classifier, swapped)
     text = (swapped / "config.json").read_text()

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from nxm_sweep.checks import METRICS
+from nxm_sweep.config.checks import METRICS
 from nxm_sweep.errors import NonFiniteError
 from nxm_sweep.training.metrics import score
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, RobertaConfig, RobertaModel
 
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.data.hub import go_offline_unless_reachable
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import ModelSettings
-from nxm_sweep.training.hub import go_offline_unless_reachable
 from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

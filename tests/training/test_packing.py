@@ -33,10 +33,10 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.training.monitor import NullMonitor
 from nxm_sweep.training.packing import FAMILIES, Layout, _Attention, _How, pack_
-from nxm_sweep.training.trial import build_trainer, prepare, tokenise_rows
-from nxm_sweep.training.watch import Watch
+from nxm_sweep.trial.train import build_trainer, prepare, tokenise_rows
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "bert": (BertForSequenceClassification, BertConfig),
@@ -214,7 +214,7 @@ def test_a_trial_on_a_cpu_trains_and_scores_without_padding(tiny_model: Path, tm
     prepared = prepare(settings)
     data, tokenizer = tokenise_rows(settings, prepared)
     trainer = build_trainer(
-        settings, prepared, data, tokenizer, work=tmp_path, console=Console(quiet=True), watch=Watch()
+        settings, prepared, data, tokenizer, work=tmp_path, console=Console(quiet=True), monitor=NullMonitor()
     )
     model: Any = trainer.model
     tokens: list[tuple[int, bool]] = []  # of each call of a linear layer in the first layer

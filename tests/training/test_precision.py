@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from nxm_sweep.config import compose_settings
-from nxm_sweep.training.build import build_method
-from nxm_sweep.training.methods import METHODS
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.methods import METHODS
 from nxm_sweep.training.trainer import SparseTrainer
-from nxm_sweep.training.trial_trainer import training_arguments
+from nxm_sweep.trial.build import build_method
+from nxm_sweep.trial.trainer import training_arguments
 from tests.training.tiny import VOCABULARY, bert
 
 DRAW = random.Random(0)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nxm_sweep.config import compose_settings
+from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import ConfigError, NonFiniteError
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.sweep.point import run_point
-from nxm_sweep.training.trial_trainer import TrialTrainer
+from nxm_sweep.trial.run import run_point
+from nxm_sweep.trial.trainer import TrialTrainer
 
 
 def settings_of(folder: Path, model: Path, *overrides: str) -> TrialSettings:

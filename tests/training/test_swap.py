@@ -23,11 +23,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from nxm_sweep.data.demo import generate
 from nxm_sweep.errors import ModelError
+from nxm_sweep.methods import AdmmSwitches, Nxm, NxmRefit
 from nxm_sweep.sparsity import Pattern, check_file, encoder_rules, select_targets
-from nxm_sweep.training.demo import generate
-from nxm_sweep.training.methods import AdmmSwitches, Nxm, NxmRefit
-from nxm_sweep.training.swap import sparse_trainer
+from nxm_sweep.training.trainer import sparse_trainer
 from tests.training.tiny import bert
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "run_glue.md"

@@ -25,8 +25,7 @@ from transformers import (
 )
 
 from nxm_sweep.errors import NonFiniteError
-from nxm_sweep.sparsity import Pattern, Schedule, Target, encoder_rules, select_targets
-from nxm_sweep.training.methods import (
+from nxm_sweep.methods import (
     AdmmSwitches,
     AdmmUnstructured,
     Asp,
@@ -38,6 +37,7 @@ from nxm_sweep.training.methods import (
     SrSte,
     WarmupAsp,
 )
+from nxm_sweep.sparsity import Pattern, Schedule, Target, encoder_rules, select_targets
 from nxm_sweep.training.trainer import SparseTrainer
 from tests.training.tiny import VOCABULARY, bert
 

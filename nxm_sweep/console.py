@@ -1,0 +1,36 @@
+"""How every command tells of an error: what was wrong in one line, the way out in another, both on standard error."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from nxm_sweep.errors import NxmSweepError
+
+BAD_INPUT = 2
+"""Exit code of every command for input that cannot be used."""
+
+
+def error_console(*, quiet: bool = False) -> Console:
+    """Return a console on standard error that neither wraps nor colours what it prints."""
+    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=quiet)
+
+
+def print_error(error: NxmSweepError, console: Console | None = None) -> None:
+    """Print an error, with its hint if it has one."""
+    console = console or error_console()
+    console.print(f"error: {error.message}", markup=False)
+    if error.hint:
+        console.print(f"hint: {error.hint}", markup=False)
+
+
+_LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
+
+
+def plain_table(*headers: str) -> Table:
+    """Return a table without lines; a narrow terminal wraps its texts and never cuts a number."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for header in headers:
+        left = header in _LEFT
+        table.add_column(header, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    return table

@@ -1,0 +1,268 @@
+"""Rows of a task from wherever they are: the hub, a folder in its layout, the official download, files, our generator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from nxm_sweep.data.demo import generate
+from nxm_sweep.data.glue import GLUE_TSV, read_glue_tsv
+from nxm_sweep.data.hub import go_offline_unless_reachable
+from nxm_sweep.data.tables import LINE, read_file
+from nxm_sweep.errors import DataError, first_line
+from nxm_sweep.settings import DataSettings, TaskSettings
+
+_INTEGER = re.compile(r"-?\d+")
+_SEED = 20211  # fixed: every method, seed and grid point holds the same rows out
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """A task's rows, the same whatever they were read from.
+
+    Attributes:
+        train: Columns ``text`` (first text), ``pair`` (second text, if the task has one) and ``label`` (class number, or a
+            score for a regression).
+        validation: One data set of the same columns per validation set, in the task's order.
+        labels: Class names in the order of the class numbers; empty for a regression.
+        layout: What they were read from: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``.
+        digest: SHA-256 over every row and label of train and validation, in order.
+        left_out: How many lines of a split's file are known to be broken and were left out; splits without any are not
+            named.
+    """
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    labels: tuple[str, ...]
+    layout: str
+    digest: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
+    """Read a task's training and validation rows.
+
+    Raises:
+        DataError: The data set is not there or not what the task expects; the hint says how to get it. A row that cannot be
+            used is named.
+    """
+    left_out: dict[str, int] = {}
+    match task.kind:
+        case "demo":
+            layout, tables = "demo", _demo_tables(task)
+        case "files":
+            layout, tables = "files", {split: read_file(Path(path)) for split, path in task.files.items()}
+        case _:
+            layout, tables, left_out = _glue_tables(task, data)
+    splits = {name: _select(tables, split, task) for name, split in _wanted(task).items()}
+    labels = _class_names(task, splits["train"])
+    canonical = {name: _canonical(table, name, task, labels) for name, table in splits.items()}
+    digest = hashlib.sha256()
+    for name, rows in canonical.items():
+        digest.update(json.dumps([name, [list(rows[column]) for column in rows.column_names]]).encode())
+    train = canonical.pop("train")
+    counts = {name: left_out.get(split, 0) for name, split in _wanted(task).items()}
+    return TaskRows(
+        train=train,
+        validation=canonical,
+        labels=labels,
+        layout=layout,
+        digest=digest.hexdigest(),
+        left_out={name: count for name, count in counts.items() if count},
+    )
+
+
+def _wanted(task: TaskSettings) -> dict[str, str]:
+    return {"train": task.train_split, **task.validation_splits}
+
+
+def _demo_tables(task: TaskSettings) -> dict[str, pd.DataFrame]:
+    name = task.config or task.name
+    return {split: pd.DataFrame(generate(name, split, rows)) for split, rows in task.rows.items()}
+
+
+def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """The layout, the table of each split, and how many broken lines were left out of it."""
+    config = task.config or ""
+    folder = Path(data.path).expanduser()
+    if folder.is_dir():
+        layout = GLUE_TSV.get(config)
+        if layout is not None and (folder / layout.folder).is_dir():
+            files = {split: read_glue_tsv(folder / layout.folder / file, layout) for split, file in layout.files}
+            left_out = {split: file.left_out for split, file in files.items()}
+            return "glue download", {split: file.rows for split, file in files.items()}, left_out
+        if (folder / config).is_dir():
+            return "hub folder", load_hub(str(folder), config, None), {}
+        raise DataError(
+            f"{folder} holds neither {config}/ (the hub's layout) nor {layout.folder if layout else config}/ (the official "
+            "GLUE download)",
+            hint="point data.path, or NXM_GLUE, at the folder that holds the task's own folder",
+        )
+    if data.path.startswith((".", "/", "~")) or data.path.count("/") != 1:
+        raise DataError(
+            f"there is no folder {data.path}", hint="data.path takes a folder or a hub id like nyu-mll/glue"
+        )
+    return "hub", load_hub(data.path, config, data.revision), {}
+
+
+def load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
+    """Return every split of a configuration of a hub data set, or of a folder in its layout.
+
+    Raises:
+        DataError: It is not there.
+    """
+    local = Path(path).is_dir()
+    reachable = local or go_offline_unless_reachable()
+    try:
+        return dict(datasets.load_dataset(path, config, revision=revision))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if local or reachable:
+            reason = first_line(error)
+            raise DataError(f"the data set {path} ({config}) cannot be loaded: {reason}") from error
+        raise DataError(
+            f"the data set {path} ({config}) is not on this machine and the hub cannot be reached",
+            hint=f"where there is a network, run `hf download {path} --repo-type dataset --local-dir glue`, copy the folder "
+            "here and set data.path=glue; the official GLUE download works too",
+        ) from error
+
+
+def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFrame:
+    if split not in tables:
+        raise DataError(f"{task.name} has no split {split!r} but {', '.join(tables)}")
+    table = tables[split]
+    missing = [name for name in (*task.text_columns, task.label_column) if name not in _columns(table)]
+    if missing:
+        raise DataError(
+            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_columns(table))}",
+            hint="set task.text_columns and task.label_column",
+        )
+    if isinstance(table, Dataset):
+        table = table.select_columns([*task.text_columns, task.label_column]).to_pandas()
+    if len(table) == 0:
+        raise DataError(f"the split {split!r} of {task.name} has no rows")
+    label = table[task.label_column]
+    missing_label = label.isna() | (label == "")
+    if bool(missing_label.any()):
+        raise DataError(
+            f"column {task.label_column!r} of the split {split!r} of {task.name} has a row without a label: "
+            f"{_first_place(missing_label, split, task)}",
+            hint="remove the row, or take a split that has labels",
+        )
+    return pd.DataFrame(table)
+
+
+def _first_place(wrong: pd.Series[Any], split: str, task: TaskSettings) -> str:
+    """Where the first of the rows that are marked as wrong stands, and how many there are."""
+    first = wrong.index[int(np.argmax(wrong.to_numpy()))]
+    number = f"line {first}" if wrong.index.name == LINE else f"row {first} (from 0)"
+    count, file = int(wrong.sum()), task.files.get(split) if task.kind == "files" else None
+    return (f"{file}, " if file else "") + number + (f" and {count - 1:,} more" if count > 1 else "")
+
+
+def _columns(table: Any) -> Sequence[str]:
+    return list(table.column_names if isinstance(table, Dataset) else table.columns)
+
+
+def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
+    if task.problem == "regression":
+        return ()
+    names = list(task.labels) or sorted({str(value) for value in train[task.label_column]})
+    if not task.labels and all(map(_INTEGER.fullmatch, names)):
+        names.sort(key=int)
+    if len(names) < 2:
+        raise DataError(
+            f"column {task.label_column!r} of {task.name} holds the class {names[0]!r} alone",
+            hint="a classification takes at least two classes",
+        )
+    if "f1" in task.metrics and len(names) > 2:
+        raise DataError(
+            f"f1 takes two classes but {task.name} has {len(names)}",
+            hint="task.metrics=[f1_macro] is the mean of F1 over the classes",
+        )
+    return tuple(names)
+
+
+def _canonical(table: pd.DataFrame, name: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
+    """The columns every source ends in, with checked values; ``name`` is the split's in :func:`_wanted`."""
+    split = _wanted(task)[name]
+    texts = {text: table[column] for text, column in zip(("text", "pair"), task.text_columns, strict=False)}
+    for text, column in zip(texts, task.text_columns, strict=True):
+        wrong = texts[text].map(lambda value: not isinstance(value, str)).astype(bool)
+        if bool(wrong.any()):
+            raise DataError(
+                f"column {column!r} of the split {name!r} of {task.name} holds values that are not text: "
+                f"{_first_place(wrong, split, task)}"
+            )
+    label = _labels(table[task.label_column], name, task, labels)
+    kind = "float32" if task.problem == "regression" else "int64"
+    features = {text: datasets.Value("string") for text in texts} | {"label": datasets.Value(kind)}
+    columns: dict[str, list[Any]] = {text: values.tolist() for text, values in texts.items()}
+    return Dataset.from_dict({**columns, "label": label}, features=datasets.Features(features))
+
+
+def _labels(column: pd.Series[Any], name: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
+    where, split = f"column {task.label_column!r} of the split {name!r} of {task.name}", _wanted(task)[name]
+    if task.problem == "regression":
+        return _scores(column, where, split, task)
+    if task.kind == "files":
+        numbered = column.map(str).map({label: number for number, label in enumerate(labels)})
+        if bool(numbered.isna().any()):
+            strange = str(column[numbered.isna()].iloc[0])
+            raise DataError(
+                f"{where} holds the class {strange!r}, which is not among {', '.join(labels)}: "
+                f"{_first_place(numbered.isna(), split, task)}"
+            )
+        return [int(value) for value in numbered]
+    wrong = ~column.isin(range(len(labels)))
+    if bool(wrong.any()):
+        raise DataError(
+            f"{where} holds classes other than 0 to {len(labels) - 1}: {_first_place(wrong, split, task)}",
+            hint="a split without labels cannot be scored",
+        )
+    return [int(value) for value in column]
+
+
+def _scores(column: pd.Series[Any], where: str, split: str, task: TaskSettings) -> list[float]:
+    """The labels of a regression."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = ~np.isfinite(numbers)
+    if bool(wrong.any()):
+        raise DataError(
+            f"{where} holds a label that is not a number: {_first_place(wrong, split, task)}",
+            hint="task.problem=classification takes classes",
+        )
+    if split != task.train_split and bool((numbers == numbers.iloc[0]).all()):
+        raise DataError(
+            f"{where} holds the same number in every row, so no correlation exists",
+            hint="a split without labels cannot be scored",
+        )
+    return [float(value) for value in numbers]
+
+
+def heldout_rows(rows: int, fraction: float) -> tuple[list[int], list[int]]:
+    """Return the numbers of the rows to train on and of those to hold out, both ascending.
+
+    They depend on the number of rows and the fraction alone.
+
+    Args:
+        rows: Size of the training set, at least 2.
+        fraction: Share to hold out, in (0, 1); at least one row, and at least one stays.
+
+    Raises:
+        DataError: There are not two rows.
+    """
+    if rows < 2:
+        raise DataError(f"a training set of {rows} rows has none to hold out", hint="selection=dev")
+    count = min(rows - 1, max(1, round(rows * fraction)))
+    order = np.random.default_rng(_SEED).permutation(rows)
+    return sorted(order[count:].tolist()), sorted(order[:count].tolist())

@@ -1,0 +1,140 @@
+"""``sparsity.json``: what an exported model's matrices hold, and the checksums of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.formatting import constraint_text
+from nxm_sweep.sparsity.pattern import Constraint, Pattern, constraint
+
+MANIFEST = "sparsity.json"
+SCHEMA = 1
+FORMATS = ("dense", "onnx", "semi_structured")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestTarget:
+    """One matrix that holds a constraint.
+
+    Attributes:
+        matrix: Its name in the state dict; in an ONNX file the initialiser's.
+        shape: ``(out_features, in_features)``.
+        constraint: What it holds.
+        zeros: How many of its entries are zero.
+    """
+
+    matrix: str
+    shape: tuple[int, int]
+    constraint: Constraint
+    zeros: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values for JSON."""
+        held = self.constraint
+        stays = {"keep": held.keep, "group": held.group} if isinstance(held, Pattern) else {"density": held.density}
+        return {"matrix": self.matrix, "rows": self.shape[0], "columns": self.shape[1], **stays, "zeros": self.zeros}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the target of :meth:`to_dict`.
+
+        Raises:
+            SparsityError: It holds no constraint.
+            LookupError: A value is missing.
+        """
+        held = constraint(keep=values.get("keep"), group=values.get("group"), density=values.get("density"))
+        if held is None:
+            raise SparsityError("a target without a constraint")
+        return cls(str(values["matrix"]), (int(values["rows"]), int(values["columns"])), held, int(values["zeros"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What ``sparsity.json`` says.
+
+    Attributes:
+        format: ``dense``, ``onnx`` or ``semi_structured``.
+        targets: The matrices that hold a constraint; every other one is dense.
+        checksums: SHA-256 of each file of weights, by its name in the folder.
+        made_from: Where the model comes from: identity and task of the trial.
+    """
+
+    format: str
+    targets: tuple[ManifestTarget, ...]
+    checksums: Mapping[str, str]
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pattern(self) -> str:
+        """The constraint in words; ``mixed`` where there are several, ``dense`` where there is none."""
+        return pattern_of([target.constraint for target in self.targets])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values for JSON."""
+        weights = sum(target.shape[0] * target.shape[1] for target in self.targets)
+        return {
+            "schema": SCHEMA,
+            "format": self.format,
+            "pattern": self.pattern,
+            "counts": {
+                "matrices": len(self.targets),
+                "weights": weights,
+                "zeros": sum(target.zeros for target in self.targets),
+            },
+            "targets": [target.to_dict() for target in self.targets],
+            "sha256": dict(self.checksums),
+            "made_from": dict(self.made_from),
+        }
+
+
+def pattern_of(constraints: Sequence[Constraint]) -> str:
+    """Return the constraint of a model's targets in words: ``2 of 4``, ``50% unstructured``, ``mixed`` or ``dense``."""
+    names = {constraint_text(str(held)) for held in constraints}
+    return "mixed" if len(names) > 1 else names.pop() if names else "dense"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``sparsity.json`` into a folder."""
+    (folder / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return what a folder's ``sparsity.json`` says, or None where there is none.
+
+    Raises:
+        SparsityError: It is damaged, or of a later version of this package.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SparsityError(f"{path} cannot be read") from error
+    try:
+        values = json.loads(text)
+        if values["schema"] > SCHEMA:
+            raise SparsityError(f"{path} has schema {values['schema']} but this version reads {SCHEMA}", hint="upgrade")
+        found = Manifest(
+            format=str(values["format"]),
+            targets=tuple(ManifestTarget.from_dict(target) for target in values["targets"]),
+            checksums={str(name): str(digest) for name, digest in values["sha256"].items()},
+            made_from=dict(values.get("made_from", {})),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SparsityError(f"{path} is damaged: {error}", hint="move it away to look for a pattern") from error
+    if found.format not in FORMATS or any(Path(name).name != name for name in found.checksums):
+        raise SparsityError(f"{path} is not of this package", hint="move it away to look for a pattern")
+    return found
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

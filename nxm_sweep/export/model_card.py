@@ -1,0 +1,189 @@
+"""The model card: ``README.md`` with metadata that the hub reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from nxm_sweep.export.manifest import Manifest
+from nxm_sweep.store.records import reported_scores
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$@])")
+_HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+_LOADING = {
+    "dense": """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")""",
+    "onnx": """\
+import onnxruntime
+from transformers import AutoTokenizer
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+tokenizer = AutoTokenizer.from_pretrained(".")
+(logits,) = session.run(None, dict(tokenizer(["a text"], ["its pair, if the task has one"], return_tensors="np")))""",
+    "semi_structured": """\
+from nxm_sweep.export.semi_structured import load_semi_structured
+from transformers import AutoTokenizer
+
+model = load_semi_structured(".", device="cuda")  # 2:4 kernels; device="cpu" gives the same weights densely
+tokenizer = AutoTokenizer.from_pretrained(".")""",
+}
+_AUTOCAST = " autocast over float32 weights"
+_STORED = {
+    "dense": "They are stored densely, zeros included: the file is not smaller, and not faster by itself.",
+    "onnx": "The ONNX file holds them densely; an engine with sparse kernels (TensorRT) finds the zeros when it builds.",
+    "semi_structured": "They are packed for PyTorch's 2:4 kernels: half the values, and two bits for the place of each.",
+}
+
+
+def model_card(record: Mapping[str, Any], manifest: Manifest, *, licence: str | None, dtype: str) -> str:
+    """Return the text of ``README.md``.
+
+    Every value of the record is escaped: for YAML by the hub's library, for Markdown here.
+
+    Args:
+        record: The trial's record.
+        manifest: What the exported model holds.
+        licence: Identifier of the model's licence, or None where the user has not said.
+        dtype: Type of the weights, in words.
+    """
+    config = record["config"]
+    title = f"{record['model_name']} on {record['task']}: {manifest.pattern}, {record['method']}"
+    parts = [
+        f"---\n{_metadata(record, manifest, licence).to_yaml()}\n---",
+        f"# {escape(title)}",
+        f"{escape(record['model']['class'])}, fine-tuned with nxm\\_sweep. {_sparsity(manifest)}",
+        "## Score",
+        _table(("set", "metric", "value"), _scores(record)),
+        f"Protocol: {escape(record['selection']['protocol'])}. {_scored_in(config['training']['precision'], manifest.format)}",
+        "## How it was made",
+        _table(("", ""), _origin(record, manifest, dtype)),
+        "## Use",
+        f"```python\n{_LOADING[manifest.format]}\n```",
+        f"Inputs were cut at {int(config['training']['max_length'])} tokens in training.",
+        "Check the files: `python -m nxm_sweep.verify .` reads them and `sparsity.json` back.",
+        "## Licences",
+        _table(("what", "licence"), _licences(record, licence)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(value: Any) -> str:
+    """Return a value as Markdown text that shows it and nothing else: one line, every sign of markup escaped."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _scored_in(precision: str, kind: str) -> str:
+    """In which precision the scores were measured, and what of the exported model was not."""
+    scored = f"Scored in {escape(precision)}{'' if precision == 'fp32' else _AUTOCAST}"
+    if kind == "semi_structured":
+        return f"{scored}, before the weights were narrowed."
+    return f"{scored}; the file runs in fp32." if kind == "onnx" and precision != "fp32" else f"{scored}."
+
+
+def _metadata(record: Mapping[str, Any], manifest: Manifest, licence: str | None) -> ModelCardData:
+    model, task, data = (_one_line(record["config"][name]) for name in ("model", "task", "data"))
+    glue = task["kind"] == "glue"
+    return ModelCardData(
+        license=licence or "unknown",
+        base_model=model["path"] if model["source"] == "hub" else None,
+        datasets=["nyu-mll/glue"] if glue else None,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["nxm_sweep", "sparsity", f"pattern: {manifest.pattern}", f"method: {record['method']}"],
+        metrics=[_HUB_METRICS.get(name, name) for name in task["metrics"]],
+        model_name=" ".join(f"{record['model_name']} {record['task']} {record['identity']}".split()),
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="nyu-mll/glue" if glue else task["kind"],
+                dataset_name=task["name"],
+                dataset_config=task.get("config"),
+                dataset_split=task["validation_splits"].get(part, part),
+                dataset_revision=data.get("revision"),
+                metric_type=_HUB_METRICS.get(name, name),
+                metric_value=value,
+            )
+            for part, name, value in _values(record)
+        ],
+    )
+
+
+def _one_line(value: Any) -> Any:
+    """A value of a record with every text in it on one line, so that none can end the metadata."""
+    match value:
+        case str():
+            return " ".join(value.split())
+        case dict():
+            return {key: _one_line(item) for key, item in value.items()}
+        case list():
+            return [_one_line(item) for item in value]
+        case _:
+            return value
+
+
+def _values(record: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
+    for part, scores in reported_scores(record).items():
+        for name in record["config"]["task"]["metrics"]:
+            yield part, name, scores[name]
+
+
+def _sparsity(manifest: Manifest) -> str:
+    if not manifest.targets:
+        return "No matrix is pruned."
+    counts = manifest.to_dict()["counts"]
+    held = "a pattern of its own each" if manifest.pattern == "mixed" else escape(manifest.pattern)
+    return (
+        f"{counts['matrices']} of its weight matrices hold {held}: {counts['zeros']:,} of their {counts['weights']:,} "
+        f"weights are exactly zero. {_STORED[manifest.format]}"
+    )
+
+
+def _scores(record: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:
+    return [(part, name, f"{value:.6g}") for part, name, value in _values(record)]
+
+
+def _origin(record: Mapping[str, Any], manifest: Manifest, dtype: str) -> list[tuple[str, Any]]:
+    config, data, hashed = record["config"], record["data"], record["hashed"]
+    training, model = config["training"], config["model"]
+    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else model["name"]
+    rows = ", ".join(f"{part} {count}" for part, count in data["validation_rows"].items())
+    last_prune = record.get("last_prune") or {}
+    return [
+        ("base model", base),
+        ("data", f"{record['task']} ({data['layout']}): {data['train_rows']} training rows; {rows}"),
+        ("classes", ", ".join(data["labels"]) or "none, a regression"),
+        ("method", record["method"]),
+        ("pattern", manifest.pattern),
+        *([("rho", f"{config['rho']['value']:g}")] if "rho" in hashed else []),
+        ("learning rate", f"{config['learning_rate']['value']:g}"),
+        ("batch", training["batch_size"] * training["gradient_accumulation"]),
+        ("precision", training["precision"]),
+        ("epochs", f"{training['epochs']}, the best one: {record['best']['epoch']}"),
+        ("seed", config["seed"]),
+        *([("residual before the last prune", f"{last_prune['relative_residual']:.3g}")] if last_prune else []),
+        ("weights", dtype),
+        ("identity of the trial", record["identity"]),
+        ("content of data; of base model", f"{data['digest'][:16]}; {record['model']['digest'][:16]}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
+    ]
+
+
+def _licences(record: Mapping[str, Any], licence: str | None) -> list[tuple[str, str]]:
+    base, data = record["config"]["model"]["name"], record["task"]
+    return [
+        ("these weights", licence or "not stated; they derive from the base model and the data"),
+        (f"base model {base}", "see where it comes from"),
+        (f"data {data}", "see where it comes from"),
+    ]
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    lines = [header, *(tuple(escape(cell) for cell in row) for row in rows)]
+    lines.insert(1, ("---",) * len(header))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

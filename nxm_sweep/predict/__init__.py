@@ -1,0 +1,1 @@
+"""A finished trial's answers to a test set: ``python -m nxm_sweep.predict``."""

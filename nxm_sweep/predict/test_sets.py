@@ -1,0 +1,149 @@
+"""Rows without labels: GLUE's test sets in both layouts, or a user's file. No row is ever left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from nxm_sweep.data.glue import GLUE_TSV
+from nxm_sweep.data.loading import load_hub
+from nxm_sweep.data.tables import read_file
+from nxm_sweep.errors import DataError
+from nxm_sweep.predict.submission import Submission
+from nxm_sweep.settings import DataSettings
+
+_INDICES = ("index", "id", "idx")  # what the download and the hub call a row's number
+_HINT = "--data takes a hub id, a folder in the hub's layout or the official GLUE download, with the test sets"
+_NAMED = 5  # rows that a note names
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabelledRows:
+    """Texts in the order of their index.
+
+    Attributes:
+        text: First text of each row.
+        pair: Second text of each row; None if the task has one text.
+        source: Where they were read from.
+        note: What is wrong with them that does not keep them from being answered.
+    """
+
+    text: list[str]
+    pair: list[str] | None
+    source: str
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def read_test_rows(submission: Submission, data: DataSettings, columns: Sequence[str]) -> UnlabelledRows:
+    """Read one of GLUE's test sets.
+
+    Args:
+        submission: Which.
+        data: Where the task's rows are.
+        columns: The task's text columns, as the hub calls them.
+
+    Raises:
+        DataError: The test set is not there, or its rows are not numbered from 0.
+    """
+    folder = Path(data.path).expanduser()
+    if not folder.is_dir() and (data.path.startswith((".", "/", "~")) or data.path.count("/") != 1):
+        raise DataError(f"there is no folder {data.path}", hint=_HINT)
+    file = next((folder / place for place in submission.places if (folder / place).is_file()), None)
+    if file is not None:
+        return _read_tsv(file, submission, columns)
+    if folder.is_dir() and not (folder / submission.config).is_dir():
+        raise DataError(
+            f"{folder} holds neither {submission.places[0]} (the official GLUE download) nor {submission.config}/ (the hub's "
+            "layout)",
+            hint=_HINT,
+        )
+    try:
+        local = folder.is_dir()
+        splits = load_hub(str(folder) if local else data.path, submission.config, None if local else data.revision)
+    except DataError as error:
+        raise DataError(error.message, hint=_HINT) from error
+    source = f"{data.path} ({submission.config}, {submission.split})"
+    if submission.split not in splits:
+        raise DataError(f"{source}: there is no such split but {', '.join(splits)}", hint=_HINT)
+    table = splits[submission.split]
+    return _rows(table.to_pandas() if isinstance(table, Dataset) else table, columns, source)
+
+
+def read_own_rows(path: Path, columns: Sequence[str]) -> UnlabelledRows:
+    """Read a user's CSV, TSV, JSONL or Parquet; other columns than ``columns`` are not looked at.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a column.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", hint="--rows takes a CSV, TSV, JSONL or Parquet file")
+    table = read_file(path)
+    _check_columns(table, columns, str(path), hint="it must hold the text columns that the trial was trained on")
+    for column in columns:
+        if not all(isinstance(value, str) for value in table[column]):
+            raise DataError(f"column {column!r} of {path} holds values that are not text")
+    return _rows(table[list(columns)], columns, str(path))
+
+
+def _read_tsv(path: Path, submission: Submission, columns: Sequence[str]) -> UnlabelledRows:
+    """Read a file of the download, line by line: a text may hold what a CSV reader takes for a quote or a line's end."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", hint=_HINT) from error
+    header, *lines = (line.removesuffix("\r") for line in text.split("\n"))
+    names = header.split("\t")
+    rows = [line.split("\t") for line in lines if line]
+    broken = [number for number, row in enumerate(rows) if len(row) != len(names)]
+    table = pd.DataFrame(
+        [[*row, *[""] * (len(names) - len(row))][: len(names)] for row in rows], columns=names, dtype=str
+    )
+    layout = (
+        dict.fromkeys(("sentence",), "sentence") if submission.task == "cola" else GLUE_TSV[submission.task].columns
+    )
+    table = table.rename(columns={there: here for here, there in layout.items() if here != "label"})
+    return _rows(table, columns, str(path), broken)
+
+
+def _rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken: Sequence[int] = ()) -> UnlabelledRows:
+    _check_columns(table, columns, source, _HINT)
+    if len(table) == 0:
+        raise DataError(f"{source} has no rows")
+    index = next((name for name in _INDICES if name in table.columns and name not in columns), None)
+    incomplete = table[list(columns)].isna().any(axis=1).to_numpy() | np.isin(np.arange(len(table)), broken)
+    if index is not None:
+        numbers = pd.to_numeric(table[index], errors="coerce")
+        if sorted(numbers) != list(range(len(table))):
+            wrong = next((n for n, number in enumerate(numbers) if number != n), 0)
+            raise DataError(
+                f"{source} must number its {len(table):,} rows from 0, but the column {index!r} of row {wrong} "
+                f"holds {table[index].iloc[wrong]!r}",
+                hint="a file that was cut or put together numbers otherwise: take the published one",
+            )
+        order = np.argsort(numbers.to_numpy())
+        table, incomplete = table.iloc[order], incomplete[order]
+    numbers_of = [number for number, is_broken in enumerate(incomplete) if is_broken]
+    texts = [table[name].fillna("").astype(str).tolist() for name in columns]
+    return UnlabelledRows(texts[0], texts[1] if len(texts) == 2 else None, source, _note(source, numbers_of))
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str], source: str, hint: str) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DataError(f"{source} has no column {missing[0]!r} but {', '.join(map(str, table.columns))}", hint=hint)
+
+
+def _note(source: str, broken: Sequence[int]) -> str:
+    if not broken:
+        return ""
+    more = " ..." if len(broken) > _NAMED else ""
+    rows = ", ".join(map(str, broken[:_NAMED]))
+    return f"{source}: {len(broken)} broken rows ({rows}{more}) are answered by what is left of them"

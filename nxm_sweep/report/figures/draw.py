@@ -1,0 +1,46 @@
+"""Every figure of a report, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nxm_sweep.report.figures.cost import cost
+from nxm_sweep.report.figures.score_plots import (
+    SERIES,
+    best_cells,
+    cells_of,
+    expected_best,
+    heat_map,
+    in_order,
+    plot_rho,
+    scores,
+)
+from nxm_sweep.report.figures.style import Picture
+from nxm_sweep.report.figures.training_curves import curves
+from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.statistics import Statistics
+from nxm_sweep.report.table import Table
+
+
+def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
+    """Return every picture, those too that are left out because their data is missing; scores are times 100."""
+    tasks = [task.name for task in table.tasks]
+    metrics = {task.name: task.metric for task in table.tasks}
+    trials = in_order(report.trials, tasks).assign(value=100 * report.trials["value"])
+    trials["metric"] = trials["task"].map(metrics).fillna(trials["metric"])
+    best = best_cells(trials)
+    shown_trials = trials.merge(best, on=CELL)
+    expected = in_order(statistics.expected.merge(best, on=CELL), tasks)
+    before, after = curves(report, shown_trials)
+    pictures = [
+        plot_rho(shown_trials),
+        heat_map(shown_trials),
+        *before,
+        expected_best(expected.assign(value=100 * expected["value"])),
+        cost(shown_trials, [name for name in report.hyperparameters() if name != "seed"]),
+        *after,
+    ]
+    if len(shown_trials) < len(trials):
+        words = f"Of each task's methods and patterns the best {SERIES} are drawn."
+        pictures = [replace(one, words=f"{one.words} {words}") if one.panels else one for one in pictures]
+    return [scores(cells_of(table)), *pictures]

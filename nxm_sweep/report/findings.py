@@ -1,0 +1,284 @@
+"""What a reader of the scores must know before quoting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nxm_sweep.formatting import format_value
+from nxm_sweep.report.frames import BUDGET, CELL, Report
+from nxm_sweep.report.gaps import FEW_SEEDS, NO_GAP, NOISE
+from nxm_sweep.report.labels import MARK
+from nxm_sweep.report.pairing import NONE, OTHER_SEEDS, SAME_SEED
+from nxm_sweep.report.predictions import is_constant
+from nxm_sweep.settings import PRECISION
+
+_ENTRY = {
+    "best": "An entry is the best of its cell's trials, by the score that selected it.",
+    "seed": (
+        "An entry is the mean over the seeds of the best hyperparameters (of those with the most seeds), ± half of Student's "
+        "95% interval."
+    ),
+}
+_AXES = ("learning_rate.value", "rho.value")  # others only where three values or more were tried
+_DEVIATIONS, _LOSS = (
+    10.0,
+    0.05,
+)  # median absolute deviations, and in the metric's unit: below both lies a seed that failed
+_FEW = 6  # seeds below which a difference's distribution cannot be looked at
+_NOT_AXES = ("seed", "training.batch_size")
+_CHOSEN_ON = {"dev": "the reported rows", "heldout": "held-out training rows"}
+_REASONS = {
+    FEW_SEEDS: "the seeds that all three have are too few, or too alike, for an interval of the gap",
+    NOISE: "the gap's 95% interval includes 0",
+    NO_GAP: "dense is below ASP",
+}
+
+
+def table_notes(
+    report: Report, by: str, *, optimistic: bool, tasks: Sequence[str], averaged: Sequence[str]
+) -> Iterator[str]:
+    """Yield the notes.
+
+    Args:
+        report: What was read.
+        by: ``best`` or ``seed``.
+        optimistic: Whether an entry was selected on the rows that it is reported on.
+        tasks: The columns' labels.
+        averaged: Those of the tasks that the average is over.
+    """
+    yield "Scores times 100; a column's head names the metric and the number of training rows."
+    yield "Tasks with two metrics count with their mean, MNLI with the mean of m and mm (GLUE's rule)."
+    if optimistic:
+        yield (
+            "Optimistic: epoch and hyperparameters were selected on the rows that are reported (the paper's protocol; "
+            "selection=heldout selects on training rows)."
+        )
+    yield _ENTRY[by]
+    yield from _constant(report)
+    if averaged:
+        yield f"The average is over the tasks that every row has: {', '.join(averaged)}."
+    elif len(tasks) > 1:
+        yield "No task has a score in every row, so there is no average."
+    trials = report.trials
+    yield from _precisions(trials)
+    yield from _uneven(trials, by)
+    for name in [name for name in BUDGET if name in trials]:
+        differing = trials.groupby("task")[name].nunique(dropna=False)
+        for task in differing[differing > 1].index:
+            values = sorted(
+                {
+                    "none" if pd.isna(value) else format_value(value)
+                    for value in trials.loc[trials["task"] == task, name]
+                }
+            )
+            yield f"Budgets differ: {task} has trials with {name} {', '.join(values)}."
+    if not trials.empty and not bool(trials["exact"].all()):
+        yield f"{int((~trials['exact'].astype(bool)).sum())} trials hold fewer weights than their pattern allows."
+    if len(report.problems):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.problems["kind"].value_counts().items())
+        yield f"Points without a usable record: {len(report.problems)} ({kinds})."
+
+
+def _constant(report: Report) -> Iterator[str]:
+    """Yield what the row of the constant answer is, which records lack it, and what the mark means."""
+    yield (
+        "The constant answer is the training rows' most frequent class, or their mean label for a regression, for every row; a "
+        "correlation with it counts as 0. It is not tested as a method."
+    )
+    trials = report.trials
+    missing = int(trials["constant"].isna().sum())
+    if missing:
+        yield f"{missing} of {len(trials)} records predate the constant answer's score and are not compared with it."
+    if (trials["beats_constant"] == False).any():  # noqa: E712 - None is unknown
+        yield f"{MARK}: does not beat the constant answer; the training may have collapsed."
+
+
+def _precisions(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield what trials were trained and scored in, per task where tasks differ."""
+    if PRECISION not in trials:
+        return
+    of_tasks = trials[PRECISION].dropna().groupby(trials["task"]).agg(lambda values: " and ".join(sorted(set(values))))
+    tasks: dict[str, list[str]] = {}
+    for task, precisions in of_tasks.items():
+        tasks.setdefault(precisions, []).append(str(task))
+    for precisions, names in tasks.items():
+        apart = ", which are not compared with each other" if " and " in precisions else ""
+        where = f": {', '.join(names)}" if len(tasks) > 1 else ""
+        yield f"Trained and scored in {precisions}{apart}{where}."
+
+
+def _uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:
+    """Yield what seeds and numbers of trials do to the entries."""
+    seeds = trials.groupby(CELL)["seed"].nunique()
+    if by == "seed" and len(seeds) and seeds.min() < seeds.max():
+        yield f"Cells have {seeds.min()} to {seeds.max()} seeds; an entry without ± rests on one."
+    if by == "best" and len(seeds) and seeds.max() > 1:
+        yield f"The best is also the best of up to {seeds.max()} seeds: --by seed gives means, which are less optimistic."
+    for task, counts in trials.groupby(CELL).size().groupby("task") if by == "best" else ():
+        if counts.min() < counts.max():
+            yield (
+                f"Cells of {task} have {counts.min()} to {counts.max()} trials, and the best of more is higher by chance: "
+                "see the expected best score."
+            )
+
+
+def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
+    """Yield the warnings: too few seeds, constant scores, seeds that failed, best values at an axis's edge."""
+    trials = report.trials
+    compared = differences[differences["n"] > 0]
+    if len(compared) and (fewest := int(compared["n"].min())) < _FEW:
+        most = min(int(compared["n"].max()), _FEW - 1)
+        counts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        why = "Student's interval over so few assumes normal differences: a seed that fails now and then is not in it."
+        yield f"Differences rest on {counts} seed{'s' if most > 1 else ''}: {'there is no test.' if most == 1 else why}"
+    yield from _collapsed(trials)
+    yield from _failed(trials, [name for name in report.hyperparameters() if name != "seed"])
+    for axis in report.hyperparameters():
+        if axis in _NOT_AXES or not _is_number(trials[axis]) or trials[axis].nunique() < 2:
+            continue
+        at_edge = list(_at_edge(trials, axis))
+        if at_edge:
+            yield f"The best lies at an edge of {axis}, so a wider grid may be better: {'; '.join(at_edge)}."
+
+
+def _collapsed(trials: pd.DataFrame) -> Iterator[str]:
+    """Name the cells with trials that learned nothing.
+
+    They do not beat the constant answer. Of records that do not hold its score, they all scored the same, or the best of them
+    gives every row the same answer.
+    """
+    constant, value, rank = (trials[name].to_numpy(dtype=float) for name in ("constant", "value", "rank"))
+    is_below = (trials["beats_constant"] == False).to_numpy(dtype=bool)  # noqa: E712 - None is unknown
+    places, cells = trials.groupby(CELL, sort=False).indices, trials[CELL].drop_duplicates()
+    for names in cells.itertuples(index=False, name=None):  # arrays: cutting a frame into its cells takes seconds
+        cell, place, why = np.asarray(places[names]), " ".join(map(str, names)), "the training may have collapsed"
+        below, unknown = cell[is_below[cell]], cell[np.isnan(constant[cell])]
+        if len(below):
+            constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(constant[below]))
+            of_cell = f"{len(below)} of {len(cell)} trial{'s' if len(cell) > 1 else ''} of {place}"
+            do = "does" if len(below) == 1 else "do"
+            yield f"{of_cell} {do} not beat the constant answer ({', '.join(constants)}): {why}."
+        if len(unknown) > 1 and len(set(value[unknown])) == 1:
+            yield f"All {len(unknown)} trials of {place} scored {value[unknown[0]]:.4f}: {why}."
+        elif len(unknown) and is_constant(Path(trials["path"].iloc[unknown[rank[unknown].argmin()]]).parent):
+            yield f"The best trial of {place} gives every row the same answer: {why}."
+
+
+def _failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
+    """Name the seeds that scored so far below the others of their settings that they may have failed, and move every mean."""
+    point = trials.groupby([*CELL, *settings], dropna=False, sort=False).ngroup()
+    scores = trials["value"].groupby(point)
+    middle, count = scores.transform("median"), scores.transform("size")
+    spread = (trials["value"] - middle).abs().groupby(point).transform("median")
+    failed = (count > 2) & (trials["value"] < middle - np.maximum(_DEVIATIONS * spread, _LOSS))
+    for row in trials.assign(middle=middle, count=count)[failed].to_dict("records"):
+        cell = " ".join(str(row[name]) for name in CELL)
+        yield (
+            f"Seed {format_value(row['seed'])} of {cell} scored {100 * row['value']:.1f}, far below the median "
+            f"{100 * row['middle']:.1f} of {row['count']} seeds: its training may have failed, and it moves the mean."
+        )
+
+
+def _at_edge(trials: pd.DataFrame, axis: str) -> Iterator[str]:
+    """The cells whose best trial has the lowest or the highest value tried of an axis."""
+    for names, cell in trials[[*CELL, axis, "rank"]].groupby(CELL, sort=False):
+        values = np.sort(cell[axis].dropna().unique())
+        best = cell[axis].to_numpy()[cell["rank"].to_numpy().argmin()]
+        if len(values) > (1 if axis in _AXES else 2) and best in (values[0], values[-1]):
+            yield f"{' '.join(map(str, names))}: {format_value(best)}, the {'lowest' if best == values[0] else 'highest'}"
+
+
+def _is_number(column: pd.Series[float]) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def procedure(differences: pd.DataFrame) -> Iterator[str]:
+    """Yield how the differences of a table were tested, by what there was to choose."""
+    tests = int(differences["p"].notna().sum())
+    if tests:
+        averages = ", averages included" if (differences["task"] == "average").any() else ""
+        yield (
+            "Differences are paired by seed. Intervals are Student's, 95% for each on its own; p is of the same test, "
+            f"two-sided, with Holm's correction for the {many(tests, 'test')} of this table{averages}."
+        )
+    made = differences[differences["n"] > 0]
+    others, same = made[made["choice"] == OTHER_SEEDS], made[made["choice"] == SAME_SEED]
+    if len(others):
+        yield (
+            "Each method stands with its best settings, chosen on other seeds than the one that is scored, by "
+            f"{_rows(others)}: no score is reported for a choice that it took part in."
+        )
+    if len(same):
+        yield f"With one seed the settings are chosen on that seed, by {_rows(same)}: such a difference has no test."
+    if (made["choice"] == NONE).any():
+        alone = len(others) == len(same) == 0
+        yield f"{'E' if alone else 'Elsewhere e'}ach method has one combination of settings, so nothing is chosen."
+    if (tests := int(differences["mcnemar"].notna().sum())) > 0:
+        yield (
+            "McNemar's test is given where no trial was picked by the rows that it counts. It is of two trained models, "
+            f"not of two methods; corrected likewise, for its {many(tests, 'test')}."
+        )
+
+
+def _rows(differences: pd.DataFrame) -> str:
+    """What chose, in words: ``their scores on the reported rows``."""
+    return f"their scores on {' or '.join(_CHOSEN_ON[name] for name in sorted(set(differences['selection'])))}"
+
+
+def difference_sentences(differences: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence per difference, and per comparison that is impossible."""
+    for row in differences.to_dict("records"):
+        yield (
+            _difference(row) if row["n"] > 0 else f"{_place(row)}, {_method(row)} and {row['against']}: {row['note']}."
+        )
+
+
+def gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence per share of a gap between ASP and dense, and one per reason why others have none."""
+    for row in gaps[gaps["reason"] == ""].to_dict("records"):
+        yield (
+            f"{_place(row)}, {_method(row)} closes {100 * row['share']:.0f}% (95% interval {100 * row['low']:.0f}% to "
+            f"{100 * row['high']:.0f}%, {many(int(row['n']), 'seed')}) of the {100 * row['gap']:.1f} points between ASP and "
+            "dense."
+        )
+    for reason, rows in gaps[gaps["reason"] != ""].groupby("reason", sort=False):
+        places = dict.fromkeys(f"{row['task']} ({row['model']}, {row['sparsity']})" for row in rows.to_dict("records"))
+        yield f"No share of the gap between ASP and dense is given on {', '.join(places)}: {_REASONS[str(reason)]}."
+
+
+def _difference(row: dict[Any, Any]) -> str:
+    points = 100 * row["mean"]
+    words = f"{_place(row)}, {_method(row)}{_with(row['settings'])} is {abs(points):.1f} points "
+    words += f"{'above' if points >= 0 else 'below'} {row['against']}{_with(row['against_settings'])} ("
+    words += many(int(row["n"]), "seed")
+    if not pd.isna(row["low"]):
+        words += (
+            f"; 95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; p = {row['p_holm']:.3g}, corrected"
+        )
+    if not pd.isna(row["mcnemar"]):
+        words += f"; McNemar's p of the two trials {row['mcnemar_holm']:.3g}, corrected"
+    if row["missing"] > 0:
+        words += f"; {int(row['missing'])} of {int(row['n'] + row['missing'])} pairs missing"
+    return words + ")."
+
+
+def _with(settings: Any) -> str:
+    return f" with {settings}" if settings and not pd.isna(settings) else ""
+
+
+def many(count: int, what: str) -> str:
+    """Return a number with its noun."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _place(row: dict[Any, Any]) -> str:
+    return f"{'On average' if row['task'] == 'average' else 'On ' + str(row['task'])} ({row['model']})"
+
+
+def _method(row: dict[Any, Any]) -> str:
+    return f"{row['method']} ({row['sparsity']})"

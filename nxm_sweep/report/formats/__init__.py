@@ -1,0 +1,1 @@
+"""The report's files: Markdown, LaTeX, HTML, CSV and JSON."""

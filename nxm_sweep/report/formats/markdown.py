@@ -1,0 +1,50 @@
+"""The report as Markdown, for GitHub and for reading as it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from nxm_sweep.report.content import SOURCE, Content, difference_frame, problem_frame, reference_lines
+from nxm_sweep.report.table import detail_frame, table_frame
+
+
+def markdown(content: Content) -> str:
+    """Return the report: the table, where each score comes from, differences, holes, commands."""
+    report, statistics = content.report, content.statistics
+    parts = ["# Results", markdown_table(table_frame(content.table)), markdown_list(content.table.notes)]
+    parts += [f"Of the paper, for reference only ({SOURCE}):", markdown_list(reference_lines())]
+    parts += ["## Where each score comes from", markdown_table(detail_frame(content.table))]
+    if len(report.problems):
+        parts += ["## Points without a usable record", markdown_table(problem_frame(report))]
+    parts += ["## Differences", markdown_table(difference_frame(statistics.differences))]
+    parts += [markdown_list(statistics.sentences or ("There is nothing to compare.",))]
+    if statistics.warnings:
+        parts += ["## Take care", markdown_list(statistics.warnings)]
+    if report.commands:
+        parts += ["## Commands", "\n".join(f"    {command}" for command in report.commands)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_text(value: Any) -> str:
+    """Return a text that Markdown shows as it stands, on one line."""
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """Return a frame as one of GitHub's tables."""
+    if frame.empty:
+        return "None."
+    rows = [[markdown_text(value) for value in row] for row in frame.itertuples(index=False)]
+    heads = [markdown_text(name) for name in frame.columns]
+    return tabulate(rows, headers=heads, tablefmt="pipe", disable_numparse=True)
+
+
+def markdown_list(lines: Sequence[str]) -> str:
+    """Return a list of lines."""
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)

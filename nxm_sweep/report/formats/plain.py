@@ -1,0 +1,70 @@
+"""The report as CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from csv import QUOTE_NONNUMERIC
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from nxm_sweep.report.content import SOURCE, Content
+from nxm_sweep.report.statistics import ESTIMATOR
+from nxm_sweep.report.table import PAPER_FIGURES
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Return a frame as CSV; a text that a spreadsheet would run as a formula begins with an apostrophe."""
+    safe = frame.copy()
+    for name in safe.columns[safe.dtypes.map(lambda kind: not pd.api.types.is_numeric_dtype(kind))]:
+        safe[name] = safe[name].map(_no_formula)
+    safe.columns = pd.Index([_no_formula(name) for name in safe.columns])
+    text: str = safe.to_csv(index=False, quoting=QUOTE_NONNUMERIC)  # a spreadsheet may split at other signs than commas
+    return text
+
+
+def to_json(content: Content) -> str:
+    """Return everything as JSON: table, trials, problems, statistics."""
+    statistics, table = content.statistics, content.table
+    whole = {
+        "table": asdict(table),
+        "paper": {"source": SOURCE, "figures": dict(PAPER_FIGURES)},
+        "trials": _records(content.report.trials),
+        "problems": _records(content.report.problems),
+        "differences": _records(statistics.differences),
+        "gaps": _records(statistics.gaps),
+        "expected_best": {"estimator": ESTIMATOR, "values": _records(statistics.expected)},
+        "warnings": statistics.warnings,
+        "sentences": statistics.sentences,
+        "commands": content.report.commands,
+    }
+    parts = (f"{json.dumps(name)}: {_lines(value)}" for name, value in whole.items())
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _lines(value: Any) -> str:
+    """JSON with a line for each entry of a list: ten thousand trials are written in no time, and can be read."""
+    if not isinstance(value, list):
+        return json.dumps(value, allow_nan=False)
+    return "[\n " + ",\n ".join(json.dumps(row, allow_nan=False) for row in value) + "\n]" if value else "[]"
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or value[:1] not in {"=", "+", "-", "@", "\t", "\r"} or _is_number(value):
+        return value
+    return f"'{value}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    values = frame.astype(object)
+    rows = values.where(values.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -1,0 +1,116 @@
+"""The page's table of trials: which columns, which rows, and each cell as text, number and link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from nxm_sweep.formatting import format_value, short_name
+from nxm_sweep.report.frames import CELL, Report
+from nxm_sweep.report.labels import MARK
+
+_FILTERS = ("task", "method", "pattern", "model")
+_CHOICES = 200  # of a filter, at most
+_AXES = 6  # hyperparameters that have a column of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the page: its head, the frame's column, whether it sorts as numbers, and how a number is shown.
+
+    A number is shown times ``factor``.
+    """
+
+    name: str
+    source: str
+    numeric: bool = False
+    form: str = ""
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TableCell:
+    """A cell: what is shown, what is sorted by, where it links to."""
+
+    text: str
+    value: str = ""
+    numeric: bool = False
+    href: str = ""
+
+
+def columns_of(report: Report) -> list[Column]:
+    """Return the columns: the cell, its hyperparameters, what came out."""
+    trials = report.trials
+    names = ("task", "method", "pattern", "model")
+    columns = [Column(name, source) for name, source in zip(names, CELL, strict=True)]
+    if len(report.folders) > 1:
+        columns.insert(0, Column("folder", "folder"))
+    for source in report.hyperparameters()[:_AXES]:
+        kind = pd.api.types.is_numeric_dtype(trials[source]) and not pd.api.types.is_bool_dtype(trials[source])
+        columns.append(Column(short_name(source), source, numeric=kind))
+    return [
+        *columns,
+        Column("score", "value", numeric=True, form="{:.2f}", factor=100.0),
+        Column("unpruned", "unpruned", numeric=True, form="{:.2f}", factor=100.0),
+        Column("residual", "residual", numeric=True, form="{:.3f}"),
+        Column("epoch", "epoch", numeric=True, form="{:.0f}"),
+        Column("seconds", "seconds", numeric=True, form="{:.0f}"),
+        Column("record", "identity"),
+    ]
+
+
+def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[TableCell]], str]:
+    """Return at most ``most`` trials, the best of every cell first in, and in words what was left out.
+
+    The rows stand in the order of the cells, best first.
+    """
+    trials = report.trials
+    kept = trials.sort_values(["rank", *CELL], kind="stable").head(most)
+    kept = kept.sort_values([*CELL, "rank"], kind="stable")
+    words = f"All {len(trials):,} trials; scores times 100; the best of each cell comes first."
+    if len(kept) < len(trials):
+        words = (
+            f"The best {len(kept):,} of {len(trials):,} trials, from every cell alike; scores times 100. "
+            "trials.csv holds them all."
+        )
+    columns = columns_of(report)
+    wanted = [column.source for column in columns]
+    rows = kept[wanted].itertuples(index=False, name=None)
+    links = [link(str(path), target) for path in kept["path"]]
+    marks = [MARK if above is False else "" for above in kept["beats_constant"]]
+    return [
+        [_cell(column, value, href, mark) for column, value in zip(columns, row, strict=True)]
+        for row, href, mark in zip(rows, links, marks, strict=True)
+    ], words
+
+
+def filters_of(columns: Sequence[Column], rows: Sequence[Sequence[TableCell]]) -> Iterator[dict[str, Any]]:
+    """Yield the filters over a page's table: a column of names, with what is found in it if that is more than one."""
+    for place, column in enumerate(columns):
+        options = list(dict.fromkeys(row[place].text for row in rows)) if column.name in _FILTERS else []
+        if len(options) > 1:
+            yield {"name": column.name, "column": place, "options": options[:_CHOICES]}
+
+
+def link(path: str, target: Path) -> str:
+    """Return the relative address of a file for a page that lies in the folder ``target``."""
+    return quote(Path(os.path.relpath(path, target)).as_posix())
+
+
+def _cell(column: Column, value: Any, href: str, mark: str) -> TableCell:
+    if column.source == "identity":
+        return TableCell(str(value)[:8], href=href)
+    missing = value is None or bool(pd.isna(value))
+    if not column.numeric:
+        return TableCell("" if missing else " ".join(format_value(value).split()))  # as the page's script reads it
+    if missing:
+        return TableCell("", numeric=True)
+    text = column.form.format(column.factor * float(value)) if column.form else format_value(value)
+    text += mark if column.source == "value" else ""
+    return TableCell(text, value=f"{float(value):.12g}", numeric=True)

@@ -1,0 +1,93 @@
+"""The report's files, each written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.report.comparison import Comparison
+from nxm_sweep.report.content import Content, entry_frame
+from nxm_sweep.report.figures.draw import draw
+from nxm_sweep.report.formats.comparison_html import comparison_page
+from nxm_sweep.report.formats.html import render
+from nxm_sweep.report.formats.latex import latex, latex_table
+from nxm_sweep.report.formats.markdown import markdown, markdown_list, markdown_table
+from nxm_sweep.report.formats.plain import to_csv, to_json
+from nxm_sweep.store.files import write_text
+
+Files = dict[str, str]
+
+
+def page_files(content: Content) -> Files:
+    """Return the page, and its pictures as files of their own."""
+    pictures = draw(content.report, content.table, content.statistics)
+    panels = {
+        f"pictures/{picture.name}{f'-{place}' if place else ''}.svg": panel.file()
+        for picture in pictures
+        for place, panel in enumerate(picture.panels)
+    }
+    return {"index.html": render(content, pictures), **panels}
+
+
+FORMATS: dict[str, Callable[[Content], Files]] = {
+    "markdown": lambda content: {"table.md": markdown(content)},
+    "latex": lambda content: {"table.tex": latex(content)},
+    "csv": lambda content: {
+        "table.csv": to_csv(entry_frame(content.table)),
+        "trials.csv": to_csv(content.report.trials),
+        "problems.csv": to_csv(content.report.problems),
+    },
+    "json": lambda content: {"report.json": to_json(content)},
+    "html": page_files,
+}
+"""What can be written: by a format's name, the files and their text."""
+COMPARISON_FORMATS: dict[str, Callable[[Comparison, Path], Files]] = {
+    "markdown": lambda comparison, _: {"comparison.md": comparison_markdown(comparison)},
+    "latex": lambda comparison, _: {"comparison.tex": latex_table(comparison.frame, comparison.notes)},
+    "csv": lambda comparison, _: {"comparison.csv": to_csv(comparison.frame)},
+    "json": lambda comparison, _: {"comparison.json": comparison_json(comparison)},
+    "html": comparison_page,
+}
+"""The same of two sweeps side by side; links are relative to the folder."""
+
+
+def write(content: Content, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """Write the files of the formats; yield the path of each.
+
+    Raises:
+        RecordError: The folder cannot be written to.
+    """
+    for name in formats:
+        yield from _write_files(FORMATS[name](content), folder)
+
+
+def write_comparison(comparison: Comparison, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """Write two sweeps side by side; yield the path of each file.
+
+    Raises:
+        RecordError: The folder cannot be written to.
+    """
+    for name in formats:
+        yield from _write_files(COMPARISON_FORMATS[name](comparison, folder), folder)
+
+
+def _write_files(files: Files, folder: Path) -> Iterator[Path]:
+    """Write texts as files of a folder, each whole; yield the path of each."""
+    try:
+        for file, text in files.items():
+            write_text(folder / file, text)
+            yield folder / file
+    except OSError as error:
+        raise RecordError(f"the report cannot be written: {error}", hint="--to takes another folder") from error
+
+
+def comparison_json(comparison: Comparison) -> str:
+    """Return the rows and the notes as JSON."""
+    return json.dumps({"rows": comparison.frame.to_dict("records"), "notes": comparison.notes}, indent=1) + "\n"
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the rows and the notes as Markdown."""
+    return f"# Comparison\n\n{markdown_table(comparison.frame)}\n\n{markdown_list(comparison.notes)}\n"

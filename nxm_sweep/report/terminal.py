@@ -1,0 +1,119 @@
+"""What the terminal shows: one finished trial, and finished trials side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nxm_sweep.formatting import constraint_text, format_value
+from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in
+from nxm_sweep.store.paths import RESULT, trial_folder
+from nxm_sweep.store.records import beats, constant_value, pattern_of, reported_value, selected_epoch, unpruned_value
+
+
+def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
+    """Print a finished trial: a line per epoch, the best, what was verified, and where the record is."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    metric = record["selection"]["metric"]
+    pruned = bool(record["sparsity"]["targets"])
+    headers = ["epoch", f"{metric} pruned", "unpruned", "training loss", "||W-P(W)||/||W||"]
+    for header in headers if pruned else ["epoch", metric, "training loss"]:
+        table.add_column(header, justify="right")
+    for entry in record["epochs"]:
+        cells = [str(entry["epoch"]), _number(entry["selection"])]
+        if pruned:
+            cells.append(_number(entry["unpruned_selection"]))
+        cells.append(_number(entry["training_loss"]))
+        if pruned:
+            cells.append(_number(entry["relative_distance"], 3))
+        table.add_row(*cells, style="bold" if entry["epoch"] == record["best"]["epoch"] else None)
+    console.print(table)
+    console.print(_best(record), soft_wrap=True)
+    console.print(_verified(record), soft_wrap=True)
+    path = trial_folder(Path(output_dir), record["identity"]) / RESULT
+    console.print(f"{record['seconds']['total']:.0f} s, {record['tokens']:,} tokens; record: {path}", soft_wrap=True)
+
+
+def print_trials(records: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Print finished trials side by side: a table per task, model and precision, a row per trial.
+
+    A score is the reported one at the selected epoch; for MNLI it is the mean of m and mm.
+    """
+    for (task, model, precision), trials in itertools.groupby(sorted(records, key=_order), key=_table_of):
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            header_style="bold",
+            title=f"{task}  {model}  {precision}",
+            title_justify="left",
+        )
+        for header in ("method", "pattern"):
+            table.add_column(header, no_wrap=True)
+        for header in ("lr", "batch", "rho", "pruned", "unpruned", "epoch", "residual", "s"):
+            table.add_column(header, justify="right", no_wrap=True)
+        metrics, constants = set(), set()
+        for record in trials:
+            table.add_row(*_row(record))
+            metrics.add(record["selection"]["metric"])
+            constants.add(constant_value(record))
+        known = sorted(_number(constant) for constant in constants - {None}) or ["-"]
+        score = " to ".join(dict.fromkeys([known[0], known[-1]]))
+        table.add_row(CONSTANT, *"----", score, score, *"---")
+        console.print(table)
+        console.print(f"score: {', '.join(sorted(metrics))}; {MARK} does not beat the constant answer", style="dim")
+
+
+def _row(record: Mapping[str, Any]) -> list[str]:
+    config = record["config"]
+    epoch, value = selected_epoch(record), reported_value(record)
+    pruned = bool(epoch["pruned"])
+    score = _number(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
+    return [
+        record["method"],
+        pattern_of(record),
+        format_value(config["learning_rate"]["value"]),
+        str(config["training"]["batch_size"]),
+        format_value(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
+        score if pruned else "-",
+        _number(unpruned_value(record)) if pruned else score,
+        str(epoch["epoch"]),
+        _number(epoch["relative_distance"], 3),
+        f"{record['seconds']['total']:.0f}",
+    ]
+
+
+def _table_of(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    return record["task"], record["model_name"], record["config"]["training"]["precision"]
+
+
+def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return *_table_of(record), place_in(METHOD_ORDER)(record["method"]), record["identity"]
+
+
+def _best(record: Mapping[str, Any]) -> str:
+    best, selection, precision = record["best"], record["selection"], record["config"]["training"]["precision"]
+    if selection.get("name", "dev") == "dev":
+        return f"best {selection['metric']} {_number(best['value'])} at epoch {best['epoch']}, in {precision}"
+    return (
+        f"selected epoch {best['epoch']}: {selection['metric']} {_number(best['selection_value'])} on held-out training rows; "
+        f"{_number(best['value'])} on {selection['reported_set']}, in {precision}"
+    )
+
+
+def _verified(record: Mapping[str, Any]) -> str:
+    checked = record["sparsity"]["checked"]
+    if not checked:
+        return "dense: no matrix is pruned"
+    exact = sum(check["exact"] for check in checked)
+    constraints = ", ".join(sorted({constraint_text(check["constraint"]) for check in checked}))
+    return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {constraints}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,74 @@
+"""``--watch``: the report's files are written anew whenever a record has come, until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nxm_sweep.errors import RecordError
+
+_WATCHED = ("trials/*/result.json", "trials/*/failures.json", "sweeps/*.json")
+Signature = frozenset[tuple[str, int, int]]
+
+
+def signature(folders: Sequence[Path]) -> Signature:
+    """Return what changes when a record, a failure or a plan under the folders does: paths, sizes, times."""
+    found = set()
+    for folder in folders:
+        for path in (path for pattern in _WATCHED for path in folder.glob(pattern)):
+            try:
+                state = path.stat()
+            except FileNotFoundError:  # it was replaced or removed just now
+                continue
+            found.add((str(path), state.st_size, state.st_mtime_ns))
+    return frozenset(found)
+
+
+def watch(
+    folders: Sequence[Path],
+    seconds: float,
+    refresh: Callable[[float | None], None],
+    tell: Callable[[str], None],
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Call ``refresh(seconds)`` now and whenever something has changed, looking every ``seconds``; return on Ctrl-C.
+
+    Records that are still missing are waited for. On Ctrl-C ``refresh(None)`` is called a last time, so that the page that
+    stays does not reload itself.
+
+    Args:
+        folders: The output folders.
+        seconds: Between two looks.
+        refresh: Writes the files; its argument is the page's interval.
+        tell: Shows a line to the user.
+        pause: Sleeps.
+
+    Raises:
+        RecordError: A folder does not exist.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecordError(f"there is no folder {folder}", hint="start the sweep first, or give its output_dir")
+    seen: Signature | None = None
+    written = False
+    try:
+        while True:
+            now = signature(folders)
+            if now != seen:
+                seen, before, written = now, written, True  # Ctrl-C may come while the files are written
+                written = _try(refresh, seconds, tell) or before
+            pause(seconds)
+    except KeyboardInterrupt:
+        if written:
+            tell("stopped; the page is written once more, and reloads itself no longer")
+            _try(refresh, None, tell)
+
+
+def _try(refresh: Callable[[float | None], None], seconds: float | None, tell: Callable[[str], None]) -> bool:
+    try:
+        refresh(seconds)
+    except RecordError as error:
+        tell(f"waiting: {error.message}")
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Which matrices bear which pattern: ``python -m nxm_sweep.sensitivity``."""

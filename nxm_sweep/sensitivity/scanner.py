@@ -1,0 +1,385 @@
+"""A sensitivity scan: each matrix of a trained model pruned alone, scored on a slice of the training set."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from nxm_sweep.config.sparsity_rules import SCHEMA
+from nxm_sweep.data.loading import heldout_rows, load_rows
+from nxm_sweep.errors import ModelError, NonFiniteError
+from nxm_sweep.settings import DataSettings, TaskSettings
+from nxm_sweep.sparsity import Constraint, Rule, Target, pruned, select_targets
+from nxm_sweep.sparsity.targets import kept_weights
+from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.training.metrics import Array, score
+from nxm_sweep.training.models import digest_model, label_words, load_classifier, outputs_of
+
+
+class Unfinished:
+    """What an interrupted scan has measured, in a file beside the one that it will write.
+
+    Args:
+        scan: The file that the scan will write; this one has ``.unfinished`` behind its name.
+        setup: All that decides the measurements. A file of another setup is begun anew.
+
+    Attributes:
+        measured: The measurements, by name.
+    """
+
+    def __init__(self, scan: Path, setup: Mapping[str, Any]) -> None:
+        self._path, self._setup = scan.with_name(f"{scan.name}.unfinished"), {"schema": SCHEMA, **setup}
+        held = read_json(self._path)
+        same = isinstance(held, dict) and held.get("setup") == self._setup
+        self.measured: dict[str, dict[str, Any]] = held["measured"] if same else {}
+
+    def add(self, name: str, found: dict[str, Any]) -> None:
+        """Keep a measurement."""
+        self.measured[name] = found
+        write_json(self._path, {"setup": self._setup, "measured": self.measured})
+
+    def remove(self) -> None:
+        """Remove the file: the scan is whole."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which of the training rows a model was trained on.
+
+    Args:
+        first: It saw the first so many; None: all.
+        heldout: The share that its trial held out to select by; None: none was.
+    """
+
+    first: int | None = None
+    heldout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRows:
+    """The slice of the training set that a scan scores on.
+
+    Attributes:
+        numbers: The rows' numbers in the training set, ascending.
+        seen: How many of them the model was trained on; None if nobody knows.
+    """
+
+    numbers: list[int]
+    seen: int | None
+
+
+def scan_rows(rows: int, count: int, seen: Seen | None) -> ScanRows:
+    """Return a fixed slice of the training set, of rows that the model has not seen if there are enough.
+
+    Args:
+        rows: Size of the training set.
+        count: Rows wanted.
+        seen: What the model was trained on; None if nobody knows. Of rows held out, the slice is drawn from them alone.
+
+    Raises:
+        DataError: There are not two rows.
+    """
+    if seen is None:
+        return ScanRows(_draw(range(rows), count), None)
+    if seen.heldout is not None:
+        return ScanRows(_draw(heldout_rows(rows, seen.heldout)[1], count), 0)
+    trained = min(rows, seen.first or rows)
+    if rows - trained >= count:
+        return ScanRows(_draw(range(trained, rows), count), 0)
+    numbers = _draw(range(rows), count)
+    return ScanRows(numbers, sum(number < trained for number in numbers))
+
+
+def digest_rows(rows: Dataset) -> str:
+    """Return the SHA-256 over every text and label, in order."""
+    return hashlib.sha256(json.dumps([list(rows[name]) for name in rows.column_names]).encode()).hexdigest()
+
+
+def _draw(rows: Sequence[int], count: int) -> list[int]:
+    """So many of the rows, ascending, always the same."""
+    if count >= len(rows):
+        return list(rows)
+    return [rows[place] for place in heldout_rows(len(rows), count / len(rows))[1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model, and what it was trained on.
+
+    Args:
+        folder: Of the model and its tokenizer.
+        task: What it was trained on.
+        data: Where the rows are.
+        max_length: Tokens; longer inputs are cut.
+        precision: What the model is scored in: that of its trial.
+        trial: The identity of its trial, if it has one.
+        seen: Which training rows it was trained on; None if nobody knows.
+    """
+
+    folder: Path
+    task: TaskSettings
+    data: DataSettings
+    max_length: int
+    precision: str
+    trial: str | None = None
+    seen: Seen | None = None
+
+
+def check_head(folder: Path, labels: Sequence[str]) -> None:
+    """Refuse a saved model whose outputs are not the task's classes.
+
+    A model that calls its classes ``LABEL_0``, ``LABEL_1``, ... is taken to have them in the task's order.
+
+    Args:
+        folder: The model's.
+        labels: The task's classes in order; none for a regression.
+
+    Raises:
+        ModelError: Another number of outputs, or other names, or another order.
+    """
+    words = label_words(folder)
+    if len(words) != max(1, len(labels)):
+        raise ModelError(f"the model in {folder} has {len(words)} outputs but the task needs {max(1, len(labels))}")
+    unnamed = list(words) == [f"LABEL_{number}" for number in range(len(words))]
+    if labels and not unnamed and [word.lower() for word in words] != [label.lower() for label in labels]:
+        raise ModelError(
+            f"the classes of the model in {folder} are {', '.join(words)} but the task's are {', '.join(labels)}",
+            hint="task.labels sets the task's order",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A model's mean loss over the slice, and its score; None where the score does not exist: all answers are equal."""
+
+    loss: float
+    score: float | None
+
+
+class Meter:
+    """Measures a model as it is now on fixed rows.
+
+    Args:
+        model: A trained classifier, in evaluation mode.
+        tokenizer: Its tokenizer.
+        rows: Columns ``text``, ``label`` and, if the task has two texts, ``pair``.
+        task: Its metrics, and the one that selects.
+        max_length: Tokens; longer inputs are cut.
+        precision: What the model runs in.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, rows: Dataset, task: TaskSettings, max_length: int, *, precision: str
+    ) -> None:
+        self.model = model
+        self._tokenizer, self._task, self._max_length, self._precision = tokenizer, task, max_length, precision
+        self._text = list(rows["text"])
+        self._pair = list(rows["pair"]) if "pair" in rows.column_names else None
+        self._labels = np.asarray(rows["label"])
+
+    def measure(self) -> Measured:
+        """Return loss and score.
+
+        Raises:
+            NonFiniteError: An output is NaN or infinite.
+        """
+        outputs = outputs_of(
+            self.model,
+            self._tokenizer,
+            self._text,
+            self._pair,
+            max_length=self._max_length,
+            precision=self._precision,
+        )
+        if not bool(np.isfinite(outputs).all()):
+            raise NonFiniteError("the model's outputs are not finite", hint="its training has diverged")
+        try:
+            found = score(self._task.metrics, outputs, self._labels)[self._task.selection_metric]
+        except NonFiniteError:  # a correlation, where all answers are equal
+            return Measured(mean_loss(outputs, self._labels), None)
+        return Measured(mean_loss(outputs, self._labels), found)
+
+
+def mean_loss(outputs: Array, labels: Array) -> float:
+    """Return the mean cross-entropy over rows, or the mean squared error of a regression.
+
+    Args:
+        outputs: Shape ``(rows, classes)``, or ``(rows, 1)`` for a regression.
+        labels: Shape ``(rows,)``.
+    """
+    if outputs.shape[1] == 1:
+        return float(np.square(outputs[:, 0] - labels).mean())
+    highest = outputs.max(axis=1)
+    normaliser = highest + np.log(np.exp(outputs - highest[:, None]).sum(axis=1))
+    return float((normaliser - outputs[np.arange(len(labels)), labels.astype(int)]).mean())
+
+
+def scan_targets(model: nn.Module, match: str, candidates: Sequence[Constraint]) -> dict[str, list[Target]]:
+    """Return each matched matrix once per candidate, by its name and in the model's order.
+
+    Raises:
+        SparsityError: Nothing matches, or a matrix does not divide into groups.
+    """
+    found: dict[str, list[Target]] = {}
+    for candidate in candidates:
+        for target in select_targets(model, [Rule(match, candidate)]):
+            found.setdefault(target.name, []).append(target)
+    return found
+
+
+def measure_alone(
+    targets: Mapping[str, Sequence[Target]], measure: Callable[[Target], Measured]
+) -> Iterator[tuple[Target, Measured]]:
+    """Prune each matrix alone to each of its candidates and measure; the weights come back bit for bit.
+
+    Args:
+        targets: As :func:`scan_targets` returns them.
+        measure: Measures the model as it is now, with one matrix pruned.
+    """
+    for target in itertools.chain.from_iterable(targets.values()):
+        with pruned([target]):
+            found = measure(target)
+        yield target, found
+
+
+def measure_together(
+    targets: Mapping[str, Sequence[Target]], chosen: Mapping[str, Constraint | None], measure: Callable[[], Measured]
+) -> Measured:
+    """Measure the model with every matrix pruned to its chosen constraint; the weights come back bit for bit.
+
+    Args:
+        targets: As :func:`scan_targets` returns them.
+        chosen: One of its candidates for every matrix, or None for dense.
+        measure: Measures the model as it is now.
+    """
+    together = [target for name, options in targets.items() for target in options if target.constraint == chosen[name]]
+    with pruned(together):
+        return measure()
+
+
+class Scanner:
+    """A trained model, its matrices and the rows to score them on.
+
+    Args:
+        source: The model, and what it was trained on.
+        candidates: What each matrix is pruned to.
+        match: Globs for the modules.
+        count: Rows to score on.
+        on_measurement: Hears of every measurement.
+
+    Attributes:
+        targets: Each matched matrix once per candidate, by its name.
+        count: How many rows there are to score on.
+
+    Raises:
+        DataError: The data set is missing or not what the task expects.
+        ModelError: The model is damaged, or is none of the task's.
+        SparsityError: Nothing matches, or a matrix does not divide into groups.
+    """
+
+    def __init__(
+        self,
+        source: Trained,
+        candidates: Sequence[Constraint],
+        *,
+        match: str,
+        count: int,
+        on_measurement: Callable[[], None] = lambda: None,
+    ) -> None:
+        rows = load_rows(source.task, source.data)
+        check_head(source.folder, rows.labels)
+        self._drawn = scan_rows(len(rows.train), count, source.seen)
+        self._rows, self._of = rows.train.select(self._drawn.numbers), len(rows.train)
+        self.count = len(self._rows)
+        self._source, self._candidates, self._match, self._heard = source, candidates, match, on_measurement
+        model, tokenizer = load_classifier(source.folder)
+        self.targets = scan_targets(model, match, candidates)
+        self._meter = Meter(model, tokenizer, self._rows, source.task, source.max_length, precision=source.precision)
+
+    @property
+    def measurements(self) -> int:
+        """How many :meth:`run` makes."""
+        return 1 + len(self._candidates) + sum(map(len, self.targets.values()))
+
+    @cached_property
+    def setup(self) -> dict[str, Any]:
+        """All that decides the measurements: model, rows, metric and candidates."""
+        source = self._source
+        return {
+            "made_from": {
+                "trial": source.trial,
+                "task": source.task.name,
+                "class": type(self._meter.model).__name__,
+                "model_digest": digest_model(source.folder),
+            },
+            "rows": {
+                "count": self.count,
+                "of": self._of,
+                "seen": self._drawn.seen,
+                "digest": digest_rows(self._rows),
+            },
+            "metric": source.task.selection_metric,
+            "max_length": source.max_length,
+            "precision": source.precision,
+            "match": self._match,
+            "candidates": [str(held) for held in self._candidates],
+        }
+
+    def run(self, unfinished: Unfinished) -> dict[str, Any]:
+        """Return :attr:`setup` and what was measured, for JSON; the model is as before, bit for bit.
+
+        Args:
+            unfinished: What an interrupted scan has measured already; every measurement is added to it.
+        """
+
+        def known(name: str, measure: Callable[[], Measured]) -> Measured:
+            if name not in unfinished.measured:
+                unfinished.add(name, asdict(measure()))
+            else:
+                self._heard()
+            return Measured(**unfinished.measured[name])
+
+        dense = known("dense", self._measure)
+        everywhere = {
+            str(held): asdict(known(f"{held} everywhere", partial(self.together, dict.fromkeys(self.targets, held))))
+            for held in self._candidates
+        }
+        alone = measure_alone(
+            self.targets, lambda target: known(f"{target.constraint} in {target.name}", self._measure)
+        )
+        readings = [_reading(*each, dense) for each in alone]
+        return {**self.setup, "dense": asdict(dense), "everywhere": everywhere, "readings": readings}
+
+    def together(self, chosen: Mapping[str, Constraint | None]) -> Measured:
+        """Measure the model with every matrix pruned to its chosen constraint."""
+        return measure_together(self.targets, chosen, self._measure)
+
+    def _measure(self) -> Measured:
+        found = self._meter.measure()
+        self._heard()
+        return found
+
+
+def _reading(target: Target, found: Measured, dense: Measured) -> dict[str, Any]:
+    return {
+        "matrix": target.name,
+        "rows": target.weight.shape[0],
+        "columns": target.weight.shape[1],
+        "constraint": str(target.constraint),
+        "kept": kept_weights(target.constraint, target.weight.numel()),
+        "loss": found.loss,
+        "loss_rise": found.loss - dense.loss,
+        "score": found.score,
+        "score_drop": None if dense.score is None or found.score is None else dense.score - found.score,
+    }

@@ -1,0 +1,101 @@
+"""Attempts that failed: what went wrong with a point, how often, and whether it is worth another try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nxm_sweep.errors import NonFiniteError, NxmSweepError, RankError, first_line
+from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.paths import FAILURES
+
+RETRIED = ("killed", "out of memory", "timeout", "exception", "exit")
+"""Kinds that another attempt may survive. NaN and bad input come again."""
+
+
+STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt that left no record.
+
+    Attributes:
+        kind: ``killed``, ``out of memory``, ``timeout``, ``non-finite``, ``exit``, ``bad input`` or ``exception``.
+        message: One line for people.
+        when: UTC time.
+        traceback: Of an exception that nobody expected.
+    """
+
+    kind: str
+    message: str
+    when: str
+    traceback: str = ""
+
+
+def classify(error: BaseException, traceback: str = "") -> Failure:
+    """Return what an exception in a trial means."""
+    message = first_line(error)
+    match error:
+        case RankError():
+            return failure(error.kind, message, error.traceback)
+        case NonFiniteError():
+            return failure("non-finite", message)
+        case NxmSweepError():
+            return failure("bad input", f"{message} ({error.hint})" if error.hint else message)
+        case SystemExit():
+            return failure("exit", f"the trial ended its process with exit code {error.code}", traceback)
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in message:
+        return failure("out of memory", message)
+    return failure("exception", f"{type(error).__name__}: {message}", traceback)
+
+
+def failure(kind: str, message: str, traceback: str = "") -> Failure:
+    """Return a failure of now."""
+    return Failure(kind, message, datetime.now(UTC).isoformat(timespec="seconds"), traceback[-4000:])
+
+
+def add_failure(folder: Path, new: Failure) -> None:
+    """Add an attempt to the failed ones of a trial."""
+    write_json(folder / FAILURES, [*map(asdict, read_failures(folder)), asdict(new)])
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """Return the failed attempts of a trial, oldest first."""
+    found = read_json(folder / FAILURES)
+    if not isinstance(found, list):
+        return []
+    names = [field.name for field in fields(Failure)]
+    return [
+        Failure(**{name: str(entry[name]) for name in names if name in entry})
+        for entry in found
+        if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)
+    ]
+
+
+def forget_failures(folder: Path) -> None:
+    """Let a trial start with no failed attempt, as ``sweep.retry_failed`` asks."""
+    (folder / FAILURES).unlink(missing_ok=True)
+
+
+def is_worth_a_try(failures: list[Failure], max_attempts: int) -> bool:
+    """Return whether a point that failed so far may be tried again."""
+    return not failures or (failures[-1].kind in RETRIED and len(failures) < max_attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """With a record (neither is set), stopped on request, or failed."""
+
+    stopped: str | None = None
+    failure: Failure | None = None
+
+
+def outcome_of(result: Mapping[str, Any] | None) -> Outcome:
+    """Return what a worker's answer means: None is a record, ``{"stopped": why}``, else a failure's fields."""
+    if result is None:
+        return Outcome()
+    return Outcome(stopped=result[STOPPED]) if STOPPED in result else Outcome(failure=Failure(**result))

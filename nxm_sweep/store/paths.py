@@ -1,0 +1,80 @@
+"""Every file and folder of an output directory, named once.
+
+::
+
+    OUTPUT_DIR/
+      trials/IDENTITY/          one trial; IDENTITY is the hash of what can change its outcome
+        result.json             its record: written last and whole
+        predictions.json        the selected model's answers on the validation sets
+        model/                  the selected model, with save_model=true
+        log.txt                 what its worker has printed
+        failures.json           attempts that failed
+        claim.json              which coordinator has taken it
+        progress.json           where it is; only while it trains
+        stop.json, pruned.json  asked to stop; stopped by the pruner
+        job.json                the sign of life of a Hydra launcher's job
+        work/                   checkpoints; removed once there is a record
+      sweeps/                   plans of sweeps, one JSON file each
+        coordinators/           signs of life of coordinators, one JSON file each
+      studies/                  Optuna's storage: a view of the records, which can be rebuilt
+      reports/                  what `python -m nxm_sweep.report` writes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TRIALS, PLANS, STUDIES, REPORTS = "trials", "sweeps", "studies", "reports"
+
+RESULT = "result.json"
+PREDICTIONS = "predictions.json"
+MODEL = "model"
+LOG = "log.txt"
+FAILURES = "failures.json"
+CLAIM = "claim.json"
+PROGRESS = "progress.json"
+STOP, PRUNED_FILE = "stop.json", "pruned.json"
+JOB = "job.json"
+WORK = "work"
+
+DATABASE, JOURNAL = "optuna.db", "optuna.journal"
+
+
+def trial_folder(output_dir: Path, identity: str) -> Path:
+    """Return the folder of a trial."""
+    return output_dir / TRIALS / identity
+
+
+def trial_lock(folder: Path) -> Path:
+    """Return the lock that the process holds which trains the trial of a folder."""
+    return folder / ".lock"
+
+
+def coordinator_file(output_dir: Path, owner: str) -> Path:
+    """Return the sign of life of a coordinator."""
+    return output_dir / PLANS / "coordinators" / f"{owner}.json"
+
+
+def claims_lock(output_dir: Path) -> Path:
+    """Return the lock around taking a point."""
+    return output_dir / PLANS / ".claims.lock"
+
+
+def digest_memo(output_dir: Path) -> Path:
+    """Return the file that remembers digests of data and models."""
+    return output_dir / PLANS / ".digests" / "memo.json"
+
+
+def precision_file(output_dir: Path, device: str) -> Path:
+    """Return the file that keeps what ``training.precision=auto`` stands for on a device."""
+    return output_dir / PLANS / ".precision" / device
+
+
+def storage_lock_file(output_dir: Path) -> Path:
+    """Return the lock around opening the studies' storage; never ``<journal>.lock``, which Optuna uses itself."""
+    return output_dir / STUDIES / ".storage.lock"
+
+
+def backfill_lock(output_dir: Path) -> Path:
+    """Return the lock around adding records to the studies."""
+    return output_dir / STUDIES / ".catch-up.lock"

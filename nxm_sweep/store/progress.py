@@ -1,0 +1,130 @@
+"""A running trial's file: where it is, its epochs so far, and how it is told to stop.
+
+Files serve every launcher alike: a local pool, SLURM and Ray share the output folder, if nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from nxm_sweep.formatting import format_score
+from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.liveness import is_alive, this_process
+from nxm_sweep.store.paths import PROGRESS, PRUNED_FILE, STOP, WORK
+
+INTERRUPTED, PRUNED = "interrupted", "pruned"
+
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class ProgressFile:
+    """Writes ``progress.json`` while a trial trains, and looks for ``stop.json``. A context: both are gone at its end.
+
+    Args:
+        folder: The trial's folder.
+        clock: Seconds that only grow; for tests.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.file = folder / PROGRESS
+        self._folder, self._clock = folder, clock
+        self._state: dict[str, Any] = {
+            "process": this_process(),
+            "since": time.time(),
+            "step": 0,
+            "steps": None,
+            "epochs": [],
+        }
+        self._written = self._looked = -_SECONDS_BETWEEN_LOOKS
+        self._reason: str | None = None
+
+    def __enter__(self) -> Self:
+        (self._folder / STOP).unlink(missing_ok=True)
+        (self._folder / PRUNED_FILE).unlink(missing_ok=True)
+        self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.unlink(missing_ok=True)
+        (self._folder / STOP).unlink(missing_ok=True)
+
+    def on_step(self, step: int, steps: int) -> None:
+        """Hear of a finished optimizer step."""
+        self._state |= {"step": step, "steps": steps}
+        if self._clock() - self._written >= _SECONDS_BETWEEN_LOOKS:
+            self._write()
+
+    def on_epoch(self, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Hear of the epochs so far."""
+        self._state["epochs"] = [dict(entry) for entry in epochs]
+        self._write()
+
+    def stop_now(self) -> str | None:
+        """Return ``pruned`` if the trial is not worth its time."""
+        if self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._look()
+        return self._reason if self._reason == PRUNED else None
+
+    def stop_after_epoch(self) -> str | None:
+        """Return why to stop now that the checkpoint is complete."""
+        self._look()
+        return self._reason
+
+    def keep_as_pruned(self) -> None:
+        """Keep what a pruned trial has reached, and nothing that takes space."""
+        write_json(self._folder / PRUNED_FILE, self._state)
+        shutil.rmtree(self._folder / WORK, ignore_errors=True)
+
+    def _look(self) -> None:
+        self._looked = self._clock()
+        self._reason = (read_json(self._folder / STOP) or {}).get("reason")
+
+    def _write(self) -> None:
+        self._written = self._clock()
+        write_json(self.file, self._state)
+
+
+def request_stop(folder: Path, reason: str) -> None:
+    """Ask a running trial to stop: ``interrupted`` after its epoch, ``pruned`` at once."""
+    write_json(folder / STOP, {"reason": reason})
+
+
+def close_as_pruned(folder: Path) -> None:
+    """Settle a trial that nobody trains as pruned: another seed of its point was. The caller holds its claim."""
+    write_json(folder / PRUNED_FILE, {"epochs": []})
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+
+
+def read_pruned(folder: Path) -> dict[str, Any] | None:
+    """Return what a pruned trial had reached, or None."""
+    found = read_json(folder / PRUNED_FILE)
+    return found if isinstance(found, dict) else None
+
+
+def is_training(folder: Path, lease: float) -> bool:
+    """Return whether a living process trains the trial of a folder."""
+    progress = read_progress(folder)
+    return progress is not None and is_alive(progress["process"], folder / PROGRESS, lease)
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """Return what a running trial has said of itself, or None."""
+    progress = read_json(folder / PROGRESS)
+    return progress if isinstance(progress, dict) and isinstance(progress.get("process"), dict) else None
+
+
+def format_progress(folder: Path) -> str:
+    """Return where a running trial is: step, epoch, last score."""
+    progress = read_progress(folder)
+    parts = []
+    if progress is not None and progress["steps"]:
+        parts.append(f"step {progress['step']}/{progress['steps']}")
+    if progress is not None and progress["epochs"]:
+        last = progress["epochs"][-1]
+        parts.append(f"epoch {last['epoch']}: {format_score(last['selection'])}")
+    return "  ".join(parts) or "starting"

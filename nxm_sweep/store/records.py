@@ -1,0 +1,291 @@
+"""Records on disk: ``<output_dir>/trials/<identity>/result.json``, written once and whole. They are the truth."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nxm_sweep.errors import ModelError, RecordError
+from nxm_sweep.formatting import pattern_label
+from nxm_sweep.settings import ModelSettings, TrialSettings
+from nxm_sweep.store.files import write_json
+from nxm_sweep.store.paths import MODEL, RESULT, TRIALS, trial_folder
+
+SCHEMA = 2
+"""2: the identity leaves out exactly what a method does not read, and ``mean_penalty_share`` replaces ``penalty_share``."""
+
+
+_AGAIN = "move it away to train the trial again"
+
+
+P = TypeVar("P")
+
+
+_ROUNDING = 1e-9  # two computations of one score differ by less
+
+
+SAVE_AGAIN = "run the trial's command again with save_model=true force=true"
+
+
+_LISTED = 5  # an ambiguous prefix names no more identities than this
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> Path:
+    """Write ``result.json`` atomically: readers see nothing or all of it, also after a power cut.
+
+    Raises:
+        ValueError: A number in the record is not finite.
+    """
+    write_json(folder / RESULT, record, durable=True)
+    return folder / RESULT
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return a trial's record, or None if it has none.
+
+    Raises:
+        RecordError: The file is damaged, of a later version of this package, or of an earlier one in which trials with other
+            outcomes shared its identity.
+    """
+    path = folder / RESULT
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        raise RecordError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise RecordError(f"{path} is not a record", hint=_AGAIN)
+    if record["schema"] > SCHEMA:
+        raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
+    reason = _ambiguity(record)
+    if reason:
+        raise RecordError(f"{path} does not answer for its identity: {reason}", hint=_AGAIN)
+    return record
+
+
+def _ambiguity(record: Mapping[str, Any]) -> str:
+    """Why the identity of a schema-1 record also stood for trials with another outcome; empty where it did not."""
+    if record["schema"] > 1:
+        return ""
+    schedule = _value_at(record, "config", "rho", "schedule")
+    if _value_at(record, "hashed", "method", "admm", "penalty") == "decoupled" and schedule not in {None, "constant"}:
+        return f"rho.schedule={schedule} has rescaled the dual of a decoupled penalty, which is now independent of rho"
+    finish = _value_at(record, "hashed", "method", "admm", "finish")
+    if _value_at(record, "hashed", "method", "name") == "nxm_refit" and finish == "prune":
+        return "method=nxm_refit with method.admm.finish=prune left method.admm.admm_fraction out of it"
+    return ""
+
+
+def _value_at(values: Any, *keys: str) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def selected_value(record: Mapping[str, Any]) -> float:
+    """Return the score that a trial is selected by: the reported one unless other rows select."""
+    best = record["best"]
+    return float(best.get("selection_value", best["value"]))
+
+
+def rank_key(score: float, epoch: float, place: float) -> tuple[float, float, float]:
+    """Return what sorts trials, or settings by their means, best first: better score, then lower epoch, then order of the grid.
+
+    Args:
+        score: That selects; larger is better in every metric.
+        epoch: Of that score.
+        place: In the grid.
+    """
+    return -score, epoch, place
+
+
+def best_of(scored: Iterable[tuple[float, P]], epoch_of: Callable[[P], float]) -> tuple[float, P] | None:
+    """Return the best score and its point by :func:`rank_key`.
+
+    Args:
+        scored: Points with a score, in the order of the grid.
+        epoch_of: Returns the epoch of a point's score; only asked of points with equal scores.
+    """
+    entries = list(scored)
+    top = max((score for score, _ in entries), default=None)
+    tied = [entry for entry in entries if entry[0] == top]
+    if len(tied) < 2:
+        return tied[0] if tied else None
+    keys = [rank_key(score, epoch_of(point), place) for place, (score, point) in enumerate(tied)]
+    return tied[keys.index(min(keys))]
+
+
+def best_epoch(record: Mapping[str, Any]) -> float:
+    """Return the epoch that a trial's score is of; infinity where the record does not say."""
+    return float(record["best"].get("epoch", math.inf))
+
+
+def constant_value(record: Mapping[str, Any]) -> float | None:
+    """Return the reported score of the constant answer: the selection metric on the first validation set, for MNLI over both.
+
+    None where the record does not hold it.
+    """
+    constant = record["data"].get("constant")
+    if not constant:
+        return None
+    first = float(next(iter(constant.values()))[record["selection"]["metric"]])
+    return float(_counted(record, constant, first))
+
+
+def beats(score: float, constant: float | None) -> bool | None:
+    """Return whether a score is above that of the constant answer; None where that is unknown."""
+    return None if constant is None else score > constant + _ROUNDING
+
+
+def pattern_of(record: Mapping[str, Any]) -> str:
+    """Return what tables call a trial's pattern, from what its matrices hold."""
+    return pattern_label((target["constraint"] for target in record["sparsity"]["targets"]), record["sparsity_name"])
+
+
+def reported_scores(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the selected model's scores: per validation set its metrics."""
+    epoch = selected_epoch(record)
+    return dict(record.get("reported") or epoch["pruned"] or epoch["unpruned"])
+
+
+def reported_value(record: Mapping[str, Any]) -> Any:
+    """Return the one score that a trial counts with: the selection metric on the first validation set.
+
+    For MNLI it is the mean over m and mm (GLUE's rule).
+    """
+    return _counted(record, reported_scores(record), record["best"]["value"])
+
+
+def unpruned_value(record: Mapping[str, Any]) -> Any:
+    """Return the same score of the unpruned model; None where the validation set was scored with the pruned one only."""
+    first = record["best"]["unpruned_value"]
+    return None if first is None else _counted(record, selected_epoch(record)["unpruned"], first)
+
+
+def _counted(record: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]], first: Any) -> Any:
+    if record["task"] != "glue/mnli":
+        return first
+    metric = record["selection"]["metric"]
+    values = [float(score[metric]) for score in scores.values() if score.get(metric) is not None]
+    return sum(values) / len(values) if values else first
+
+
+def selected_epoch(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry of the epoch whose model was selected.
+
+    Raises:
+        StopIteration: There is none.
+    """
+    epochs: Iterator[Mapping[str, Any]] = iter(record["epochs"])
+    return next(epoch for epoch in epochs if epoch["epoch"] == record["best"]["epoch"])
+
+
+def looks_whole(folder: Path) -> bool:
+    """Return whether a trial's record begins and ends as one of this version: a quick look at what has been read before."""
+    try:
+        with (folder / RESULT).open("rb") as file:
+            if not re.match(rb'\{\s*"schema": ' + str(SCHEMA).encode() + rb"\b", file.read(64)):
+                return False
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+            return file.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
+
+
+def read_records(output_dir: Path) -> Iterator[dict[str, Any]]:
+    """Yield every record under ``output_dir``, in the order of their identities.
+
+    Raises:
+        RecordError: As :func:`read_record`.
+    """
+    for path in sorted((output_dir / TRIALS).glob(f"*/{RESULT}")):
+        record = read_record(path.parent)
+        if record is not None:
+            yield record
+
+
+def find_trial(output_dir: Path, trial: str) -> Path:
+    """Return the folder of a finished trial.
+
+    Args:
+        output_dir: Root of the trials.
+        trial: An identity, the beginning of one that no other finished trial shares, or a trial's folder.
+
+    Raises:
+        RecordError: No trial is meant, several are, or the one that is has no record yet.
+    """
+    folder = Path(trial).expanduser()
+    if trial and (folder / RESULT).is_file():
+        return folder
+    if not trial or "/" in trial:
+        raise RecordError(
+            f"{trial!r} is no trial's folder: it holds no {RESULT}",
+            hint="a trial's folder is OUTPUT_DIR/trials/IDENTITY",
+        )
+    trials = trial_folder(output_dir, "")
+    matching = sorted(path for path in trials.glob("*") if path.name.startswith(trial) and path.is_dir())
+    finished = [path for path in matching if (path / RESULT).is_file()]
+    if len(finished) == 1:
+        return finished[0]
+    if finished:
+        more = f" and {len(finished) - _LISTED} more" if len(finished) > _LISTED else ""
+        names = ", ".join(path.name for path in finished[:_LISTED])
+        raise RecordError(
+            f"{len(finished)} trials under {trials} begin with {trial!r}", hint=f"give more of it: {names}{more}"
+        )
+    if matching:
+        raise RecordError(f"the trial {matching[0].name} has no record", hint="it runs, or its training has failed")
+    raise RecordError(
+        f"no finished trial under {trials} begins with {trial!r}, and it is no trial's folder",
+        hint="a trial is a folder of OUTPUT_DIR/trials; --output-dir says where",
+    )
+
+
+def saved_model(folder: Path) -> Path:
+    """Return the folder of a trial's saved model.
+
+    Raises:
+        RecordError: The trial was run without ``save_model=true``.
+    """
+    model = folder / MODEL
+    if not (model / "config.json").is_file():
+        raise RecordError(
+            f"the model of the trial {folder.resolve().name} was not saved",
+            hint=SAVE_AGAIN,
+        )
+    return model
+
+
+def teacher_model(settings: TrialSettings) -> ModelSettings:
+    """Return the teacher of a trial as a model: that which a trial has kept is a folder.
+
+    Raises:
+        ModelError: The teacher is a trial that does not exist or has not kept its model.
+    """
+    teacher = settings.distillation.teacher
+    source, path = teacher.source, teacher.path or ""
+    if source == "trial":
+        source, path = "folder", str(_kept_model(path, Path(settings.output_dir)))
+    return ModelSettings("teacher", source, path, teacher.revision)
+
+
+def _kept_model(trial: str, output_dir: Path) -> Path:
+    """The model that a trial has kept; the trial is an identity under ``output_dir``, or a folder."""
+    for folder in (trial_folder(output_dir, trial), Path(trial).expanduser()):
+        if (folder / MODEL).is_dir():
+            return folder / MODEL
+        if (folder / RESULT).is_file():
+            raise ModelError(
+                f"the trial {folder.name} cannot teach: its model was not saved",
+                hint="run its command again with save_model=true force=true",
+            )
+    raise ModelError(
+        f"there is no finished trial {trial!r} under {output_dir} to teach",
+        hint="distillation.teacher.path takes a trial's identity or folder; distillation.teacher.source=folder, any model's",
+    )

@@ -1,0 +1,362 @@
+"""The coordinator of a sweep: hands out points, watches them, tells the studies, until every point is settled.
+
+What is left = wanted points - records - points alive. Several coordinators share a sweep through claims.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nxm_sweep.errors import RecordError
+from nxm_sweep.settings import SweepSettings
+from nxm_sweep.store.attempts import (
+    Failure,
+    Outcome,
+    add_failure,
+    classify,
+    forget_failures,
+    is_worth_a_try,
+    read_failures,
+)
+from nxm_sweep.store.paths import RESULT, STOP, trial_folder
+from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
+from nxm_sweep.store.records import looks_whole, read_record, selected_value
+from nxm_sweep.sweep.execution.backfill import Backfill
+from nxm_sweep.sweep.execution.batch_runner import Runner
+from nxm_sweep.sweep.execution.claims import Claims
+from nxm_sweep.sweep.planning.cell import Point
+from nxm_sweep.sweep.planning.plan import Plan
+from nxm_sweep.sweep.studies.search import Search
+from nxm_sweep.sweep.studies.seed_means import SeedMeanStudy
+from nxm_sweep.sweep.studies.study import CellStudy
+
+_TICK_SECONDS = 0.25
+_LOOK_AROUND_SECONDS = 5.0
+_CATCH_UP_SECONDS = 0.1
+"""Of every tick, so much is spent on telling the studies what other sweeps have left."""
+
+
+@dataclass
+class SweepState:
+    """Where every point of a plan stands.
+
+    Attributes:
+        done: Points with a record; the value is the best score, or None until it has been read.
+        failed: Points that will not be tried again, with their last failure.
+        pruned: Points that a pruner has stopped, with their last score.
+        running: Points that this coordinator has handed out, with their number in the study.
+        elsewhere: Points that somebody else works on.
+        trained: How many attempts of this sweep ended with a record.
+    """
+
+    done: dict[str, float | None] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    pruned: dict[str, float | None] = field(default_factory=dict)
+    running: dict[str, int] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+    trained: int = 0
+
+
+class Coordinator:
+    """Runs a plan to its end.
+
+    Args:
+        plan: What is wanted.
+        output_dir: Root of trials.
+        settings: How the sweep runs.
+        studies: The study of each cell, by the cell's name for it.
+        claims: This coordinator's claims.
+        runner: Who trains.
+        seconds_of: Expected seconds of a point, for the longest to come first.
+        searches: Where the points come from that the plan does not list, and what stops trials early.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        output_dir: Path,
+        settings: SweepSettings,
+        studies: Mapping[str, CellStudy],
+        claims: Claims,
+        *,
+        runner: Runner,
+        seconds_of: Callable[[Point], float],
+        searches: Sequence[Search] = (),
+    ) -> None:
+        self._plan, self._output_dir, self._settings = plan, output_dir, settings
+        self._studies, self._claims, self._runner = studies, claims, runner
+        self._searches = {search.study.cell.study_name: search for search in searches}
+        self._points = {point.identity: point for point in plan}
+        self.board = SweepState()
+        self.stopping = False
+        self._look(self._points)
+        for study in studies.values():
+            self.board.done |= {
+                identity: value for identity, value in study.told.items() if identity in self.board.done
+            }
+        if settings.retry_failed:
+            for identity in list(self.board.failed):
+                forget_failures(self._folder(identity))
+                del self.board.failed[identity]
+        open_points = [point for point in plan if not self._is_settled(point.identity)]
+        self._to_do = deque(sorted(open_points, key=seconds_of, reverse=True))  # stable: equal ones in the plan's order
+        self._looked = time.monotonic()
+        self._catch_up = Backfill(output_dir, claims, studies)
+        for point in plan:
+            if point.identity in self.board.done and not self._is_told(point):
+                self._catch_up.add(point)
+
+    @property
+    def left(self) -> list[Point]:
+        """Points that wait for a worker."""
+        return list(self._to_do)
+
+    def run(self, show: Callable[[SweepState], None] = lambda _: None) -> SweepState:
+        """Work until every point is settled, here or elsewhere, or until told to stop.
+
+        Args:
+            show: Called at every tick with the board.
+        """
+        show(self.board)
+        while self._tick():
+            show(self.board)
+        self._note(self._catch_up.finish())
+        show(self.board)
+        return self.board
+
+    def stop(self) -> None:
+        """Hand out nothing more; running trials stop after their epoch, with a complete checkpoint."""
+        self.stopping = True
+
+    def _tick(self) -> bool:
+        if not self.stopping:
+            self._hand_out()
+            self._search()
+        ended = self._runner.wait(_TICK_SECONDS)
+        for identity, outcome in ended:
+            self._end(identity, outcome)
+        for identity in self.board.running:
+            self._watch(identity)
+        if time.monotonic() - self._looked >= _LOOK_AROUND_SECONDS or not (self.board.running or ended):
+            self._look_around()
+        self._note(self._catch_up.work(_CATCH_UP_SECONDS))
+        if self.board.running:
+            return True
+        if ended and not self._is_left():
+            self._look_around()  # others may have drawn points since the last look
+        return not self.stopping and self._is_left()
+
+    def _is_left(self) -> bool:
+        """Return whether points are open that nobody trains here."""
+        searching = any(search.wants_more for search in self._searches.values())
+        return bool(self._to_do or self.board.elsewhere or searching)
+
+    def _search(self) -> None:
+        """Ask the searches for points while workers are free and nothing that waits can begin."""
+        for search in self._searches.values():
+            while self._runner.has_room and search.wants_more and self._ask(search):
+                self._hand_out()
+
+    def _ask(self, search: Search) -> bool:
+        """Hand out a point that a search asks for, or answer from its record; return whether to ask for more."""
+        with search.lock:
+            asked = search.ask()
+            if asked is None:
+                return False
+            trial, point = asked
+            identity = point.identity
+            for repeat in point.cell.repeats(point):
+                self._points[repeat.identity] = repeat
+                self._plan.add(repeat)
+            if point.cell.seeds:
+                self._to_do.extend(point.cell.repeats(point))
+                self._plan.write(self._output_dir)
+                return True
+            if not self._claims.take(identity):  # another sweep trains it; its record will count
+                search.study.drop(trial)
+                self.board.elsewhere.add(identity)
+                return True
+        if self._look([identity]):
+            self._answer(search, trial, identity)
+            self._claims.release(identity)
+        else:
+            self.board.running[identity] = trial
+            self._runner.submit(point)
+        self._plan.write(self._output_dir)
+        return True
+
+    def _answer(self, search: Search, trial: int, identity: str) -> None:
+        """Tell a search what is known of the point that it asked for."""
+        try:
+            record = read_record(self._folder(identity)) if identity in self.board.done else None
+        except RecordError as error:
+            self._note({identity: classify(error)})
+            record = None
+        if record is not None:
+            search.study.complete(trial, record)
+            self.board.done[identity] = selected_value(record)
+        else:
+            search.study.drop(trial)
+
+    def _adopt(self) -> None:
+        """Hear of the points that other coordinators' searches have asked for."""
+        for point in itertools.chain.from_iterable(search.adopt() for search in self._searches.values()):
+            self._points[point.identity] = point
+            self._plan.add(point)
+            self.board.elsewhere.add(point.identity)
+
+    def _hand_out(self) -> None:
+        held_back = []
+        while self._runner.has_room and self._to_do:
+            point = self._to_do.popleft()
+            if not self._study(point).may_begin(point):
+                held_back.append(point)
+            elif not self._claims.take(point.identity):
+                self.board.elsewhere.add(point.identity)
+            elif self._look([point.identity]):  # somebody has settled it since
+                self._catch_up.add(point)
+                self._claims.release(point.identity)
+                study = self._study(point)
+                if isinstance(study, SeedMeanStudy):  # at once: the next draw goes by the means
+                    study.catch_up(point)
+            else:
+                self._begin(point)
+        self._to_do.extendleft(reversed(held_back))
+
+    def _begin(self, point: Point) -> None:
+        """Train a point that is claimed, unless a pruner stops it first."""
+        study = self._study(point)
+        trial = study.begin(point)
+        if self._should_prune(point, trial, study.unjudged(trial)):
+            self._claims.release(point.identity)
+            self._prune(point, trial)
+        else:
+            self.board.running[point.identity] = trial
+            self._runner.submit(point)
+
+    def _end(self, identity: str, outcome: Outcome) -> None:
+        """Note how an attempt ended: in the study, on disk, on the board."""
+        trial, point = self.board.running.pop(identity), self._points[identity]
+        study, folder = self._study(point), self._folder(identity)
+        try:
+            record = None if outcome.failure or outcome.stopped else read_record(folder)
+        except RecordError as error:
+            outcome = Outcome(failure=classify(error))
+            record = None
+        if record is not None:
+            news = study.complete(trial, record)
+            self.board.done[identity] = selected_value(record)
+            self.board.trained += 1
+            if self._should_prune(point, trial, news):
+                self._prune(point, trial)
+        elif outcome.stopped == PRUNED:
+            study.prune(trial)
+            self._look([identity])
+        elif outcome.stopped:
+            study.requeue(trial, identity)
+        else:
+            self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
+        if self.stopping:  # a point whose other seeds are to do waits; one that has ended stays as it is
+            study.requeue(trial, identity)
+        self._claims.release(identity)
+
+    def _fail(self, point: Point, trial: int, failed: Failure) -> None:
+        folder = self._folder(point.identity)
+        if failed not in read_failures(folder):
+            add_failure(folder, failed)
+        self._study(point).fail(trial, point.identity, failed)
+        if is_worth_a_try(read_failures(folder), self._settings.max_attempts):
+            self._to_do.append(point)
+        else:
+            self.board.failed[point.identity] = failed
+
+    def _watch(self, identity: str) -> None:
+        """Report a running trial's new epochs, and stop it where a pruner or Ctrl-C says so."""
+        folder, trial = self._folder(identity), self.board.running[identity]
+        point = self._points[identity]
+        study = self._study(point)
+        progress = read_progress(folder)
+        if progress is None:
+            if self.stopping and not any((folder / name).exists() for name in (RESULT, STOP)):
+                request_stop(folder, INTERRUPTED)  # a launcher's job that has not begun
+            return
+        if self._should_prune(point, trial, study.report(trial, identity, progress["epochs"])):
+            self._prune(point, trial)
+        elif self.stopping:
+            request_stop(folder, INTERRUPTED)
+
+    def _should_prune(self, point: Point, trial: int, steps: Iterable[int]) -> bool:
+        """Let the pruner judge the steps that a trial has reached, in their order."""
+        search = self._searches.get(point.cell.study_name)
+        return search is not None and any(search.should_prune(trial, step) for step in steps)
+
+    def _prune(self, point: Point, trial: int) -> None:
+        """Stop a training, and with it those of the other seeds of its point."""
+        study = self._study(point)
+        if not isinstance(study, SeedMeanStudy):
+            request_stop(self._folder(point.identity), PRUNED)
+            return
+        study.prune(trial)
+        study.close(point.identity, self._claims)
+        self._look(member for member in study.members(point.identity) if member not in self.board.running)
+        self._to_do = deque(left for left in self._to_do if not self._is_settled(left.identity))
+
+    def _look_around(self) -> None:
+        """See what other coordinators have settled or left behind."""
+        self._looked = time.monotonic()
+        self._adopt()
+        left_behind = []
+        for identity in sorted(self.board.elsewhere):
+            if self._look([identity]):
+                self.board.elsewhere.discard(identity)
+                self._catch_up.add(self._points[identity])
+            elif not self._claims.is_taken(identity):
+                left_behind.append(self._points[identity])
+        for point in left_behind:
+            self.board.elsewhere.discard(point.identity)
+            self._to_do.append(point)
+        for name in {point.cell.study_name for point in left_behind}:
+            self._studies[name].read()  # to go on with the trial that a dead coordinator left
+
+    def _look(self, identities: Iterable[str]) -> int:
+        """Read from disk where points stand; return how many are settled."""
+        settled = 0
+        for identity in identities:
+            folder = self._folder(identity)
+            if (folder / RESULT).exists():
+                self.board.done.setdefault(identity, None)
+            elif self._settings.pruner != "none" and (pruned := read_pruned(folder)) is not None:
+                epochs = pruned.get("epochs") or [{"selection": None}]
+                self.board.pruned[identity] = epochs[-1]["selection"]
+            elif (failures := read_failures(folder)) and not is_worth_a_try(failures, self._settings.max_attempts):
+                self.board.failed[identity] = failures[-1]
+            else:
+                continue
+            settled += 1
+        return settled
+
+    def _note(self, read: Mapping[str, float | Failure]) -> None:
+        """Put on the board what was read of records that came from elsewhere."""
+        for identity, found in read.items():
+            if isinstance(found, Failure):
+                self.board.done.pop(identity, None)
+                self.board.failed[identity] = found
+            else:
+                self.board.done[identity] = found
+
+    def _is_told(self, point: Point) -> bool:
+        return point.identity in self._study(point).told and looks_whole(self._folder(point.identity))
+
+    def _is_settled(self, identity: str) -> bool:
+        return identity in self.board.done or identity in self.board.failed or identity in self.board.pruned
+
+    def _study(self, point: Point) -> CellStudy:
+        return self._studies[point.cell.study_name]
+
+    def _folder(self, identity: str) -> Path:
+        return trial_folder(self._output_dir, identity)

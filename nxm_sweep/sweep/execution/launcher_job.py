@@ -1,0 +1,92 @@
+"""A job of one of Hydra's launchers: trains one point, and says in the trial's folder that it lives and how it ended.
+
+A launcher's word is not enough: it raises for all of its jobs because one was killed, while others still run or wait.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.store.attempts import STOPPED
+from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.liveness import Heartbeat, is_alive, this_process
+from nxm_sweep.store.paths import JOB, STOP, trial_folder
+
+_PROCESS, _ANSWER = "process", "answer"
+
+
+_BEAT_SECONDS = 2.0
+
+
+def run_job(settings: TrialSettings, identity: str) -> dict[str, str] | None:
+    """Train one point in a process that a launcher has started.
+
+    Args:
+        settings: The point's settings; ``sweep.threads`` holds for this process.
+        identity: Its identity, as it was planned.
+
+    Returns:
+        None when it has a record; else why not, as :func:`nxm_sweep.sweep.execution.worker.train` says it.
+    """
+    folder = trial_folder(Path(settings.output_dir), identity)
+    with _sign_of_life(folder / JOB):  # before the imports that take seconds: many a job is killed in them
+        answer = stop_of(folder) or _train(settings, identity)
+    if answer is not None:
+        write_json(folder / JOB, {_ANSWER: answer})
+    return answer
+
+
+def forget_job(folder: Path) -> None:
+    """Remove what an earlier job has left in a trial's folder, its orders included."""
+    for name in (JOB, STOP):
+        (folder / name).unlink(missing_ok=True)
+
+
+def stop_of(folder: Path) -> dict[str, str] | None:
+    """Return the answer of a job that is told to stop before it has begun, or None."""
+    order = read_json(folder / STOP)
+    return {STOPPED: str(order.get("reason"))} if isinstance(order, dict) else None
+
+
+def read_job(folder: Path) -> Mapping[str, Any] | None:
+    """Return what a job has said in a trial's folder, or None if it has not begun, or left a record."""
+    job = read_json(folder / JOB)
+    return job if isinstance(job, dict) else None
+
+
+def answer_of(job: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return how a job has ended, or None if it has not said so."""
+    return (job or {}).get(_ANSWER)
+
+
+def lives(job: Mapping[str, Any], folder: Path, lease: float) -> bool:
+    """Return whether the process of a job that has begun lives."""
+    return is_alive(job.get(_PROCESS, {}), folder / JOB, lease)
+
+
+def _train(settings: TrialSettings, identity: str) -> dict[str, str] | None:
+    import torch  # noqa: PLC0415 - seconds of imports
+
+    from nxm_sweep.sweep.execution.worker import train  # noqa: PLC0415
+
+    if settings.sweep.threads is not None:
+        torch.set_num_threads(settings.sweep.threads)
+    return train(settings, identity)
+
+
+@contextmanager
+def _sign_of_life(sign: Path) -> Iterator[None]:
+    if threading.current_thread() is threading.main_thread():  # else it is the coordinator's process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
+    write_json(sign, {_PROCESS: this_process()})
+    try:
+        with Heartbeat(sign, _BEAT_SECONDS):
+            yield
+    finally:
+        sign.unlink(missing_ok=True)

@@ -1,0 +1,242 @@
+"""The local pool: warm worker processes, each with its device and threads, replaced when they die."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+from pebble import ProcessExpired, ProcessPool
+
+from nxm_sweep.settings import SweepSettings
+from nxm_sweep.store.attempts import Failure, Outcome, classify, failure, outcome_of
+from nxm_sweep.sweep.execution.worker import warm_up, work
+from nxm_sweep.sweep.planning.cell import Point
+
+PRELOAD = "nxm_sweep.sweep.execution.preload"
+"""Module that imports all that a worker needs before its first trial."""
+_USUAL_NEED = 4 << 30
+_BASE_NEED, _COPIES = 1 << 30, 6
+"""Bytes of a trial: imports and activations, and W, its gradient, AdamW's two moments, Z and U."""
+_TERMINATED = 15
+"""What a worker of Pebble answers to SIGTERM with."""
+_SIGNAL_NAMES = {-9: "SIGKILL", -11: "SIGSEGV", -15: "SIGTERM", -6: "SIGABRT", -7: "SIGBUS"}
+
+
+class Pool:
+    """Worker processes, one trial at a time each. A context: they end with it, whatever they do.
+
+    Args:
+        workers: How many.
+        threads: CPU threads of each; the processes of a trial on several devices share them.
+        devices: Value of ``CUDA_VISIBLE_DEVICES`` of each worker, or empty: none is set.
+        time_limit: Seconds of one trial, or None.
+    """
+
+    def __init__(self, workers: int, threads: int, devices: list[str], time_limit: float | None) -> None:
+        self._threads, self._devices, self._time_limit = threads, devices, time_limit
+        self._slots = [self._slot(number) for number in range(workers)]
+        self._free = list(range(workers))
+        self._running: dict[concurrent.futures.Future[Any], tuple[int, str]] = {}
+        self._kills_before = _kernel_kills()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for slot in self._slots:
+            slot.stop()  # type: ignore[no-untyped-call]
+        for slot in self._slots:
+            slot.join()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker is free."""
+        return bool(self._free)
+
+    def submit(self, point: Point) -> None:
+        """Give a free worker a point."""
+        slot = self._free.pop(0)
+        if self._is_broken(slot):  # its worker died while it had nothing to do
+            self._replace(slot)
+        future = self._slots[slot].schedule(work, args=[point.settings, point.identity], timeout=self._time_limit)
+        self._running[future] = (slot, point.identity)
+
+    def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
+        """Return the identities whose attempt has ended, after at most so many seconds."""
+        if not self._running:
+            time.sleep(seconds)
+        done, _ = concurrent.futures.wait(
+            self._running, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        broken = {future for future, (slot, _) in self._running.items() if self._is_broken(slot)}
+        ended = []
+        for future in done | broken:
+            slot, identity = self._running.pop(future)
+            ended.append((identity, self._outcome(future)))
+            if future in broken:
+                self._replace(slot)
+            self._free.append(slot)
+        return ended
+
+    def _slot(self, number: int) -> ProcessPool:
+        """A pool of one worker, which starts with its first trial."""
+        device = self._devices[number % len(self._devices)] if self._devices else None
+        return ProcessPool(
+            max_workers=1,
+            context=start_context(),
+            initializer=warm_up,
+            initargs=(PRELOAD, self._threads, device),
+        )
+
+    def _is_broken(self, slot: int) -> bool:
+        """Whether a worker died outside of a trial, which Pebble's pool of one does not survive."""
+        return not self._slots[slot].active
+
+    def _replace(self, slot: int) -> None:
+        self._slots[slot].stop()  # type: ignore[no-untyped-call]
+        self._slots[slot].join()
+        self._slots[slot] = self._slot(slot)
+
+    def _outcome(self, future: concurrent.futures.Future[Any]) -> Outcome:
+        if not future.done():
+            return Outcome(failure=failure("killed", "the worker died before it had begun"))
+        error = future.exception()
+        if error is None:
+            return outcome_of(future.result())
+        if isinstance(error, TimeoutError):
+            return Outcome(failure=failure("timeout", f"not finished within {self._time_limit:g} s"))
+        if isinstance(error, BrokenProcessPool):
+            return Outcome(failure=failure("killed", "the worker died before it had begun"))
+        if isinstance(error, ProcessExpired):
+            return Outcome(failure=self._death(int(error.exitcode)))
+        return Outcome(failure=classify(error))
+
+    def _death(self, code: int) -> Failure:
+        kills, self._kills_before = self._kills_before, _kernel_kills()
+        if code == -9 and self._kills_before > kills:
+            return failure("out of memory", "the system killed the worker for lack of memory")
+        if code == _TERMINATED:
+            code = -15
+        if code < 0:
+            return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
+        return failure("exit", f"the worker ended with exit code {code}")
+
+
+def start_context() -> BaseContext:
+    """Return how worker processes are started: by a fork server that has imported what they need, once for all of them.
+
+    The server has run nothing, so no thread of PyTorch and no CUDA state is copied. On a GPU, and where forking is not safe at
+    all, each worker is a new process that imports for itself.
+    """
+    if sys.platform != "linux" or _devices():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOAD])
+    return context
+
+
+@contextmanager
+def apart() -> Iterator[Callable[..., Any]]:
+    """Give what calls a function in a process of the fork server, so that this one need not import what workers do.
+
+    Without a fork server the function is called here.
+    """
+    context = start_context()
+    if context.get_start_method() != "forkserver":
+        yield lambda function, *args: function(*args)
+        return
+    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
+    with ProcessPoolExecutor(1, context, signal.signal, deaf) as executor:  # no process starts before the first call
+        yield lambda function, *args: executor.submit(function, *args).result()
+
+
+def start_imports() -> None:
+    """Let the fork server begin with its imports, which take seconds, while the sweep is planned."""
+    if start_context().get_start_method() == "forkserver":
+        multiprocessing.forkserver.ensure_running()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a machine is split between trials.
+
+    Attributes:
+        workers: Worker processes.
+        threads: CPU threads of each.
+        devices: The GPUs that each takes, as ``CUDA_VISIBLE_DEVICES`` names them; workers go round them.
+        reason: Why so many workers.
+    """
+
+    workers: int
+    threads: int
+    devices: list[str]
+    reason: str
+
+    def __str__(self) -> str:
+        workers, threads = (
+            f"{count} {noun}{'' if count == 1 else 's'}"
+            for count, noun in ((self.workers, "worker"), (self.threads, "thread"))
+        )
+        return f"{workers} of {threads}: {self.reason}"
+
+
+def shape_of_machine(settings: SweepSettings, processes: int = 1, weights: int | None = None) -> Shape:
+    """Return how many workers fit this machine, the threads of each, and the GPUs that each takes.
+
+    On a CPU, narrow workers beat wide ones: two of one thread finish 1.26 times as many trials an hour as one of two.
+
+    Args:
+        settings: How many are wanted, if anybody says so.
+        processes: Processes of a trial, ``training.devices``: so many GPUs a worker, or so many cores.
+        weights: Bytes of the largest model's weights; None: not known.
+    """
+    visible = _devices()
+    devices = [",".join(visible[start : start + processes]) for start in range(0, len(visible), processes)]
+    if len(visible) % processes and len(devices) > 1:
+        devices.pop()  # too few are left for another worker
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    need = _USUAL_NEED if weights is None else _BASE_NEED + _COPIES * weights
+    room = max(1, psutil.virtual_memory().available // (need * processes))
+    by_cores = max(1, cores // processes)
+    if settings.workers is not None:
+        workers, reason = settings.workers, "as sweep.workers says"
+    elif devices:
+        workers = len(devices) * settings.workers_per_device
+        reason = f"{settings.workers_per_device} for each {'GPU' if processes == 1 else f'{processes} GPUs'}"
+    elif room < by_cores:
+        workers, reason = room, f"a trial may take {need * processes / 2**30:.1f} GiB of memory"
+    else:
+        workers, reason = by_cores, "one for each core" if processes == 1 else f"one for each {processes} cores"
+    return Shape(workers, settings.threads or max(1, cores // workers), devices, reason)
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch  # noqa: PLC0415 - planning needs no torch
+
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _kernel_kills() -> int:
+    """How many processes the kernel has killed for lack of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

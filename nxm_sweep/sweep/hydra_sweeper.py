@@ -1,0 +1,119 @@
+"""Hydra's side of a sweep: its sweeper and launcher, and a point as a job of one of Hydra's launchers.
+
+Every command imports this module, through Hydra's plugin scan: what takes seconds is imported where a sweep begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from nxm_sweep.config.compose import load_settings, without_hydra
+from nxm_sweep.errors import ConfigError
+from nxm_sweep.store.attempts import classify
+from nxm_sweep.sweep.planning.axes import command_line_word
+
+
+class CellSweeper(Sweeper):
+    """Plans the points of ``-m`` and runs them."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._loader, self._config, self._context = hydra_context.config_loader, config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=train_job, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep of a command line.
+
+        Raises:
+            ConfigError: Bad input; nothing has been trained.
+            SweepIncompleteError: Points have no record.
+        """
+        from nxm_sweep.config.device import check_device, launched  # noqa: PLC0415
+        from nxm_sweep.sweep.execution.pool import apart  # noqa: PLC0415
+        from nxm_sweep.sweep.planning.command_line import plan_cells  # noqa: PLC0415 - PyTorch, for sweeps alone
+        from nxm_sweep.sweep.run import run_sweep  # noqa: PLC0415 - Optuna and the pool
+        from nxm_sweep.trial.digests import find_digests  # noqa: PLC0415
+
+        if launched() > 1:
+            raise ConfigError(
+                "a sweep starts its own processes",
+                hint="python -m nxm_sweep -m ... training.devices=2, without torchrun",
+            )
+        launch = None if isinstance(self.launcher, LocalPool) else self._launch
+        with apart() as run_apart:
+            find = None if launch is not None else functools.partial(run_apart, find_digests)
+            cells, settings = plan_cells(arguments, self._compose, self._context, find)
+        if settings.force:
+            raise ConfigError(
+                "force=true is for single trials: a sweep trains what has no record",
+                hint="to train points again, remove their folders under trials/",
+            )
+        if launch is None:  # the jobs of other launchers run elsewhere, with other devices
+            for cell in cells:
+                check_device(cell.settings)
+        if launch is not None and settings.sweep.time_limit is not None:
+            raise ConfigError(
+                "sweep.time_limit holds for hydra/launcher=pool alone",
+                hint="a cluster has its own: hydra.launcher.timeout_min for submitit_slurm",
+            )
+        run_sweep(cells, settings, arguments, launch)
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        return self._loader.load_sweep_config(self._config, list(overrides))
+
+    def _launch(self, batch: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
+        if self.launcher is None:
+            raise ConfigError("the sweep has no launcher")
+        place = str(Path(self._config.hydra.sweep.dir).resolve())  # made where a job starts
+        folder = f"hydra.sweep.dir={command_line_word(place)}"
+        returns = self.launcher.launch([[*overrides, folder] for overrides in batch], initial_job_idx=0)
+        return list(map(_answer, returns))
+
+
+class LocalPool(Launcher):
+    """Stands for the project's own worker processes; the sweeper hands its points to them one by one."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Need nothing of Hydra."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        raise ConfigError(
+            "hydra/launcher=pool needs hydra/sweeper=nxm_sweep", hint="hydra/launcher=basic goes with any"
+        )
+
+
+def train_job(config: DictConfig) -> dict[str, Any] | None:
+    """Train one point as a job of one of Hydra's launchers; its record is the result, whatever becomes of the launcher.
+
+    Raises:
+        ConfigError: The job does not come from our sweeper.
+    """
+    from nxm_sweep.sweep.execution.launcher_job import run_job  # noqa: PLC0415
+
+    settings = load_settings(without_hydra(config), of_sweep=True)
+    if settings.sweep.point is None or settings.sweep.cwd is None:
+        raise ConfigError("sweep.point and sweep.cwd must be given", hint="hydra/sweeper=nxm_sweep gives them")
+    os.chdir(settings.sweep.cwd)
+    return run_job(settings, settings.sweep.point)
+
+
+def _answer(job: JobReturn) -> dict[str, Any] | None:
+    """What a job returned; a failure's fields if it raised, which it does where it cannot even begin."""
+    try:
+        answer: dict[str, Any] | None = job.return_value
+    except Exception as error:  # noqa: BLE001 - whatever one job raises ends that job alone
+        return asdict(classify(error))
+    return answer

@@ -1,0 +1,1 @@
+"""The cells and points of a sweep, and what they cost."""

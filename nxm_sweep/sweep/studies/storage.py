@@ -1,0 +1,182 @@
+"""Where the Optuna studies are kept. A password comes from the environment and goes nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
+
+from nxm_sweep.errors import StorageError, first_line
+from nxm_sweep.store.paths import DATABASE, JOURNAL, STUDIES, storage_lock_file
+
+Storage: TypeAlias = BaseStorage
+URL_VARIABLE = "NXM_STORAGE"
+_BUSY_SECONDS = 120
+
+
+def storage_lock(output_dir: Path) -> FileLock:
+    """Return the lock around creating a storage and around adding points to a study."""
+    file = storage_lock_file(output_dir)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(file)
+
+
+def open_storage(kind: str, output_dir: Path) -> BaseStorage:
+    """Open the storage of a sweep's studies; create it under a lock if it is not there.
+
+    Args:
+        kind: ``sqlite``, ``journal`` or ``postgresql``.
+        output_dir: Root of trials and studies.
+
+    Raises:
+        StorageError: It cannot be reached or read; no message holds a password.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with storage_lock(output_dir), _explained(kind):
+        folder = (output_dir / STUDIES).resolve()
+        match kind:
+            case "sqlite":
+                return _sqlite(folder / DATABASE)
+            case "journal":
+                return _journal(folder / JOURNAL)
+            case _:
+                return RDBStorage(postgresql_url(), engine_kwargs={"pool_pre_ping": True})
+
+
+def dashboard_address(kind: str, output_dir: Path) -> str:
+    """Return what ``optuna-dashboard`` takes to show the studies."""
+    match kind:
+        case "sqlite":
+            return f"sqlite:///{output_dir / STUDIES / DATABASE}"
+        case "journal":
+            return str(output_dir / STUDIES / JOURNAL)
+        case _:
+            return f'"postgresql+psycopg://${{{URL_VARIABLE}#*://}}"'
+
+
+def postgresql_url() -> str:
+    """Return the server's address from the environment, with the driver that we install.
+
+    Raises:
+        StorageError: It is not set, or is no PostgreSQL address.
+    """
+    url = os.environ.get(URL_VARIABLE, "")
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.split("+")[0] not in {"postgresql", "postgres"}:
+        raise StorageError(
+            f"sweep.storage=postgresql needs the server's address in the environment variable {URL_VARIABLE}"
+            + (f" but it holds one of {scheme}" if separator else ""),
+            hint=f"export {URL_VARIABLE}=postgresql://user:password@host:5432/database",
+        )
+    place = rest.partition("@")[2]
+    if "@" in place.partition("/")[0] or "@" in place.partition("?")[0]:  # else part of it would pass for the host
+        raise StorageError(
+            f"the user or the password in the environment variable {URL_VARIABLE} holds a bare @",
+            hint="write %40 for @, %2F for / and %3A for :",
+        )
+    return f"postgresql+psycopg://{rest}"
+
+
+def mask(text: str) -> str:
+    """Return a text without the passwords of the addresses in it."""
+    text = re.sub(r"(\w+://)\S*@", r"\1***@", text)  # up to the last @: a password may hold one, or a slash
+
+    def hide(match: re.Match[str]) -> str:
+        parts = urlsplit(match[0])
+        query = urlencode(
+            [(key, "***" if "pass" in key.lower() else value) for key, value in parse_qsl(parts.query)], safe="*"
+        )
+        return urlunsplit(parts._replace(query=query))
+
+    return re.sub(r"\w+://\S+", hide, text)
+
+
+def _sqlite(path: Path) -> BaseStorage:
+    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
+    sqlalchemy.event.listen(storage.engine, "connect", _tune)
+    storage.engine.dispose()  # connections made so far
+    return storage
+
+
+def _tune(connection: sqlite3.Connection, _: Any) -> None:
+    """Write ahead: readers such as a dashboard never block. A power cut may cost the last lines, which records bring back."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _journal(path: Path) -> BaseStorage:
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+
+
+class _JournalLock(JournalFileOpenLock):
+    """A lock that the system releases when its holder dies.
+
+    Whoever gets it cuts a last line that a killed writer left unfinished, which every later load would fail on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._lock = FileLock(path.with_name(f".{path.name}.flock"))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        if self._path.exists():
+            with self._path.open("r+b") as file:
+                _cut_torn_line(file)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    file.seek(end - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextmanager
+def _explained(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, OSError, ModuleNotFoundError, RuntimeError, ValueError) as error:
+        hint = "pip install 'nxm_sweep[postgresql]'" if isinstance(error, ImportError) else ""
+        raise StorageError(f"the {kind} storage of the studies cannot be opened: {_reason(error)}", hint=hint) from None
+
+
+@contextmanager
+def in_use(kind: str) -> Iterator[None]:
+    """Say in one line that a storage is lost while the block uses it.
+
+    Raises:
+        StorageError: It is; no message holds a password.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StorageError(
+            f"the {kind} storage of the studies is lost: {_reason(error.__cause__ or error)}",
+            hint="no record is; the same command continues",
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    return mask(first_line(error))

@@ -1,0 +1,277 @@
+"""A cell's Optuna study: the plan and the live view of its points. Records are the truth; it is told what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nxm_sweep.store.attempts import Failure
+from nxm_sweep.store.records import selected_value
+from nxm_sweep.sweep.planning.axes import Range, is_wordy
+from nxm_sweep.sweep.planning.cell import Cell, Point
+
+_LOGARITHMIC = ("learning_rate.value", "rho.value")
+IDENTITIES = "identities"
+"""User attribute of a drawn point that is trained with several seeds: its trainings, in the order of the seeds."""
+_QUEUED = 100
+"""So many points of a cell stand in the queue; each costs 4 ms before the first trial starts, and every reader time."""
+
+
+class CellStudy:
+    """One cell's study. Other coordinators change it too: a trial that one of them has ended stays as it is.
+
+    Args:
+        storage: Where it is kept; the study is created there if it is new.
+        cell: The cell. Every caller that creates or queues holds the storage's lock.
+    """
+
+    def __init__(self, storage: BaseStorage, cell: Cell) -> None:
+        self.storage, self.cell = storage, cell
+        self.study_id = find_or_create(storage, cell)
+        self._waiting: dict[str, int] = {}
+        self._running: dict[str, int] = {}
+        self.told: dict[str, float] = {}
+        self.seconds: list[float] = []
+        self._reported: dict[int, int] = {}
+
+    def read(self) -> dict[int, str]:
+        """Read every trial; return those that run, with their points' identities."""
+        trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        of = {state: [trial for trial in trials if trial.state == state] for state in TrialState}
+        self._waiting = {identity_in(trial): _id(trial) for trial in of[TrialState.WAITING]}
+        self.told = {identity_in(trial): float(trial.value or 0.0) for trial in of[TrialState.COMPLETE]}
+        self.seconds = [
+            trial.user_attrs["seconds"] for trial in of[TrialState.COMPLETE] if "seconds" in trial.user_attrs
+        ]
+        self._running = {identity_in(trial): _id(trial) for trial in of[TrialState.RUNNING]}
+        return {_id(trial): identity_in(trial) for trial in of[TrialState.RUNNING]}
+
+    def queue(self, points: Iterable[Point]) -> None:
+        """Queue points that are to be trained; the first hundred are shown as waiting."""
+        for point in points:
+            if len(self._waiting) >= _QUEUED:
+                return
+            if point.identity not in self._waiting and point.identity not in self._running:
+                self._waiting[point.identity] = self._create(point, TrialState.WAITING)
+
+    def begin(self, point: Point) -> int:
+        """Note that a point is being trained; return its trial's number in the storage.
+
+        The caller holds the point: one that the study holds for running was left behind by a dead coordinator.
+        """
+        trial = self._unfinished(point.identity)
+        if trial is not None:
+            with suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial, TrialState.RUNNING)
+                return trial
+        return self._create(point, TrialState.RUNNING)
+
+    def add(self, point: Point) -> None:
+        """Queue a point that a search has drawn before."""
+        self._waiting[point.identity] = self._create(point, TrialState.WAITING)
+
+    def add_missing(self, points: Iterable[Point]) -> list[Point]:
+        """Queue the points that a search has drawn before and that its study, lost since, does not hold; return them."""
+        known = set(map(identity_in, self.storage.get_all_trials(self.study_id, deepcopy=False)))
+        missing = [point for point in points if point.identity not in known]
+        for point in missing:
+            self.add(point)
+        return missing
+
+    def may_begin(self, point: Point) -> bool:
+        """Return whether a point can be trained now."""
+        return True
+
+    def unjudged(self, trial: int) -> Sequence[int]:
+        """Return the steps that a pruner has to judge before the trial goes on."""
+        return ()
+
+    def judged_part(self, trial: FrozenTrial, step: int) -> FrozenTrial:
+        """Return a running trial as a pruner judges it at a step."""
+        return trial
+
+    def report(self, trial: int, identity: str, epochs: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        """Report the epochs that are new; return the step that a pruner has to judge, if there is one."""
+        known = self._reported.get(trial, 0)
+        with suppress(UpdateFinishedTrialError):
+            for entry in epochs[known:]:
+                self.storage.set_trial_intermediate_value(trial, entry["epoch"], entry["selection"])
+        self._reported[trial] = max(known, len(epochs))
+        return [epochs[-1]["epoch"]] if len(epochs) > known else []
+
+    def complete(self, trial: int, record: Mapping[str, Any]) -> Sequence[int]:
+        """Tell what a record says; return the steps that a pruner has to judge."""
+        self.report(trial, record["identity"], record["epochs"])
+        with suppress(UpdateFinishedTrialError):
+            for key, value in main_figures(record).items():
+                self.storage.set_trial_user_attr(trial, key, value)
+            self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [selected_value(record)])
+            self.told[record["identity"]] = selected_value(record)
+        return ()
+
+    def tell(self, point: Point, record: Mapping[str, Any]) -> None:
+        """Tell a record that was not made through this study."""
+        trial = self._unfinished(point.identity)
+        if trial is not None:
+            with suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial, TrialState.RUNNING)
+                self.complete(trial, record)
+            return
+        now = datetime.now(UTC).replace(tzinfo=None)
+        self.storage.create_new_trial(
+            self.study_id,
+            template_trial=_template(
+                point,
+                TrialState.COMPLETE,
+                value=selected_value(record),
+                intermediate_values={entry["epoch"]: entry["selection"] for entry in record["epochs"]},
+                attributes=main_figures(record),
+                started=_local(record.get("started")) or now,
+                finished=_local(record.get("finished")) or now,
+            ),
+        )
+        self.told[point.identity] = selected_value(record)
+
+    def requeue(self, trial: int, identity: str) -> None:
+        """Put a trial that was cut off back into the queue: it continues from its checkpoint."""
+        with suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, TrialState.WAITING)
+            self._waiting[identity] = trial
+
+    def fail(self, trial: int, identity: str, failure: Failure) -> None:
+        """Tell why an attempt has failed."""
+        with suppress(UpdateFinishedTrialError):
+            for key, value in asdict(failure).items():
+                if value:
+                    self.storage.set_trial_user_attr(trial, f"failure {key}", value)
+            self.storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def drop(self, trial: int) -> None:
+        """End a trial that a search asked for in vain: its point is being trained, or has failed for good."""
+        with suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def drop_second(self, identity: str) -> None:
+        """End what is unfinished of a point that has been told: two coordinators had queued it."""
+        trial = self._unfinished(identity)
+        if trial is not None:
+            self.drop(trial)
+
+    def prune(self, trial: int) -> None:
+        """Tell that a trial was stopped early; its last score stands as its value."""
+        frozen = self.storage.get_trial(trial)
+        last = frozen.intermediate_values.get(frozen.last_step) if frozen.last_step is not None else None
+        with suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, TrialState.PRUNED, None if last is None else [last])
+
+    def _unfinished(self, identity: str) -> int | None:
+        running = self._running.pop(identity, None)
+        return self._waiting.pop(identity, running)
+
+    def _create(self, point: Point, state: TrialState) -> int:
+        return self.storage.create_new_trial(self.study_id, template_trial=_template(point, state))
+
+
+def main_figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a record the study shows."""
+    best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
+    return {
+        "identity": record["identity"],
+        "best epoch": best["epoch"],
+        "pruned score": best["selection"] if best["pruned"] else None,
+        "unpruned score": best["unpruned_selection"],
+        "relative residual": best["relative_distance"],
+        "pattern holds": record["sparsity"]["exact"],
+        "seconds": round(record["seconds"]["total"], 1),
+    }
+
+
+def distribution(cell: Cell, key: str) -> BaseDistribution:
+    """Return an axis as Optuna has it: a grid's numbers as a range, so that the study can grow; a search's list as choices."""
+    values = cell.axes[key]
+    if isinstance(values, Range):
+        if isinstance(values.low, int) and isinstance(values.high, int):
+            return IntDistribution(values.low, values.high, log=values.log)
+        return FloatDistribution(values.low, values.high, log=values.log)
+    if cell.search or is_wordy(values):
+        return CategoricalDistribution(list(values))
+    if all(isinstance(value, bool) for value in values):
+        return CategoricalDistribution([False, True])
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(min(values), max(values))
+    return FloatDistribution(min(values), max(values), log=key in _LOGARITHMIC)
+
+
+def identity_attribute(point: Point) -> dict[str, Any]:
+    """Return the user attribute that says which training a trial stands for, or which ones where seeds are repeats."""
+    if point.cell.seeds:
+        return {IDENTITIES: [repeat.identity for repeat in point.cell.repeats(point)]}
+    return {"identity": point.identity}
+
+
+def identity_in(trial: FrozenTrial) -> str:
+    """Return the identity of the point that a trial stands for, of its first seed; empty if it is none of ours."""
+    return str(trial.user_attrs.get("identity") or next(iter(trial.user_attrs.get(IDENTITIES, [])), ""))
+
+
+def find_or_create(storage: BaseStorage, cell: Cell) -> int:
+    """Return the number of a cell's study in the storage; the caller holds the storage's lock."""
+    name = cell.study_name
+    try:
+        study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
+    except DuplicatedStudyError:
+        return storage.get_study_id_from_name(name)
+    metric = cell.settings.task.selection_metric
+    over_seeds = f", mean over the seeds {' '.join(map(str, cell.seeds))}" if cell.seeds else ""
+    attributes = {
+        **cell.choices,
+        "sparsity": cell.sparsity_name,
+        "pattern": cell.pattern,
+        "fingerprint": cell.fingerprint,
+        "score": f"{metric} of the pruned model, best epoch on the reported set (optimistic){over_seeds}",
+    }
+    for key, value in attributes.items():
+        storage.set_study_user_attr(study_id, key, value)
+    return study_id
+
+
+def _template(
+    point: Point,
+    state: TrialState,
+    *,
+    value: float | None = None,
+    intermediate_values: dict[int, float] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    started: datetime | None = None,
+    finished: datetime | None = None,
+) -> FrozenTrial:
+    params = {key: value for key, value in point.values.items() if key in point.cell.drawn_keys}
+    trial = create_trial(
+        state=state,
+        value=value,
+        params=params,
+        distributions={key: distribution(point.cell, key) for key in params},
+        intermediate_values=intermediate_values,
+        user_attrs={**identity_attribute(point), **(attributes or {})},
+    )
+    if started is not None:
+        trial.datetime_start, trial.datetime_complete = started, finished
+    return trial
+
+
+def _id(trial: FrozenTrial) -> int:
+    return trial._trial_id  # noqa: SLF001 - what every method of a storage takes
+
+
+def _local(time: str | None) -> datetime | None:
+    """Return a record's UTC time as Optuna keeps times: local, without a zone."""
+    return None if time is None else datetime.fromisoformat(time).astimezone().replace(tzinfo=None)

@@ -1,0 +1,117 @@
+"""What a run shows while it trains: a live bar on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback
+
+from nxm_sweep.training.monitor import Monitor, raise_if_stopped
+from nxm_sweep.training.trainer import SparseTrainer
+
+_SECONDS_BETWEEN_LINES = 20.0
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's files, in a trial's folder."""
+
+
+class MonitorCallback(TrainerCallback):
+    """Tells a monitor of each step, and stops the training when it says so."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._monitor.on_step(state.global_step, state.max_steps)
+        raise_if_stopped(self._monitor.stop_now())
+
+
+class ProgressBar(TrainerCallback):
+    """Shows epoch, step, loss, distance from the pattern, rate and time left.
+
+    Args:
+        trainer: Whose run is shown.
+        console: Where to; a console that is no terminal gets plain lines.
+        clock: Seconds that only grow; for tests.
+    """
+
+    def __init__(self, trainer: SparseTrainer, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._trainer, self._console, self._clock = trainer, console, clock
+        self._started = self._printed = 0.0
+        self._first_step = 0
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._started = self._printed = self._clock()
+        self._first_step = state.global_step
+        if self._console.is_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True
+            )
+            self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+            self._bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, description=self.line(state))
+        elif self._clock() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = self._clock()
+            self._console.print(self.line(state), highlight=False)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal, at the end or after an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def line(self, state: TrainerState) -> str:
+        """Return the state of the run in words."""
+        seconds = max(self._clock() - self._started, 1e-9)
+        rate = (state.global_step - self._first_step) / seconds
+        epochs = round(self._trainer.args.num_train_epochs)
+        epoch = min(epochs, int((state.epoch or 0.0) - 1e-9) + 1)
+        parts = [f"epoch {epoch}/{epochs}", f"step {state.global_step}/{state.max_steps}"]
+        if self._trainer.last_loss is not None:
+            parts.append(f"loss {self._trainer.last_loss:.4f}")
+        if self._trainer.sparse_method.gap is not None:
+            parts.append(f"residual {self._trainer.sparse_method.gap:.3f}")
+        parts.append(f"{rate:.2f} steps/s")
+        if rate > 0:
+            parts.append(f"{clock_time((state.max_steps - state.global_step) / rate)} left")
+        return "  ".join(parts)
+
+
+def clock_time(seconds: float) -> str:
+    """Return seconds as ``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def report_into(trainer: Trainer, folder: Path) -> None:
+    """Let TensorBoard's files go below a trial's folder. MLflow goes where its own environment variables say."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(folder / TENSORBOARD)
+
+
+def forget_reports(folder: Path) -> None:
+    """Remove what an earlier training of the same trial has told TensorBoard; one that is continued keeps it."""
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+
+
+def end_reports(trainer: Trainer) -> None:
+    """Close the reports of a training that an error has ended, or else the next one in this process would add to them."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback | MLflowCallback):
+            callback.on_train_end(trainer.args, trainer.state, trainer.control)  # type: ignore[no-untyped-call]

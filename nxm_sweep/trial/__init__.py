@@ -1,0 +1,1 @@
+"""One trial, trained exactly once, in one process or several; writes the record."""

@@ -1,0 +1,68 @@
+"""One process (rank) of a trial, as :mod:`nxm_sweep.trial.rank_launcher` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from rich.console import Console
+
+from nxm_sweep.errors import NxmSweepError, RankError
+from nxm_sweep.store.liveness import exit_with_parent
+
+_WIDTH = 120  # of a log
+
+
+def main() -> int:
+    """Train as one rank of several; return the exit code."""
+    order: dict[str, Any] = json.loads(sys.stdin.buffer.read())
+    threading.Thread(target=exit_with_parent, args=(order["parent"],), name="orphan watch", daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started the ranks hears of Ctrl-C and ends them
+    answer, code = _train(order), 0
+    if answer is None:
+        return 1
+    if os.environ["RANK"] == "0":
+        _store().set(_answer_key(), json.dumps(answer))
+        code = int("error" in answer)
+    return code
+
+
+def _train(order: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what came of it, or None where that is told elsewhere."""
+    import torch  # noqa: PLC0415 - seconds of imports, in which the parent may die
+
+    from nxm_sweep.config.compose import settings_of  # noqa: PLC0415
+    from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415
+    from nxm_sweep.trial.run import run_point  # noqa: PLC0415
+
+    silence_known_noise()
+    torch.set_num_threads(order["threads"])
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    try:
+        _, trained = run_point(settings_of(order["settings"]), console, planned=order["planned"])
+    except RankError:  # the group has it
+        return None
+    except NxmSweepError as error:
+        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"trained": trained}
+
+
+def _store() -> Any:
+    import torch.distributed as dist  # noqa: PLC0415
+
+    port = int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(os.environ["MASTER_ADDR"], port, is_master=False)  # type: ignore[attr-defined]
+
+
+def _answer_key() -> str:
+    from nxm_sweep.trial.rank_launcher import ANSWER  # noqa: PLC0415
+
+    return ANSWER
+
+
+if __name__ == "__main__":
+    sys.exit(main())

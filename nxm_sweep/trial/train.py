@@ -1,0 +1,341 @@
+"""One trial: settings in, what came out as a plain dictionary."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import set_seed
+
+from nxm_sweep.config.device import uses_gpu
+from nxm_sweep.data.loading import TaskRows, load_rows
+from nxm_sweep.data.tokenization import PadToLongest, Tokenised, tokenise
+from nxm_sweep.errors import SparsityError
+from nxm_sweep.methods import Iteration
+from nxm_sweep.settings import TrialSettings
+from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
+from nxm_sweep.store.files import replace_folder
+from nxm_sweep.store.paths import MODEL, PREDICTIONS, WORK
+from nxm_sweep.training.callbacks import forget_reports
+from nxm_sweep.training.checkpoint import complete_checkpoints
+from nxm_sweep.training.cpu_layers import use_fast_layers_
+from nxm_sweep.training.heads import carries_head, check_kept_head
+from nxm_sweep.training.models import digest_model, load_config, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.monitor import Monitor, RankZeroMonitor
+from nxm_sweep.training.packing import pack_
+from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels, find_teacher
+from nxm_sweep.trial.build import build_importance, build_method
+from nxm_sweep.trial.diagnostics import distance_to_go, last_prune_of, learning_rate_sum
+from nxm_sweep.trial.provenance import hardware, versions
+from nxm_sweep.trial.splits import describe_splits, warn_of_duplicates
+from nxm_sweep.trial.trainer import TrialTrainer
+
+HELDOUT = "heldout"
+"""Name of the slice of the training set that selects, where the validation set does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A trial's inputs, found and hashed; no model is loaded yet.
+
+    Attributes:
+        rows: Training and validation rows.
+        model_folder: Where the pretrained model's files are.
+        model_digest: Hash of their content.
+        carries_head: Whether they hold a classifier head.
+        teacher: The model that this one learns from, if there is one.
+        seconds: How long it took.
+        derived: What trials have made of the rows, for the next one that wants the same.
+    """
+
+    rows: TaskRows
+    model_folder: Path
+    model_digest: str
+    seconds: float
+    carries_head: bool = False
+    teacher: Teacher | None = None
+    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def teacher_digest(self) -> str:
+        """Hash of the teacher's files; empty without one."""
+        return "" if self.teacher is None else self.teacher.digest
+
+
+def prepare(settings: TrialSettings) -> Prepared:
+    """Find a trial's data, model and teacher and hash their content.
+
+    Raises:
+        DataError: The data set is missing or not what the task expects.
+        ModelError: The model or the teacher is missing, or they do not fit together.
+    """
+    started = time.perf_counter()
+    folder = locate_model(settings.model)
+    teacher = find_teacher(settings, folder)
+    rows = load_rows(settings.task, settings.data)
+    if teacher is not None:
+        check_labels(settings.distillation, teacher, rows.labels)
+    config = load_config(folder)
+    if settings.model.head == "keep":
+        check_kept_head(folder, config, rows.labels)
+    return Prepared(
+        rows=rows,
+        model_folder=folder,
+        model_digest=digest_model(folder),
+        carries_head=carries_head(folder, config),
+        teacher=teacher,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def run_trial(
+    settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, monitor: Monitor
+) -> dict[str, Any]:
+    """Train one trial and return its record's body; continue from the last complete checkpoint in ``folder``.
+
+    Args:
+        settings: Checked settings.
+        prepared: What :func:`prepare` found.
+        folder: The trial's own folder: ``work/`` holds checkpoints and is removed at the end; ``model/`` is the best pruned
+            model, if it is to be saved.
+        console: Where progress goes.
+        monitor: Who hears of steps and epochs and may stop the trial.
+
+    Returns:
+        Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds, versions. Of
+        several ranks, only rank 0 writes, speaks, listens to its monitor and returns them; the others return nothing.
+
+    Raises:
+        NonFiniteError: A loss or metric became NaN or infinite.
+        TrialStoppedError: The monitor said so.
+        SparsityError: A rule does not fit the model, or the saved weights do not hold their pattern.
+    """
+    seconds = {"prepare": prepared.seconds}
+    work = folder / WORK
+    if (
+        settings.training.threads is not None or distributed.count() > 1
+    ):  # so that sums have the same bits on every rank
+        torch.set_num_threads(settings.training.threads or distributed.share(torch.get_num_threads()))
+    console, monitor = (console if distributed.rank() == 0 else Console(quiet=True)), RankZeroMonitor(monitor)
+    with _timed(seconds, "tokenise"), distributed.together():
+        data, tokenizer = tokenise_rows(settings, prepared)
+    with _timed(seconds, "compare_splits"):
+        splits = _compare_splits(settings, prepared, data, console) if distributed.rank() == 0 else {}
+    with _timed(seconds, "load_model"), distributed.together():
+        trainer = build_trainer(settings, prepared, data, tokenizer, work=work, console=console, monitor=monitor)
+    method = trainer.sparse_method
+    budget = learning_rate_sum(settings, trainer.optimizer_steps())
+    start = distance_to_go(method.targets, budget)
+    checkpoints = distributed.share([str(path) for path in complete_checkpoints(work)])
+    if not checkpoints and distributed.rank() == 0:
+        forget_reports(folder)
+    trainer.run(Path(checkpoints[-1]) if checkpoints else None)
+    end, last_prune = distance_to_go(method.targets), last_prune_of(trainer, start)
+    if last_prune is not None and last_prune["advice"]:
+        console.print(f"note: {last_prune['advice']}", highlight=False, soft_wrap=True)
+    with _timed(seconds, "report"):
+        outcome = _outcome(settings, trainer, data)
+    if distributed.rank() > 0:
+        return {}
+    seconds |= trainer.seconds
+    with _timed(seconds, "verify"):
+        checks = _verify(trainer.best_folder, method.targets)
+    if settings.save_model:
+        tokenizer.save_pretrained(trainer.best_folder)
+        replace_folder(trainer.best_folder, folder / MODEL)
+    else:
+        shutil.rmtree(folder / MODEL, ignore_errors=True)  # of an earlier, forced-over run: it is not this record's
+    trainer.predictions_file.replace(folder / PREDICTIONS)
+    shutil.rmtree(work)
+    return {
+        **outcome,
+        "last_prune": last_prune,
+        "travel": {"learning_rate_sum": budget, "start": start, "end": end},
+        "sparsity": {
+            "targets": describe_targets(method.targets),
+            "checked": [asdict(check) for check in checks],
+            "exact": all(check.exact for check in checks),
+        },
+        **_inputs(prepared, data, splits, trainer.model, method.targets),
+        **_taught(settings, prepared),
+        "steps": trainer.state.global_step,
+        "tokens": settings.training.epochs * sum(data.train["length"]),
+        "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
+        "seconds": seconds | {"total": sum(seconds.values()), **trainer.cpu_seconds},
+        "hardware": hardware(trainer.args.device),
+        "versions": versions(),
+    }
+
+
+def _outcome(settings: TrialSettings, trainer: TrialTrainer, data: Tokenised) -> dict[str, Any]:
+    """What a record says of the outcome; scores the validation sets now if another slice has selected."""
+    best, metric = trainer.best_epoch(), settings.task.selection_metric
+    if data.heldout is None:
+        scores, value, unpruned = best["pruned"] or best["unpruned"], best["selection"], best["unpruned_selection"]
+        protocol = "best epoch on the reported validation set (the paper's; optimistic)"
+    else:
+        scores, unpruned = trainer.report(data.validation), None
+        value = next(iter(scores.values()))[metric]
+        protocol = "best epoch on a held-out slice of the training set; the validation set is scored once"
+    first = next(iter(data.validation))
+    return {
+        "best": {
+            "epoch": best["epoch"],
+            "value": value,
+            "unpruned_value": unpruned,
+            "selection_value": best["selection"],
+        },
+        "selection": {
+            "metric": metric,
+            "name": settings.selection.name,
+            "set": first if data.heldout is None else HELDOUT,
+            "reported_set": first,
+            "protocol": protocol,
+        },
+        "reported": scores,
+        "epochs": trainer.epochs,
+        "iterations": [_iteration(entry) for entry in trainer.sparse_method.iterations],
+    }
+
+
+def _iteration(entry: Iteration) -> dict[str, Any]:
+    residuals = asdict(entry.residuals)
+    groups = [
+        {"group": name, **{key: value for key, value in group.items() if key not in {"groups", "rho"}}}
+        for name, group in residuals.pop("groups").items()
+    ]
+    found = {name: value for name, value in asdict(entry).items() if name != "residuals"}
+    return {**found, **residuals, "groups": groups}
+
+
+def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised, console: Console) -> dict[str, Any]:
+    """Return what a record says of the rows beside their numbers; warn of duplicates and of lines that were left out."""
+    rows = prepared.rows
+    for name, count in rows.left_out.items():
+        console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
+    task, training = settings.task, settings.training
+    key = f"splits {training.max_train_samples} {training.max_eval_samples} {settings.selection} {task.metrics} {task.problem}"
+    if key not in prepared.derived:
+        prepared.derived[key] = describe_splits(rows, settings)
+    splits = {**prepared.derived[key], "left_out": dict(rows.left_out)}
+    warning = warn_of_duplicates(splits["duplicates"], {name: len(part) for name, part in data.validation.items()})
+    if warning:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    return splits
+
+
+def _inputs(
+    prepared: Prepared, data: Tokenised, splits: dict[str, Any], model: Any, targets: list[Target]
+) -> dict[str, Any]:
+    """What a record says of the data and the model."""
+    return {
+        "data": {
+            "layout": prepared.rows.layout,
+            "digest": prepared.rows.digest,
+            "labels": list(prepared.rows.labels),
+            "train_rows": len(data.train),
+            "heldout_rows": 0 if data.heldout is None else len(data.heldout),
+            "validation_rows": {name: len(part) for name, part in data.validation.items()},
+            **splits,
+        },
+        "model": {
+            "digest": prepared.model_digest,
+            "class": type(model).__name__,
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "target_parameters": sum(target.weight.numel() for target in targets),
+        },
+    }
+
+
+def _taught(settings: TrialSettings, prepared: Prepared) -> dict[str, Any]:
+    """What a record says of the teacher; nothing without one."""
+    if prepared.teacher is None:
+        return {}
+    return {"distillation": {"name": settings.distillation.name, "teacher_digest": prepared.teacher_digest}}
+
+
+def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenised, Any]:
+    """Return a trial's rows as tokens, and the tokenizer."""
+    training = settings.training
+    fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
+    key = f"tokens {training.max_length} {training.max_train_samples} {training.max_eval_samples} {fraction}"
+    if key not in prepared.derived:
+        tokenizer = load_tokenizer(prepared.model_folder)
+        data = tokenise(
+            prepared.rows,
+            tokenizer,
+            tokenizer_digest=prepared.model_digest,
+            max_length=training.max_length,
+            max_train_samples=training.max_train_samples,
+            max_eval_samples=training.max_eval_samples,
+            heldout_fraction=fraction,
+        )
+        prepared.derived[key] = data, tokenizer
+    tokenised: tuple[Tokenised, Any] = prepared.derived[key]
+    return tokenised
+
+
+def build_trainer(
+    settings: TrialSettings,
+    prepared: Prepared,
+    data: Tokenised,
+    tokenizer: Any,
+    *,
+    work: Path,
+    console: Console,
+    monitor: Monitor,
+) -> TrialTrainer:
+    """Return a trial's trainer over the pretrained model and a head, drawn from the seed or the model's own.
+
+    Raises:
+        SparsityError: A rule does not fit the model.
+    """
+    set_seed(settings.seed)
+    model = load_model(prepared.model_folder, prepared.rows.labels, keep_head=settings.model.head == "keep")
+    if not uses_gpu(settings):
+        use_fast_layers_(model, embeddings=distributed.count() == 1)
+        pack_(model)
+    trainer = TrialTrainer(
+        settings=settings,
+        work=work,
+        console=console,
+        monitor=monitor,
+        model=model,
+        train_dataset=data.train,
+        eval_dataset=data.validation if data.heldout is None else {HELDOUT: data.heldout},
+        data_collator=PadToLongest(tokenizer),
+        processing_class=tokenizer,
+        sparse_method=build_method(settings, model),
+        distillation=build_distillation(settings.distillation, prepared.teacher, tokenizer),
+    )
+    trainer.sparse_method.importance = build_importance(settings.method.importance, trainer)
+    if distributed.rank() > 0:  # another dropout mask than rank 0 draws for its rows
+        set_seed(zlib.crc32(f"{settings.seed} {distributed.rank()}".encode()))
+    return trainer
+
+
+def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
+    """Read the saved weights back and check every target."""
+    checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
+    for check in checks:
+        if not check.holds:
+            raise SparsityError(
+                f"the saved matrix {check.matrix} breaks {check.constraint} at {check.first_violation}",
+                hint="this is a defect of nxm_sweep: please report it with the record's settings",
+            )
+    return checks
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - started

@@ -1,0 +1,280 @@
+"""The trainer of a trial: keeps each epoch's scores and the best pruned model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+from safetensors.torch import load_model as load_weights
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from nxm_sweep.errors import ModelError
+from nxm_sweep.methods import Dense
+from nxm_sweep.settings import TaskSettings, TrialSettings
+from nxm_sweep.sparsity import distance, distributed
+from nxm_sweep.store.files import replace_folder, write_json
+from nxm_sweep.training.callbacks import MonitorCallback, ProgressBar, end_reports, report_into
+from nxm_sweep.training.distributed_trainer import RankTrainer
+from nxm_sweep.training.metrics import answers, score
+from nxm_sweep.training.monitor import Monitor, raise_if_stopped
+
+_EVAL_BATCH = 64  # rows; it changes speed alone
+
+
+class TrialTrainer(RankTrainer):
+    """Keeps each epoch's scores and the best pruned model; of several ranks, rank 0 writes.
+
+    Args:
+        settings: The trial's settings.
+        work: Folder for checkpoints and the best model so far.
+        console: Where progress goes.
+        monitor: Who hears of steps and epochs and may stop the trial.
+        **kwargs: As for :class:`RankTrainer`.
+    """
+
+    def __init__(
+        self, *, settings: TrialSettings, work: Path, console: Console, monitor: Monitor, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            args=training_arguments(settings, work),
+            compute_metrics=lambda prediction: _score(settings.task, prediction),
+            **kwargs,
+        )
+        self._task, self._console, self._monitor = settings.task, console, monitor
+        self._precision = settings.training.precision
+        self.best_folder = work / "best"
+        self.predictions_file = work / "predictions.json"
+        self._sets: dict[str, Dataset] = kwargs["eval_dataset"]
+        self._predictions: dict[str, dict[str, list[float]]] = {}  # of the latest evaluation, by validation set
+        self._progress = ProgressBar(self, console)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self._progress)
+        self.add_callback(MonitorCallback(monitor))
+        report_into(self, work.parent)
+        self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}, "train_cpu": 0.0}
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """One entry per finished epoch."""
+        return list(self.carried["epochs"])
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of training, evaluation and saving, those before an interruption included."""
+        return dict(self.carried["seconds"])
+
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds of training over all threads of this process, as ``train_cpu``, those before an interruption included.
+
+        Empty where they are not known: a checkpoint of an earlier version did not count them, or other ranks spent some.
+        """
+        spent = self.carried.get("train_cpu")
+        return {} if spent is None or distributed.count() > 1 else {"train_cpu": spent}
+
+    def optimizer_steps(self) -> int:
+        """Return how many optimizer steps the whole run takes."""
+        batches = len(self.get_train_dataloader())
+        return round(self.args.num_train_epochs) * math.ceil(batches / self.args.gradient_accumulation_steps)
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train from the start or from a checkpoint."""
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
+        if checkpoint is not None:
+            self._console.print(f"continuing after step {checkpoint.name.rpartition('-')[2]}", highlight=False)
+        try:
+            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except BaseException:
+            end_reports(self)
+            raise
+        finally:
+            self._progress.close()
+
+    def best_epoch(self) -> dict[str, Any]:
+        """The entry of the epoch with the best selection score; the earlier wins a tie."""
+        return max(self.epochs, key=lambda entry: float(entry["selection"]))
+
+    def report(self, validation: dict[str, Dataset]) -> dict[str, dict[str, float]]:
+        """Score the selected model on validation sets that had no part in the selection; keep its predictions."""
+        load_weights(self._whole_model(), self.best_folder / "model.safetensors")
+        method, self.sparse_method = self.sparse_method, Dense()  # the weights are the pruned ones
+        try:
+            self._predictions = {}
+            metrics = self.evaluate(validation)
+        finally:
+            self.sparse_method = method
+        self._keep_predictions(self.best_epoch()["epoch"], validation)
+        return _scores(metrics, self._task, list(validation))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        """In the rows' order, which is by length already; the Trainer would shuffle them."""
+        return SequentialSampler(eval_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Score as the Trainer does, and keep what was predicted."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        labels, predictions = np.asarray(output.label_ids), answers(_outputs(output.predictions))
+        digits = 6 if predictions.dtype.kind == "f" else None
+        self._predictions[metric_key_prefix.removeprefix("eval_")] = {
+            "labels": [round(value, digits) for value in labels.tolist()],
+            "predictions": [round(value, digits) for value in predictions.tolist()],
+        }
+        return output
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        self._lap("train")
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        entry = self._entry(metrics)
+        self._lap("evaluate")
+        is_best = all(entry["selection"] > earlier["selection"] for earlier in self.epochs)
+        self.carried["epochs"].append(entry)
+        if is_best:
+            self._save_best()
+        self._lap("save")
+        self._announce(entry, is_best=is_best)
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self._lap("save")
+        self._monitor.on_epoch(self.epochs)
+        if self.state.global_step < self.state.max_steps:
+            raise_if_stopped(self._monitor.stop_after_epoch())
+
+    def _lap(self, phase: str) -> None:
+        """Count the time since the last lap as ``phase``."""
+        now, cpu = time.perf_counter(), time.process_time()
+        self.carried["seconds"][phase] += now - self._mark
+        if phase == "train" and "train_cpu" in self.carried:
+            self.carried["train_cpu"] += cpu - self._cpu_mark
+        self._mark, self._cpu_mark = now, cpu
+
+    def _entry(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        targets = self.sparse_method.targets
+        sets = list(self._sets)
+        pruned, unpruned = _scores(metrics, self._task, sets), _scores(metrics, self._task, sets, "unpruned_")
+        shipped = next(iter(pruned.values()))  # the first validation set decides
+        if not targets:
+            pruned, unpruned = {}, pruned
+        metric = self._task.selection_metric
+        logged = [entry for entry in self.state.log_history if "loss" in entry]
+        details = {"training_loss": logged[-1]["loss"] if logged else None}
+        if self.distillation is not None and logged:
+            details["distillation_loss"] = logged[-1]["distillation_loss"]
+        return {
+            "epoch": round(self.state.epoch or 0),
+            "step": self.state.global_step,
+            "selection": shipped[metric],
+            "unpruned_selection": next(iter(unpruned.values()))[metric] if unpruned else None,
+            "pruned": pruned or None,
+            "unpruned": unpruned or None,
+            **details,
+            "relative_distance": distance(targets) if targets else None,
+        }
+
+    def _save_best(self) -> None:
+        """Write the pruned model beside its place and move it there whole."""
+        if distributed.rank() > 0:
+            return
+        fresh = self.best_folder.with_name("best.tmp")
+        with self.sparse_method.pruned():
+            self._whole_model().save_pretrained(fresh)
+        replace_folder(fresh, self.best_folder)
+        self._keep_predictions(round(self.state.epoch or 0), self._sets)
+
+    def _whole_model(self) -> PreTrainedModel:
+        if not isinstance(self.model, PreTrainedModel):
+            raise ModelError(f"expected a Transformers model but got a {type(self.model).__name__}")
+        return self.model
+
+    def _keep_predictions(self, epoch: int, sets: Mapping[str, Dataset]) -> None:
+        """Write the pruned model's answers in the order of the source's rows."""
+        if distributed.rank() > 0:
+            return
+        kept = {}
+        for name, rows in sets.items():
+            order = np.argsort(rows["row"][:])
+            kept[name] = {key: [values[place] for place in order] for key, values in self._predictions[name].items()}
+        write_json(self.predictions_file, {"epoch": epoch, "precision": self._precision, "sets": kept}, indent=None)
+
+    def _announce(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
+        parts = [f"epoch {entry['epoch']}: {self._task.selection_metric} {entry['selection']:.4f}"]
+        if entry["pruned"] and entry["unpruned"]:
+            parts.append(f"unpruned {entry['unpruned_selection']:.4f}")
+        if entry["relative_distance"]:
+            parts.append(f"residual {entry['relative_distance']:.3f}")
+        self._console.print("  ".join(parts) + ("  (best so far)" if is_best else ""), highlight=False)
+
+
+def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments:
+    """Return the Trainer's arguments for a trial that works in the folder ``work``."""
+    training = settings.training
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,  # of all devices: see RankTrainer
+        per_device_eval_batch_size=distributed.count() * math.ceil(_EVAL_BATCH / distributed.count()),
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=settings.learning_rate.value,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=training.warmup_ratio,  # below 1: a share of all steps
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=training.precision == "bf16",
+        fp16=training.precision == "fp16",
+        seed=settings.seed,
+        use_cpu=training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available()),
+        train_sampling_strategy="group_by_length" if training.batching == "by_length" else "random",
+        remove_unused_columns=False,  # the sampler wants `length`; the collator picks the model's inputs
+        dataloader_pin_memory=torch.cuda.is_available(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=1,
+        logging_nan_inf_filter=False,
+        report_to=training.report_to or "none",
+        run_name=work.parent.name,  # what MLflow calls the run: the trial's identity
+        disable_tqdm=True,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # noqa: SLF001 - else the Trainer multiplies the batch by the number of GPUs it sees
+    return arguments
+
+
+def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
+    return score(task.metrics, _outputs(prediction.predictions), np.asarray(prediction.label_ids))
+
+
+def _outputs(predictions: Any) -> np.ndarray[Any, Any]:
+    """The head's outputs, without what a model returns beside them."""
+    return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
+
+
+def _scores(
+    metrics: Mapping[str, float], task: TaskSettings, sets: Sequence[str], infix: str = ""
+) -> dict[str, dict[str, float]]:
+    """Scores per set of rows; empty where that kind of model was not scored."""
+    names = [*task.metrics, *(["mean"] if len(task.metrics) > 1 else []), "loss"]
+    return {
+        part: {name: float(metrics[f"eval_{part}_{infix}{name}"]) for name in names}
+        for part in sets
+        if f"eval_{part}_{infix}loss" in metrics
+    }
