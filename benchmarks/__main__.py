@@ -1,4 +1,4 @@
-"""``python -m benchmarks [GROUP ...]``: measure everything side by side, print a table, keep the run as JSON.
+"""``python -m benchmarks [GROUP ...]``: run the benchmarks, print a table, save the run as JSON.
 
 Every group runs in a fresh process, one after another. A figure that cannot be measured here is listed with the reason. Exit
 codes: 0; 1 if a group failed; 2 for a group that does not exist.

@@ -1,4 +1,4 @@
-"""The same fine-tunings as commands: ours as a trial or a sweep, Transformers' example and an expert's as a script."""
+"""Commands of the same fine-tunings: ours as a trial or a sweep, Transformers' example and an expert's as a script."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Work:
     """MRPC cut to its first rows, in a folder of its own.
 
     Attributes:
-        folder: Where rows, caches and outputs go.
-        jobs: Per recipe, the peer's job as values for JSON.
-        overrides: Of ours, for the same rows, epochs, batches and updates.
+        folder: Folder of rows, caches and outputs.
+        jobs: The peer's job by recipe, as JSON values.
+        overrides: Overrides of ours, for the same rows, epochs, batches and updates.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Work:
         return ["-m", "nxm_sweep", "-m", *self.overrides, *workers, *overrides, f"output_dir={self.folder / output}"]
 
     def environment(self, output: str) -> dict[str, str]:
-        """Return the variables that give a command a cache of its own, cold at its start."""
+        """Return the environment variables for a separate, cold cache."""
         return {"HF_DATASETS_CACHE": str(self.folder / f"{output}-cache")}
 
 

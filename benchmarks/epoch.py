@@ -1,7 +1,7 @@
-"""One epoch of the same rows and updates: Transformers' example and an expert's configuration over ours.
+"""One epoch of the same rows and updates: Transformers' example and an expert's configuration, relative to ours.
 
-One process, one thread, CPU seconds; a trainer of each side per round, in turn. An epoch is training and one evaluation;
-loading and saving are left out.
+One process, one thread, CPU seconds; a trainer of each side per round, in turn. An epoch is training and one
+evaluation, without loading and saving.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPARED = {
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield each comparison's geometric mean over the tasks, its training alone, and each task's own ratio."""
+    """Yield each comparison's geometric mean over the tasks, that of training only, and each task's ratio."""
     torch.set_num_threads(1)
     precisions = ("fp32", "bf16") if has_native_bf16() else ("fp32",)
     tasks = TASKS[1:2] if options.quick else TASKS
@@ -46,17 +46,17 @@ def measure(options: Options) -> Iterator[Figure]:
 
 
 def measure_task(task: str, precisions: tuple[str, ...], options: Options) -> dict[str, list[Epoch]]:
-    """Return the epochs of every way on one task.
+    """Return the epochs of every variant on one task.
 
     Raises:
-        ValueError: The ways took different numbers of updates.
+        ValueError: The variants took different numbers of updates.
     """
     bench = Bench.of(task, 64 if options.quick else options.rows)
     ways = {"example fp32": bench.peer("example")}
     for precision in precisions:
         ways[f"expert {precision}"] = bench.peer("expert", precision)
         ways[f"ours {precision}"] = bench.ours(precision)
-    warm_up = Bench.of(task, 64)  # a kernel's first call, of every way
+    warm_up = Bench.of(task, 64)  # first calls of the kernels, in every variant
     for way in (warm_up.peer("example"), *(warm_up.ours(precision) for precision in precisions)):
         way()
     epochs = alternate(ways, options.rounds)

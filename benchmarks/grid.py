@@ -1,7 +1,7 @@
-"""A sweep of 12 trials on two workers of one thread, beside the same by Optuna with joblib, Hydra's sweeper and Ray Tune.
+"""A sweep of 12 trials on two one-thread workers, against Optuna with joblib, Hydra's sweeper and Ray Tune.
 
 The peers train with Transformers' Trainer, as its example configures it or as an expert would; ours is dense fine-tuning of the
-same rows and updates. Wall seconds of whole commands, imports included: measure on a machine that does nothing else.
+same rows and updates. Wall seconds of whole commands, imports included: measure on an idle machine.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ PEERS = {  # name: (script, recipe, whether it has an environment of its own)
 
 @dataclass(frozen=True)
 class Swept:
-    """A whole sweep: what the command took, and its trials' seconds of training."""
+    """A whole sweep: seconds of the command, and of the training of its trials."""
 
     took: Sample
     trained: float
 
     @property
     def overhead(self) -> float:
-        """Wall seconds over what the training would take if the workers did nothing else."""
+        """Wall seconds relative to training only, spread over the workers."""
         return self.took.wall / (self.trained / WORKERS)
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield the wall seconds over ideal ones of every sweep, and every peer's wall seconds over ours."""
+    """Yield every sweep's wall seconds relative to ideal ones, and every peer's relative to ours."""
     trials = 2 if options.quick else TRIALS
     ways: dict[str, Callable[[], Swept]] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Work.of(Path(folder), 64 if options.quick else 2 * options.rows)
-        ways["ours"] = _ours(work, trials)
+        ways["ours"] = _make_ours(work, trials)
         missing: dict[str, str] = {}
         for name, (script, recipe, has_environment) in PEERS.items():
             python = Path(os.environ.get("NXM_PEERS", ""), script, "bin", "python") if has_environment else None
             if python is not None and not ("NXM_PEERS" in os.environ and python.is_file()):
                 missing[name] = "not installed: python benchmarks/peers/install.py FOLDER, then NXM_PEERS=FOLDER"
             else:
-                ways[name] = _peer(work, trials, script, recipe, python)
+                ways[name] = _make_peer(work, trials, script, recipe, python)
         taken = alternate({name: _attempt(way, name, missing) for name, way in ways.items()}, options.rounds)
     swept_by = {name: [one for one in swept if one is not None] for name, swept in taken.items() if name not in missing}
     title = f"grid: wall of {trials} trials / (seconds of training / {WORKERS})"
@@ -73,7 +73,7 @@ def measure(options: Options) -> Iterator[Figure]:
 
 
 def _attempt(way: Callable[[], Swept], name: str, missing: dict[str, str]) -> Callable[[], Swept | None]:
-    """A peer that fails is listed with its error, and not run again; the others go on."""
+    """Wrap a sweep so that a failed peer is listed with its error and not run again."""
 
     def attempt() -> Swept | None:
         if name in missing:
@@ -89,7 +89,7 @@ def _attempt(way: Callable[[], Swept], name: str, missing: dict[str, str]) -> Ca
     return attempt
 
 
-def _ours(work: Work, trials: int) -> Callable[[], Swept]:
+def _make_ours(work: Work, trials: int) -> Callable[[], Swept]:
     count = iter(range(10**6))
     points = grid(trials)
     rates, seeds = (",".join(map(str, sorted(set(values)))) for values in zip(*points, strict=True))
@@ -104,7 +104,7 @@ def _ours(work: Work, trials: int) -> Callable[[], Swept]:
     return sweep
 
 
-def _peer(work: Work, trials: int, script: str, recipe: str, python: Path | None) -> Callable[[], Swept]:
+def _make_peer(work: Work, trials: int, script: str, recipe: str, python: Path | None) -> Callable[[], Swept]:
     def sweep() -> Swept:
         with tempfile.TemporaryDirectory(dir=work.folder) as results:
             command = [str(ROOT / "benchmarks" / "peers" / f"{script}.py")]

@@ -1,4 +1,4 @@
-"""The groups of figures: what each measures, how long it may take, and how it is run."""
+"""Groups of figures: what each measures, and how it is run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run may take.
+    """Options of a run.
 
     Attributes:
-        rounds: How often every way is measured.
-        rows: Training rows per task of what takes an epoch. With few, its grouping by length finds nothing.
-        quick: Whether this only shows that everything runs.
-        device: Where the figures of a GPU are measured; ``cpu`` exercises their code.
+        rounds: Measurements of every variant.
+        rows: Training rows per task of figures over an epoch. With few, grouping by length has no effect.
+        quick: Whether only to check that everything runs.
+        device: Device of the GPU figures; ``cpu`` only exercises their code.
     """
 
     rounds: int = 3
@@ -41,7 +41,7 @@ class Options:
 
 
 def measure(group: str, options: Options) -> tuple[list[Figure], str]:
-    """Return the figures of the module of a group's name, and the traceback that ended it, if one did."""
+    """Return the figures of the module named after a group, and the traceback if it failed, else an empty text."""
     figures: list[Figure] = []
     try:
         module = importlib.import_module(f"benchmarks.{group}")

@@ -1,4 +1,4 @@
-"""What importing the package and printing its help take, beside an empty Python and PyTorch's own import."""
+"""CPU time of importing the package and of printing its help, beside an empty Python and PyTorch's own import."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield CPU seconds over all threads: the file cache is warm, so wall seconds are no more on an idle machine."""
+    """Yield CPU seconds over all threads; with a warm file cache, wall seconds are no more on an idle machine."""
     for command in COMMANDS.values():
         run(command)
-    taken = alternate({name: partial(_took, command) for name, command in COMMANDS.items()}, options.rounds)
+    taken = alternate({name: partial(_time_command, command) for name, command in COMMANDS.items()}, options.rounds)
 
     def seconds(name: str, without: str | None = None) -> list[float]:
         base = taken[without] if without else [Sample()] * len(taken[name])
@@ -35,5 +35,5 @@ def measure(options: Options) -> Iterator[Figure]:
     yield figure("imports: nxm-sweep --help", seconds("--help"), bar=1.0)
 
 
-def _took(command: Sequence[str]) -> Sample:
+def _time_command(command: Sequence[str]) -> Sample:
     return run(command).took

@@ -1,4 +1,4 @@
-"""What a run was measured on, without anything that names the machine or its owner."""
+"""Description of the machine of a run, without anything that identifies it or its owner."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
 
 
 def cpu_flags() -> set[str]:
-    """Return what the CPU can do, as Linux names it; empty elsewhere."""
-    return set(_cpuinfo("flags", "Features").split())
+    """Return the CPU's feature flags, as Linux names them; empty elsewhere."""
+    return set(_read_cpuinfo("flags", "Features").split())
 
 
 def has_native_bf16() -> bool:
-    """Return whether the CPU multiplies in bf16."""
+    """Return whether the CPU multiplies in bf16 natively."""
     return any(flag in cpu_flags() for flag in _BF16)
 
 
 def describe() -> dict[str, Any]:
     """Return the CPU, its cores, the versions and the commit."""
     return {
-        "cpu": _cpuinfo("model name", "Model") or platform.machine(),
+        "cpu": _read_cpuinfo("model name", "Model") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "flags": sorted(flag for flag in cpu_flags() if flag in {*_BF16, "avx2", "avx512f", "amx_tile"}),
         "system": platform.system(),
@@ -49,8 +49,8 @@ def commit() -> dict[str, Any]:
         return {"commit": "unknown", "modified": False}
 
 
-def _cpuinfo(*names: str) -> str:
-    """The first line of /proc/cpuinfo of one of these names."""
+def _read_cpuinfo(*names: str) -> str:
+    """Return the first value of /proc/cpuinfo under one of these names, or an empty text."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

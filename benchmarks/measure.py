@@ -1,4 +1,4 @@
-"""Interleaved measurements: samples of several ways taken in turn, ratios round by round, and the figures made of them."""
+"""Interleaved measurements: samples of all variants in turn, ratios per round, and figures made from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Sample:
-    """Seconds that one piece of work took: on the CPU over all threads of the process, and on the wall."""
+    """Seconds of one piece of work: CPU time over all threads of the process, and wall time."""
 
     cpu: float = 0.0
     wall: float = 0.0
@@ -27,7 +27,7 @@ class Sample:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add what the block takes in this process."""
+        """Add the seconds that the block takes in this process."""
         cpu, wall = time.process_time(), time.perf_counter()
         try:
             yield
@@ -38,16 +38,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table: a value per round, and the bar that their median is held against.
+    """One line of the table: a value per round, and the bar for their median.
 
     Attributes:
         name: What is compared; unique in a run.
         values: One per round; empty if the figure was not measured.
         unit: ``times`` for a ratio, ``s``, ``GiB``, ...
-        counted: What the values were taken from: ``CPU seconds``, ``wall seconds``, ``resident memory``, ...
+        counted: What the values measure: ``CPU seconds``, ``wall seconds``, ``resident memory``, ...
         bar: The value to reach; None where there is none.
         at_least: Whether the bar is a lower bound; otherwise an upper one.
-        samples: The measurements behind the values, by way.
+        samples: Measurements behind the values, by variant.
         skipped: Why it was not measured; empty if it was.
     """
 
@@ -72,15 +72,15 @@ class Figure:
         return self.median >= self.bar if self.at_least else self.median <= self.bar
 
     def __str__(self) -> str:
-        """The median and the spread for people, or why there is none."""
+        """Format the median and the spread, or the reason why there are none."""
         if not self.values:
             return f"not measured: {self.skipped}"
         low, high = min(self.values), max(self.values)
-        spread = "" if len(self.values) == 1 else f" ({_digits(low)} to {_digits(high)})"
-        return f"{_digits(self.median)}{'' if self.unit == 'times' else ' ' + self.unit}{spread}"
+        spread = "" if len(self.values) == 1 else f" ({_format_number(low)} to {_format_number(high)})"
+        return f"{_format_number(self.median)}{'' if self.unit == 'times' else ' ' + self.unit}{spread}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return values for JSON; the spread is spelled out."""
+        """Return values for JSON, including the spread."""
         spread = {"median": self.median, "min": min(self.values), "max": max(self.values)} if self.values else {}
         return {**asdict(self), **spread, "is_met": self.is_met}
 
@@ -89,7 +89,7 @@ wall_figure = partial(Figure, counted="wall seconds")
 
 
 def alternate(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Call every way once per round, in turn, and return what they returned; every other round goes backwards (A B B A)."""
+    """Call every variant once per round and return the results; every other round runs backwards (A B B A)."""
     taken: dict[str, list[T]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: -1 if number % 2 else 1]:
@@ -98,14 +98,14 @@ def alternate(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, lis
 
 
 def ratios(numerators: Sequence[Sample], denominators: Sequence[Sample], clock: Clock = "cpu") -> list[float]:
-    """Return the ratio of each round; what disturbs a round disturbs both sides."""
+    """Return the ratio of each round; a disturbance affects both sides of a round."""
     return [getattr(a, clock) / getattr(b, clock) for a, b in zip(numerators, denominators, strict=True)]
 
 
 def geometric_means(rows: Sequence[Sequence[float]]) -> list[float]:
-    """Return the geometric mean over rows of each column: of several tasks, one value per round."""
+    """Return the geometric mean over rows of each column: over tasks, one value per round."""
     return [math.prod(column) ** (1 / len(column)) for column in zip(*rows, strict=True)]
 
 
-def _digits(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""Peak resident memory of a trial over that of Transformers' Trainer: fresh processes, the same rows, one thread."""
+"""Peak resident memory of a trial relative to Transformers' Trainer: fresh processes, the same rows, one thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BAR = 1.5
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield the ratios to the example, which pads to 128 tokens, and to an expert's, which pads to the longest."""
+    """Yield the ratios to the example, which pads to 128 tokens, and to an expert's, which pads to the longest row."""
     with tempfile.TemporaryDirectory() as folder:
         work = Work.of(Path(folder), 64 if options.quick else options.rows)
         commands = {
@@ -26,7 +26,7 @@ def measure(options: Options) -> Iterator[Figure]:
             "nxm": work.trial("method=nxm", "rho.value=4e-3"),
             "sr_ste": work.trial("method=sr_ste"),
         }
-        peaks = alternate({name: partial(_peak, command) for name, command in commands.items()}, options.rounds)
+        peaks = alternate({name: partial(_measure_peak, command) for name, command in commands.items()}, options.rounds)
     for name, values in peaks.items():
         yield Figure(f"memory: {name}", values, unit="GiB", counted="resident memory")
     for method in ("dense", "nxm", "sr_ste"):
@@ -35,5 +35,5 @@ def measure(options: Options) -> Iterator[Figure]:
             yield Figure(f"memory: {method} / {recipe}", values, counted="resident memory", bar=BAR, at_least=False)
 
 
-def _peak(command: Sequence[str]) -> float:
+def _measure_peak(command: Sequence[str]) -> float:
     return run(command, ONE_THREAD).peak

@@ -1,4 +1,4 @@
-"""What a sweep costs beside its trials: empty trials, and planning a large grid of which most is recorded."""
+"""Overhead of a sweep: empty trials, and planning a large grid of which most is recorded."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from benchmarks.measure import Figure, wall_figure
 POINTS = 10_000
 EMPTY_BAR, PLANNING_BAR = 0.05, 3.0
 NEW = "no record, new study"
-COUNTS = ("trials", "points")  # what benchmarks/sweep.py returns beside seconds
+COUNTS = ("trials", "points")  # entries of benchmarks/sweep.py that are not seconds
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield seconds per empty trial, and from the command to the first point in every state that a sweep may be found in."""
+    """Yield seconds per empty trial, and from the command to the first point for every initial state of a sweep."""
     sweep: Any = importlib.import_module("benchmarks.sweep")
     points = 1000 if options.quick else POINTS
     empty, planned = (
-        {name: value for name, value in found.items() if name not in COUNTS}
-        for found in (sweep.overhead(), sweep.planning(points))
+        {name: value for name, value in figures.items() if name not in COUNTS}
+        for figures in (sweep.overhead(), sweep.planning(points))
     )
     for name, seconds in empty.items():
         yield wall_figure(f"overhead: 200 empty trials, {name}", [seconds], unit="s", bar=EMPTY_BAR, at_least=False)

@@ -1,7 +1,7 @@
 """The peer: Transformers' own ``Trainer`` on GLUE rows, as its example configures it and as an expert would.
 
-Nothing of ours is imported, so that a process of this module is what a user of Transformers runs, imports included. As a
-script it takes a :class:`Job` as JSON, trains it, saves the model as the example does, and prints what it took as JSON.
+Nothing of ours is imported, so that a process of this module costs what a user of Transformers pays, imports included.
+As a script it trains a :class:`Job` given as JSON, saves the model as the example does, and prints score and seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from transformers import (
 )
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "example": {},  # TrainingArguments' defaults, as run_glue.py takes them, and rows padded to max_seq_length
+    "example": {},  # TrainingArguments' defaults, as in run_glue.py, and rows padded to max_seq_length
     "expert": {
         "train_sampling_strategy": "group_by_length",
         "optim": "adamw_torch_fused",
@@ -46,10 +46,10 @@ class Job:
 
     Attributes:
         model: Folder of the pretrained model.
-        labels: How many classes; 0 for a regression.
+        labels: Number of classes; 0 for a regression.
         recipe: A key of :data:`RECIPES`.
         compiler: Backend of ``torch.compile``; empty for none.
-        rows: Folder of ``train.jsonl`` and ``validation.jsonl``, as ``run_glue.py`` takes its files; only a script reads it.
+        rows: Folder of ``train.jsonl`` and ``validation.jsonl``, as for ``run_glue.py``; read only by the script.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Job:
 
 
 def build(job: Job, train: datasets.Dataset, validation: datasets.Dataset, work: Path) -> Trainer:
-    """Return the job's trainer over rows with the columns ``text``, perhaps ``pair``, and ``label``."""
+    """Return the job's trainer over rows with the columns ``text``, optionally ``pair``, and ``label``."""
     set_seed(job.seed)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model: nn.Module = AutoModelForSequenceClassification.from_pretrained(job.model, num_labels=job.labels or 1)

@@ -1,4 +1,4 @@
-"""Commands as their users run them: what a process takes, from its start to its end, with the processes that it starts."""
+"""Commands as users run them: the cost of a process from start to end, including its children."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that exited with 0.
+    """Result of a process that exited with 0.
 
     Attributes:
-        took: Seconds; on the CPU, those of the processes that it waited for too.
-        peak: Resident memory in GiB, of the largest of them.
-        output: What it printed.
+        took: Seconds; CPU seconds include the children that it waited for.
+        peak: Peak resident memory of the largest of them in GiB.
+        output: Its standard output.
     """
 
     took: Sample
@@ -42,12 +42,12 @@ class Finished:
 def run(
     command: Sequence[str], environment: Mapping[str, str] | None = None, *, python: Path | None = None
 ) -> Finished:
-    """Run a command of this Python, or of another; in the repository's root, so that a checkout's own modules are found.
+    """Run a command of this or another Python in the repository's root, where a checkout's modules are importable.
 
-    Linux counts the parent's memory as the child's until it becomes another program, so call this from a small process.
+    Linux counts the parent's memory as the child's until ``exec``, so call this from a small process.
 
     Raises:
-        RuntimeError: It failed; the message holds the end of what it wrote.
+        RuntimeError: It failed; the message has the end of its standard error.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
@@ -76,10 +76,10 @@ def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def together(count: int, function: Callable[Concatenate[Barrier, P], T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-    """Call a module's function in so many fresh processes at the same time; it is handed a barrier that they share.
+    """Call a module's function in ``count`` fresh processes at once; its first argument is a shared barrier.
 
     Raises:
-        Exception: The first that one of them raised.
+        Exception: The first one raised in any process.
     """
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(count), context.Queue()

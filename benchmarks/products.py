@@ -1,8 +1,8 @@
-"""How much of the machine's matrix products a training step uses: two processes of one thread each, fp32, at the same time.
+"""Share of the matrix product rate that a training step reaches: two concurrent processes of one thread each, fp32.
 
-Useful is what the tokens without their padding need: 6 FLOPs per token and weight of the encoder's linear layers, and
-attention's products per real length. The bare products are those of the same linear layers on as many tokens: forward, gradient
-of the inputs, gradient of the weights.
+Useful FLOPs exclude padding: 6 per token and weight of the encoder's linear layers, and attention's products per real
+length. The bare products are those of the same linear layers on as many tokens: forward, gradient of the inputs,
+gradient of the weights.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ BARE_SECONDS = 5.0
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield both rates and their ratio; a round's is the mean over the processes."""
-    taken = together(PROCESSES, _rates, options)
+    """Yield both rates and their ratio, as means over the processes per round."""
+    taken = together(PROCESSES, _measure_rates, options)
     useful, bare = (
         [sum(column) / PROCESSES for column in zip(*rates, strict=True)] for rates in zip(*taken, strict=True)
     )
@@ -31,8 +31,8 @@ def measure(options: Options) -> Iterator[Figure]:
     yield Figure("products: useful / bare, 2 processes of one thread, fp32", shares, bar=0.85)
 
 
-def _rates(barrier: Barrier, options: Options) -> tuple[list[float], list[float]]:
-    """FLOPs per CPU second of each round, in training and in bare products; the processes do the same at the same time."""
+def _measure_rates(barrier: Barrier, options: Options) -> tuple[list[float], list[float]]:
+    """Measure FLOPs per CPU second of each round, in training and in bare products, in step with the other process."""
     import torch  # noqa: PLC0415 - the parent process does without
 
     from benchmarks.ways import Bench  # noqa: PLC0415
@@ -52,18 +52,18 @@ def _rates(barrier: Barrier, options: Options) -> tuple[list[float], list[float]
     needed = 6 * weights * sum(lengths) + attention
     tokens = round(sum(lengths) / len(lengths) * bench.settings.training.batch_size)
     train = bench.ours("fp32")
-    Bench.of("glue/mrpc", 64).ours("fp32")()  # a kernel's first call
-    _bare_rate(shapes, tokens, 1.0)
+    Bench.of("glue/mrpc", 64).ours("fp32")()  # warm up the kernels
+    _measure_bare_rate(shapes, tokens, 1.0)
     useful, bare = [], []
     for _ in range(options.rounds):
         barrier.wait()
         useful.append(needed / train().train.cpu)
         barrier.wait()
-        bare.append(_bare_rate(shapes, tokens, 1.0 if options.quick else BARE_SECONDS))
+        bare.append(_measure_bare_rate(shapes, tokens, 1.0 if options.quick else BARE_SECONDS))
     return useful, bare
 
 
-def _bare_rate(shapes: list[tuple[int, int]], tokens: int, seconds: float) -> float:
+def _measure_bare_rate(shapes: list[tuple[int, int]], tokens: int, seconds: float) -> float:
     import torch  # noqa: PLC0415
 
     layers = [

@@ -1,6 +1,6 @@
-"""How much faster is the exact projection by pairwise ranks than by ``topk`` or a stable sort?
+"""Speed of the exact projection by pairwise ranks, against ``topk`` and a stable sort.
 
-Every method projects the same matrix in turn, in one process and one thread; what is printed are medians and ratios.
+Every method projects the same matrix in turn, in one process and one thread; prints medians and ratios.
 Usage: python benchmarks/projection.py
 """
 
@@ -20,14 +20,14 @@ SHAPE = (3072, 768)  # a feed-forward matrix of BERT-base
 
 
 def by_topk(weight: Tensor, pattern: Pattern) -> Tensor:
-    """The usual way; among equal magnitudes its choice is not defined."""
+    """Select by ``topk``, as is usual; the choice among ties is undefined."""
     groups = weight.abs().reshape(-1, pattern.group)
     kept = torch.zeros_like(groups, dtype=torch.bool)
     return kept.scatter_(1, groups.topk(pattern.keep, dim=1).indices, value=True).reshape(weight.shape)
 
 
 def by_sort(weight: Tensor, pattern: Pattern) -> Tensor:
-    """Exact and deterministic, by sorting every group."""
+    """Select by sorting every group; exact and deterministic."""
     groups = weight.abs().reshape(-1, pattern.group)
     order = groups.argsort(dim=1, descending=True, stable=True)
     kept = torch.zeros_like(groups, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""``make quickstart`` once everything is installed: a sweep of both demo tasks, and its report."""
+"""``make quickstart`` after installation: a sweep of both demo tasks, and its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure(options: Options) -> Iterator[Figure]:
         yield Figure(NAME, bar=120, at_least=False, skipped=reason)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # --assume-old: what is installed is used, and pip is not called
+        # --assume-old: use the installed environment, do not call pip
         command = [make, "--assume-old=.venv/.ready", "quickstart", f"RUN={sys.executable}", f"QUICKSTART={folder}"]
         started = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

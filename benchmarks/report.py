@@ -1,7 +1,7 @@
-"""How long does a report of many records take, and how much memory?
+"""Time and memory of a report over many records.
 
-Makes records in a temporary folder, as large as real ones: each is a real record with another identity, seed and score, of
-one of nine tasks, three models and three patterns.
+Writes records to a temporary folder, as large as real ones: each is a real record with another identity, seed and
+score, for one of nine tasks, three models and three patterns.
 Usage: python benchmarks/report.py [RECORDS]
 """
 
@@ -21,7 +21,7 @@ TASKS = ("mnli", "sst2", "qnli", "cola", "stsb", "mrpc", "rte", "qqp", "wnli")
 
 
 def report(count: int = 10_000) -> dict[str, float]:
-    """Seconds, CPU seconds and GiB of memory of a report, and MiB of each file that it writes."""
+    """Return seconds, CPU seconds and GiB of memory of a report, and MiB of each file that it writes."""
     samples = [json.loads(path.read_text()) for path in sorted(EXAMPLE.glob("*/result.json"))]
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as root:

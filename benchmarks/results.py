@@ -1,4 +1,4 @@
-"""A run as JSON, kept in ``benchmarks/results/``, and as a table."""
+"""Save a run as JSON in ``benchmarks/results/``, and as a table."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def save(figures: Sequence[Figure], options: Options, folder: Path) -> Path:
         "figures": [figure.to_dict() for figure in figures],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    file = next(path for path in _free(folder, name) if not path.exists())
-    file.write_text(json.dumps(_short(run), indent=1) + "\n")
-    file.with_suffix(".md").write_text(f"{_heading(run)}\n\n{markdown(figures)}\n")
+    file = next(path for path in _list_paths(folder, name) if not path.exists())
+    file.write_text(json.dumps(_round_values(run), indent=1) + "\n")
+    file.with_suffix(".md").write_text(f"{_format_heading(run)}\n\n{markdown(figures)}\n")
     return file
 
 
-def _free(folder: Path, name: str) -> list[Path]:
-    """The names that a run may take: several of one day and commit are numbered."""
+def _list_paths(folder: Path, name: str) -> list[Path]:
+    """Return the paths that a run may take; further runs of one day and commit are numbered."""
     return [folder / f"{name}{suffix}.json" for suffix in ("", *(f"-{number}" for number in range(2, 1000)))]
 
 
@@ -58,7 +58,7 @@ def markdown(figures: Sequence[Figure]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def _heading(run: dict[str, Any]) -> str:
+def _format_heading(run: dict[str, Any]) -> str:
     machine = run["machine"]
     commit = machine["commit"][:7] + (" with changes" if machine["modified"] else "")
     cpu = f"{machine['cpu']}, {machine['cores']} cores, {' '.join(machine['flags'])}"
@@ -69,12 +69,12 @@ def _heading(run: dict[str, Any]) -> str:
     return f"{caution}{run['date'][:10]}, commit {commit}; {cpu}; {versions}."
 
 
-def _short(value: Any) -> Any:
-    """Four significant digits: more is noise, and the history is kept in git."""
+def _round_values(value: Any) -> Any:
+    """Round to four significant digits: more is noise, and the history is kept in git."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _short(item) for key, item in value.items()}
+        return {key: _round_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_short(item) for item in value]
+        return [_round_values(item) for item in value]
     return value

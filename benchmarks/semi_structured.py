@@ -1,10 +1,10 @@
-"""Dense linear layers against PyTorch's 2:4 kernels on one GPU, and whole models either way.
+"""Dense linear layers and whole models against PyTorch's 2:4 kernels, on one GPU.
 
 ``PYTHONPATH=. python benchmarks/semi_structured.py [--quick] [--search] [--compile] [--model DIR]``. Needs a CUDA device of
 compute capability 8.0 or later, and Transformers for the whole models. Dense and sparse are timed in turn, in the same run,
-with CUDA events; a figure is the median of the rounds. A ratio above 1 means that the sparse one is faster.
+with CUDA events; a figure is the median of the rounds. A ratio above 1 means that sparse is faster.
 
-Exit codes: 0 measured; 1 the kernels gave another result than the dense product; 2 there is no CUDA device.
+Exit codes: 0 measured; 1 the kernels' result differs from the dense product; 2 there is no CUDA device.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ALLOWED = 1e-2  # relative difference between the dense and the sparse result, b
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two results are apart: ``||a - b|| / ||a||``."""
+    """Relative difference of two results: ``||a - b|| / ||a||``."""
 
     value: float
 
@@ -85,20 +85,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def available() -> list[str]:
-    """Backends whose kernels multiply on this device, tried out."""
+    """Return the backends whose kernels run on this device, by trying each."""
     weight = narrow("w", project(torch.randn(128, 128), TWO_OF_FOUR), torch.float16)
     rows = torch.randn(128, 128, dtype=torch.float16, device="cuda")
-    found = []
+    usable = []
     for backend in KERNELS:
         try:
             kernels = to_kernels(pack("w", weight.cuda()), backend)
             if kernels is not None:
                 nn.functional.linear(rows, kernels)
                 torch.cuda.synchronize()
-                found.append(backend)
+                usable.append(backend)
         except (RuntimeError, NotImplementedError) as error:
             print(f"{backend} is not used: {(str(error).splitlines() or ['?'])[0]}")
-    return found
+    return usable
 
 
 def linears(options: argparse.Namespace, backends: list[str]) -> float:
@@ -132,7 +132,7 @@ def linears(options: argparse.Namespace, backends: list[str]) -> float:
 
 
 def models(options: argparse.Namespace, backends: list[str]) -> float:
-    """The same for whole BERTs with random weights; return the largest difference of the logits."""
+    """Print the same for whole BERTs with random weights; return the largest difference of the logits."""
     from transformers import BertConfig, BertForSequenceClassification  # noqa: PLC0415 - the layers need it not
 
     from nxm_sweep.export.semi_structured import put_on_kernels_  # noqa: PLC0415
@@ -159,7 +159,7 @@ def models(options: argparse.Namespace, backends: list[str]) -> float:
 
 
 def exported(folder: Path, backends: list[str]) -> float:
-    """The same for an exported folder."""
+    """Print the same for an exported folder; return the largest difference."""
     from nxm_sweep.export.semi_structured import load_semi_structured  # noqa: PLC0415
 
     ready: dict[str, nn.Module] = {"dense": load_semi_structured(folder, "cpu").cuda()}
@@ -199,17 +199,17 @@ def call(model: nn.Module, ids: Tensor, mask: Tensor) -> Callable[[], Tensor]:
 
 
 def tune(kernels: Tensor, inputs: Tensor, backend: str, *, search: bool) -> None:
-    """Give cuSPARSELt the algorithm that its own search finds fastest."""
+    """Set the cuSPARSELt algorithm that is fastest in its own search."""
     if search and backend == "cuSPARSELt" and hasattr(torch, "_cslt_sparse_mm_search"):
         kernels.alg_id_cusparselt = torch._cslt_sparse_mm_search(kernels.packed, inputs.t())  # noqa: SLF001
 
 
 def timed(ways: dict[str, Callable[[], Tensor]], *, inner: int) -> dict[str, float]:
-    """Milliseconds per call of each way, in turn in every round."""
+    """Return median milliseconds per call of each variant, in turn in every round."""
     for way in ways.values():
         for _ in range(WARM_UP):
             way()
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    milliseconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -218,8 +218,8 @@ def timed(ways: dict[str, Callable[[], Tensor]], *, inner: int) -> dict[str, flo
                 way()
             end.record()
             torch.cuda.synchronize()
-            found[name].append(start.elapsed_time(end) / inner)
-    return {name: statistics.median(times) for name, times in found.items()}
+            milliseconds[name].append(start.elapsed_time(end) / inner)
+    return {name: statistics.median(times) for name, times in milliseconds.items()}
 
 
 def ratio(dense: float, sparse: float | None) -> str:

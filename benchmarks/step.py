@@ -1,8 +1,8 @@
-"""An optimizer step of every method over one of dense fine-tuning, and the Z and dual step.
+"""Optimizer step of every method relative to one of dense fine-tuning, and the Z and dual step.
 
-Every method trains its own copy of one model; their steps are taken in turn, in one process and one thread, and CPU seconds
-are counted, so that whatever else the machine does falls on all alike. A method with two phases (ADMM, then masked) has a line
-for each. The Z and dual step, which comes once or a few times an epoch, is timed by itself.
+Every method trains its own copy of one model. Steps are interleaved in one process and one thread and measured in CPU
+seconds, so that other load affects all alike. A method with two phases (ADMM, then masked) has a line for each. The Z
+and dual step, taken once or a few times an epoch, is timed separately.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from nxm_sweep.sparsity import Pattern, encoder_rules, select_targets
 from nxm_sweep.training.cpu_layers import use_fast_layers_
 from nxm_sweep.training.packing import pack_
 
-BATCH, LONGEST = 32, 96  # rows; tokens: MRPC's lengths, about 53 in the mean
-BUDGET = Budget(steps=10**6, steps_per_epoch=10**5)  # no iteration and no stage falls among the timed steps
+BATCH, LONGEST = 32, 96  # rows; tokens, as in MRPC: 53 on average
+BUDGET = Budget(steps=10**6, steps_per_epoch=10**5)  # no iteration and no stage falls within the timed steps
 BARS = {"asp": 1.02, "nxm": 1.02, "sr_ste": 1.10}
 UPDATE_BAR = 0.10
 STEPS_PER_ROUND = 5
 
 
 class Loop:
-    """One method's training loop, with the trainer's order of events."""
+    """Training loop of one method, with the trainer's order of hooks."""
 
     def __init__(self, model: BertForSequenceClassification, method: SparseMethod) -> None:
         self.model, self.method = model.train(), method
@@ -48,7 +48,7 @@ class Loop:
         method.start_(BUDGET)
 
     def step(self, batch: dict[str, Tensor]) -> Sample:
-        """Take one optimizer step; return what it took."""
+        """Take one optimizer step; return its seconds."""
         took = Sample()
         with took.timed():
             self.method.before_forward_()
@@ -63,17 +63,17 @@ class Loop:
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    """Yield every method's step and update over a dense step; the former's rounds are single steps."""
+    """Yield every method's step and update relative to a dense step; a round is a single call."""
     torch.set_num_threads(1)
     ways, batch = loops(), make_batch()
-    for loop in ways.values():  # Adam's state and the caches
+    for loop in ways.values():  # allocate Adam's state, warm the caches
         loop.step(batch)
     rounds = options.rounds if options.quick else STEPS_PER_ROUND * options.rounds
-    steps = alternate({name: _stepper(loop, batch) for name, loop in ways.items()}, rounds)
+    steps = alternate({name: _make_stepper(loop, batch) for name, loop in ways.items()}, rounds)
     for name, samples in steps.items():
         if name != "dense":
             yield Figure(f"step: {name} / dense", ratios(samples, steps["dense"]), bar=BARS.get(name), at_least=False)
-    updates = {name: _updater(loop.method) for name, loop in ways.items() if name in ("nxm", "admm_unstructured")}
+    updates = {name: _make_updater(loop.method) for name, loop in ways.items() if name in ("nxm", "admm_unstructured")}
     for update in updates.values():
         update()
     for name, samples in alternate(updates, rounds).items():
@@ -124,11 +124,11 @@ def make_batch() -> dict[str, Tensor]:
     }
 
 
-def _stepper(loop: Loop, batch: dict[str, Tensor]) -> Callable[[], Sample]:
+def _make_stepper(loop: Loop, batch: dict[str, Tensor]) -> Callable[[], Sample]:
     return lambda: loop.step(batch)
 
 
-def _updater(method: SparseMethod) -> Callable[[], Sample]:
+def _make_updater(method: SparseMethod) -> Callable[[], Sample]:
     def update() -> Sample:
         if not isinstance(method, Nxm):
             raise TypeError(f"{method} has no Z and dual step")

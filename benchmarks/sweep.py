@@ -36,7 +36,7 @@ DONE = 0.9
 
 
 class ReachedError(Exception):
-    """The first point is handed to a worker: planning and resuming are over."""
+    """The first point was handed to a worker: planning and resuming are over."""
 
 
 def overhead() -> dict[str, float]:
@@ -70,8 +70,8 @@ def overhead() -> dict[str, float]:
 
 
 def planning(points: int = 10_000) -> dict[str, float]:
-    """Seconds from the command, its imports done, to the first point handed out; nine tenths of the records are on disk."""
-    importlib.import_module("driver")  # its trials stand for the real ones
+    """Return seconds from the command, after imports, to the first point; nine tenths of the records are on disk."""
+    importlib.import_module("driver")  # replaces real trials
     run = importlib.import_module("nxm_sweep.sweep.run")
     main = importlib.import_module("nxm_sweep.__main__").main
 
@@ -112,33 +112,33 @@ def planning(points: int = 10_000) -> dict[str, float]:
             if state.startswith("no record"):
                 _write_records(Path(folder) / "out")
             elif state.endswith("lost"):
-                _tell_all(Path(folder) / "out")
+                _fill_study(Path(folder) / "out")
     return figures
 
 
 def start() -> dict[str, float]:
-    """CPU seconds until the first trial starts, by process; imports are those of a process that does nothing else."""
+    """Return CPU seconds until the first trial starts, by process; imports are measured in a process of their own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*_real_sweep(folder, seeds=1), "training.max_train_samples=64", "training.epochs=1"]
+        command = [*_sweep_command(folder, seeds=1), "training.max_train_samples=64", "training.epochs=1"]
         figures = {}
         for state in ("new data", "known data"):
             spent: dict[int, float] = {}
             sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             while sweep.poll() is None and not any(Path(folder).glob("out/trials/*/progress.json")):
-                _count(psutil.Process(sweep.pid), spent)
+                _record_cpu(psutil.Process(sweep.pid), spent)
                 time.sleep(0.02)
             figures[f"{state}: command"], figures[f"{state}: all processes"] = spent[sweep.pid], sum(spent.values())
             sweep.terminate()
             sweep.wait()
-    command_imports = _cpu(
+    command_imports = _measure_cpu(
         "-c", "import nxm_sweep.__main__, nxm_sweep.sweep.run, nxm_sweep.sweep.planning.command_line"
     )
-    imports = command_imports + _cpu("-c", "import nxm_sweep.sweep.execution.preload")
+    imports = command_imports + _measure_cpu("-c", "import nxm_sweep.sweep.execution.preload")
     return {**figures, "imports of both": imports, "after imports": figures["known data: all processes"] - imports}
 
 
-def _count(process: psutil.Process, spent: dict[int, float]) -> None:
-    """Note the CPU seconds of a process and of those that it has started, also where one ends meanwhile."""
+def _record_cpu(process: psutil.Process, spent: dict[int, float]) -> None:
+    """Record the CPU seconds of a process and of its children, even if one ends meanwhile."""
     try:
         for one in (process, *process.children(recursive=True)):
             times = one.cpu_times()
@@ -148,9 +148,9 @@ def _count(process: psutil.Process, spent: dict[int, float]) -> None:
 
 
 def packing(seeds: int = 2) -> dict[str, float]:
-    """Wall time of real trials, imports and all, over the seconds that they train, evaluate and save, two workers."""
+    """Return the wall time of real trials on two workers, imports included, over training, evaluation and saving."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*_real_sweep(folder, seeds), "training.max_train_samples=400", "training.epochs=3"]
+        command = [*_sweep_command(folder, seeds), "training.max_train_samples=400", "training.epochs=3"]
         begun = time.perf_counter()
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         wall = time.perf_counter() - begun
@@ -166,8 +166,8 @@ def packing(seeds: int = 2) -> dict[str, float]:
     }
 
 
-def _real_sweep(folder: str, seeds: int) -> list[str]:
-    """A sweep of 6 trials a seed over the packaged MiniLM, two workers."""
+def _sweep_command(folder: str, seeds: int) -> list[str]:
+    """Return the command of a sweep of 6 trials per seed of the packaged MiniLM, on two workers."""
     grid = ["method=dense,asp,nxm", "learning_rate.value=1e-4,2e-4", "training.batch_size=32", "rho.value=4e-3"]
     rest = ["task=demo/paraphrase", "model=minilm_l6", "training.max_length=64", "sweep.workers=2", "sweep.threads=1"]
     return [
@@ -177,16 +177,16 @@ def _real_sweep(folder: str, seeds: int) -> list[str]:
 
 
 def imports() -> dict[str, float]:
-    """CPU seconds of imports and of ``--help``, a fresh process each: the median of five."""
+    """Return CPU seconds of imports and of ``--help``, the median of five fresh processes each."""
     statements = {name: ("-c", f"import {name}") for name in ("nxm_sweep", "torch", "nxm_sweep.sparsity")}
     commands = {**statements, "--help": ("-m", "nxm_sweep", "--help")}
-    return {name: median(_cpu(*words) for _ in range(5)) for name, words in commands.items()}
+    return {name: median(_measure_cpu(*arguments) for _ in range(5)) for name, arguments in commands.items()}
 
 
-def _cpu(*words: str) -> float:
-    """CPU seconds of a Python process."""
+def _measure_cpu(*arguments: str) -> float:
+    """Return the CPU seconds of a Python process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -215,8 +215,8 @@ def _write_records(output_dir: Path) -> None:
         file.unlink()
 
 
-def _tell_all(output_dir: Path) -> None:
-    """Put every record into the study, as a sweep does while it trains."""
+def _fill_study(output_dir: Path) -> None:
+    """Add every record to the study, as a sweep does while it trains."""
     storage = open_storage("sqlite", output_dir)
     (summary,) = optuna.get_all_study_summaries(storage)
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
@@ -235,7 +235,7 @@ def _tell_all(output_dir: Path) -> None:
         )
 
 
-def _show(figures: dict[str, float]) -> None:
+def _print_figures(figures: dict[str, float]) -> None:
     print("  ".join(f"{name}: {value:.3f}" for name, value in figures.items()), flush=True)
 
 
@@ -243,8 +243,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["planning", *sizes] if sizes:
             for size in map(int, sizes):
-                _show(planning(size))
+                _print_figures(planning(size))
         case [("overhead" | "start" | "packing" | "imports") as name]:
-            _show({"overhead": overhead, "start": start, "packing": packing, "imports": imports}[name]())
+            _print_figures({"overhead": overhead, "start": start, "packing": packing, "imports": imports}[name]())
         case _:
             sys.exit(__doc__)

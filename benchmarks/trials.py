@@ -1,6 +1,6 @@
-"""Finished trials per hour: two workers of one thread against Transformers' example, run twice in a row on all cores.
+"""Finished trials per hour: two one-thread workers against Transformers' example, run twice in a row on all cores.
 
-Wall seconds of whole commands, imports included: measure on a machine that does nothing else.
+Wall seconds of whole commands, imports included: measure on an idle machine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def measure(options: Options) -> Iterator[Figure]:
 
 
 def examples(work: Work) -> Sample:
-    """Run the example twice in a row, with PyTorch's own number of threads; the second finds the first one's rows."""
+    """Run the example twice in a row, with PyTorch's default threads; the second reuses the first one's cached rows."""
     total = Sample()
     with tempfile.TemporaryDirectory(dir=work.folder) as cache:
         for seed in range(EXAMPLES):
@@ -52,7 +52,7 @@ def examples(work: Work) -> Sample:
 
 
 def ours(work: Work, precision: str) -> Callable[[], Sample]:
-    """Return a way to run a sweep over seeds, from a cold cache."""
+    """Return a function that runs a sweep over seeds, from a cold cache."""
     seeds = "seed=" + ",".join(map(str, range(OURS)))
     count = iter(range(10**6))
 

@@ -1,4 +1,4 @@
-"""What the figures compare: the same rows and updates by Transformers' example, by an expert's configuration and by ours."""
+"""The compared trainers, on the same rows and updates: Transformers' example, an expert's configuration and ours."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class MissingError(Exception):
 
 @dataclass
 class Epoch:
-    """One epoch of a trainer.
+    """Seconds of one epoch of a trainer.
 
     Attributes:
         train: From the first batch's collation to the last update.
-        late: The second half of the updates alone: what comes once, such as compiling, is over.
+        late: The second half of the updates only, after one-off costs such as compiling.
         evaluate: Scoring the validation rows.
-        steps: Updates.
+        steps: Number of updates.
     """
 
     train: Sample = field(default_factory=Sample)
@@ -62,11 +62,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Bench:
-    """A GLUE task cut to its first rows, and a trainer of either side for it.
+    """The first rows of a GLUE task, and a trainer of either side for it.
 
     Attributes:
-        settings: Ours, for dense fine-tuning, with today's defaults.
-        prepared: The task's rows, cut; evaluation keeps the share of the whole validation set.
+        settings: Settings of ours, for dense fine-tuning, with current defaults.
+        prepared: Rows of the task, cut; evaluation keeps the same share of the validation set.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -76,7 +76,7 @@ class Bench:
 
     @classmethod
     def of(cls, task: str, rows: int | None, *overrides: str, device: str = "cpu") -> Bench:
-        """Read a task.
+        """Load a task.
 
         Raises:
             MissingError: The rows or the model are not on this machine.
@@ -94,7 +94,7 @@ class Bench:
         return cls(settings, _cut(prepared, rows), device)
 
     def peer(self, recipe: str, precision: str = "fp32", **changes: Any) -> Callable[[], Epoch]:
-        """Return a way to run one epoch of Transformers' Trainer."""
+        """Return a function that runs one epoch of Transformers' Trainer."""
         job = replace(self.job(recipe), precision=precision, **changes)
 
         def build(work: Path) -> Trainer:
@@ -118,7 +118,7 @@ class Bench:
         )
 
     def ours(self, precision: str = "fp32", *, compiler: str = "") -> Callable[[], Epoch]:
-        """Return a way to run one epoch of ours."""
+        """Return a function that runs one epoch of ours."""
         training = replace(self.settings.training, precision=precision)
         settings = replace(self.settings, training=training)
 
@@ -134,7 +134,7 @@ class Bench:
         return lambda: run_epoch(build)
 
     def write_rows(self, folder: Path) -> None:
-        """Write the rows as the files that a peer's process reads."""
+        """Write the rows to the files that a peer's process reads."""
         rows = self.prepared.rows
         for split, part in (("train", rows.train), ("validation", next(iter(rows.validation.values())))):
             lines = (json.dumps(row) for row in part)
@@ -152,7 +152,7 @@ def command(job: Job, rows: Path) -> str:
 
 
 def run_epoch(build: Callable[[Path], Trainer]) -> Epoch:
-    """Build a trainer, train it for its epoch and return what training and evaluation took; loading is not counted."""
+    """Build a trainer, train it for its epoch and return the seconds of training and evaluation, without loading."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(Path(folder) / "work")
         epoch = Epoch()
@@ -165,9 +165,9 @@ def run_epoch(build: Callable[[Path], Trainer]) -> Epoch:
 
 
 class _Clock(TrainerCallback):
-    """Times the updates of an epoch with the loading of their batches, and nothing before or after them.
+    """Time the updates of an epoch with the loading of their batches, and nothing before or after them.
 
-    A GPU is waited for at the start, halfway and at the end; in between it runs ahead, as in any training.
+    A GPU is synchronised at the start, halfway and at the end; in between it runs ahead, as in any training.
     """
 
     def __init__(self, epoch: Epoch) -> None:
@@ -193,7 +193,7 @@ class _Clock(TrainerCallback):
 
 
 def _time_evaluation_(trainer: Trainer, epoch: Epoch) -> None:
-    """Count the calls of ``evaluate``; one that comes from inside another is part of it."""
+    """Time the calls of ``evaluate``; a nested call is part of the outer one."""
     evaluate: Callable[..., Mapping[str, float]] = trainer.evaluate
     depth = 0
 
@@ -224,12 +224,12 @@ def _cut(prepared: Prepared, rows: int | None) -> Prepared:
     kept = max(1, round(len(validation) * count / total))
     cut = replace(
         prepared.rows,
-        train=_first(prepared.rows.train, count),
-        validation={name: _first(validation, kept)},
-        digest=f"{prepared.rows.digest} {count} {kept}",  # the tokens' cache must tell them apart
+        train=_take_first(prepared.rows.train, count),
+        validation={name: _take_first(validation, kept)},
+        digest=f"{prepared.rows.digest} {count} {kept}",  # separates them in the token cache
     )
     return replace(prepared, rows=cut)
 
 
-def _first(rows: Dataset, count: int) -> Dataset:
+def _take_first(rows: Dataset, count: int) -> Dataset:
     return Dataset.from_dict(rows[:count], features=rows.features)

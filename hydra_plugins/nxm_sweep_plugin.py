@@ -1,6 +1,6 @@
-"""What Hydra's plugin scan finds; it only hands on to ``nxm_sweep.sweep.hydra_sweeper``.
+"""Entry point of Hydra's plugin scan; the code is in ``nxm_sweep.sweep.hydra_sweeper``.
 
-Hydra accepts plugins from the namespace ``hydra_plugins`` alone, and executes this module anew even if it is imported.
+Hydra accepts plugins only from the namespace ``hydra_plugins``, and re-executes this module even if it is imported.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from nxm_sweep.sweep.hydra_sweeper import CellSweeper, LocalPool
 
 
 class NxmSweeper(CellSweeper):
-    """Hydra's handle on the sweeper."""
+    """The sweeper, registered with Hydra."""
 
 
 class NxmPool(LocalPool):
-    """Hydra's handle on the local worker processes."""
+    """The local launcher, registered with Hydra."""
 
 
 _STORE = ConfigStore.instance()

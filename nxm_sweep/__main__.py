@@ -1,12 +1,14 @@
-"""``python -m nxm_sweep``: one trial from the command line.
+"""``nxm-sweep``, or ``python -m nxm_sweep``: one trial, a sweep with ``-m``, or one of the other commands.
 
-Exit codes: 0 the trial has a record; 1 the training failed; 2 bad input, found before anything was trained.
+Exit codes: 0 the trial has a record; 1 the training failed; 2 bad input, detected before training.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -16,20 +18,37 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from nxm_sweep import __version__
 from nxm_sweep.config.compose import config_dir, explain, load_settings, register_schema
 from nxm_sweep.console import BAD_INPUT, error_console, print_error
 from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, RankError, SweepIncompleteError
 
+_COMMANDS = {
+    "report": "nxm_sweep.report.__main__",
+    "status": "nxm_sweep.status",
+    "verify": "nxm_sweep.verify",
+    "export": "nxm_sweep.export.__main__",
+    "predict": "nxm_sweep.predict.__main__",
+    "sensitivity": "nxm_sweep.sensitivity.__main__",
+}
 _FAILED, _INTERRUPTED = 1, 130
 _IS_FOLLOWER = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
-"""Whether ``torchrun`` has started this process beside a first one, which alone speaks."""
+"""Whether ``torchrun`` started this process with a rank above 0; only rank 0 prints."""
 _ERRORS = error_console(quiet=_IS_FOLLOWER)
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
+    name, *rest = sys.argv[1:] or [""]
+    if name == "--version":
+        print(f"nxm_sweep {__version__}")  # noqa: T201 - asked for
+        return 0
+    if name in _COMMANDS:
+        sys.argv = [f"{Path(sys.argv[0]).name} {name}", *rest]
+        command: int = importlib.import_module(_COMMANDS[name]).main()
+        return command
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     try:
         return _main(wants_traceback=wants_traceback)
     finally:
@@ -47,24 +66,24 @@ def _main(*, wants_traceback: bool) -> int:
         begun = True
         try:
             _run(config)
-        except NxmSweepError as error:  # one job of a multirun; the others go on
+        except NxmSweepError as error:  # one job of a multirun; the others continue
             if wants_traceback:
                 raise
-            codes.append(_tell(error))
+            codes.append(_report_error(error))
 
     try:
         _check_flags()
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(run)()
-    except SweepIncompleteError:  # the sweep has said so itself
+    except SweepIncompleteError:  # already printed by the sweep
         return _FAILED
     except (HydraException, OmegaConfBaseException, NxmSweepError) as error:
         if wants_traceback:
             raise
-        return _tell(error if isinstance(error, NxmSweepError) else explain(error, sys.argv[1:]))
+        return _report_error(error if isinstance(error, NxmSweepError) else explain(error, sys.argv[1:]))
     except (ValueError, OSError) as error:
-        if wants_traceback or begun:  # before a job begins, Hydra reads the choices and makes output_dir
+        if wants_traceback or begun:  # before a job begins, Hydra reads the choices and creates output_dir
             raise
-        return _tell(explain(error, sys.argv[1:]))
+        return _report_error(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         _ERRORS.print("interrupted; the same command continues after the last finished epoch")
         return _INTERRUPTED
@@ -82,14 +101,14 @@ def _check_flags() -> None:
     parser.parse_args()
 
 
-def _tell(error: NxmSweepError) -> int:
-    """Print an error in one line, with its hint in another; return the exit code."""
+def _report_error(error: NxmSweepError) -> int:
+    """Print an error and its hint, a line each; return the exit code."""
     print_error(error, _ERRORS)
     return _FAILED if isinstance(error, NonFiniteError | RankError) else BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:
-    settings = load_settings(config)  # everything is checked before the libraries that take seconds are imported
+    settings = load_settings(config)  # validate before importing libraries that take seconds
 
     from nxm_sweep.report.terminal import trial_summary  # noqa: PLC0415
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415

@@ -1,6 +1,9 @@
-"""How every command tells of an error: what was wrong in one line, the way out in another, both on standard error."""
+"""Output of every command: errors on standard error, with the hint in a second line, and plain tables."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -8,11 +11,17 @@ from rich.table import Table
 from nxm_sweep.errors import NxmSweepError
 
 BAD_INPUT = 2
-"""Exit code of every command for input that cannot be used."""
+"""Exit code of every command for invalid input."""
+
+
+def program(command: str) -> str:
+    """Return a command's name for its usage line, as it was invoked."""
+    called = Path(sys.argv[0]).name
+    return called if called.endswith(f" {command}") else f"python -m nxm_sweep.{command}"
 
 
 def error_console(*, quiet: bool = False) -> Console:
-    """Return a console on standard error that neither wraps nor colours what it prints."""
+    """Return a console on standard error that neither wraps nor colours its output."""
     return Console(stderr=True, soft_wrap=True, highlight=False, quiet=quiet)
 
 
@@ -28,7 +37,7 @@ _LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
 
 
 def plain_table(*headers: str) -> Table:
-    """Return a table without lines; a narrow terminal wraps its texts and never cuts a number."""
+    """Return a table without rules; a narrow terminal wraps texts and never cuts a number."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for header in headers:
         left = header in _LEFT

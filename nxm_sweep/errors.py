@@ -1,14 +1,14 @@
-"""The errors a user can meet. Each one says what was wrong, the rule, the value received and the way out."""
+"""Errors for users. Each gives what was wrong, the rule, the value received and the way out."""
 
 from __future__ import annotations
 
 
 class NxmSweepError(Exception):
-    """Root of every error that this package raises on purpose.
+    """Base class of every error that this package raises on purpose.
 
     Args:
         message: What was wrong, the rule and the value received, in one line.
-        hint: The way out, in one line; empty when the message says it already.
+        hint: The way out, in one line; empty if the message contains it.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -26,7 +26,7 @@ class DataError(NxmSweepError):
 
 
 class ModelError(NxmSweepError):
-    """A pretrained model is missing, incomplete or of a kind that cannot be trained here."""
+    """A pretrained model is missing, incomplete or of a type that cannot be trained here."""
 
 
 class SparsityError(NxmSweepError):
@@ -34,11 +34,11 @@ class SparsityError(NxmSweepError):
 
 
 class RecordError(NxmSweepError):
-    """A record on disk is unreadable, or is not a record."""
+    """A record on disk is missing, unreadable or malformed."""
 
 
 class NonFiniteError(NxmSweepError):
-    """A loss or a metric became NaN or infinite: the trial has diverged and ends here."""
+    """A loss or a metric became NaN or infinite: the trial has diverged and stops."""
 
 
 class StorageError(NxmSweepError):
@@ -46,21 +46,21 @@ class StorageError(NxmSweepError):
 
 
 class LauncherError(NxmSweepError):
-    """One of Hydra's launchers could start no job."""
+    """A Hydra launcher could not start a job."""
 
 
 class TrialStoppedError(NxmSweepError):
-    """A trial was told to stop: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
+    """A trial was stopped on request: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
 
 
 class RankError(NxmSweepError):
-    """One of the processes that train a trial together has died, or has met what nobody expected.
+    """One of the processes that train a trial together died or raised an unexpected exception.
 
     Args:
-        message: Which one, and what.
+        message: The process and its failure.
         hint: The way out.
-        kind: What kind of failure, as a trial's failures name it.
-        traceback: Of an exception.
+        kind: Kind of :class:`~nxm_sweep.store.attempts.Failure`.
+        traceback: Traceback of the exception.
     """
 
     def __init__(self, message: str, hint: str = "", *, kind: str = "exception", traceback: str = "") -> None:
@@ -70,14 +70,14 @@ class RankError(NxmSweepError):
 
 
 class SweepIncompleteError(NxmSweepError):
-    """A sweep has ended and points have no record."""
+    """A sweep has ended and some points have no record."""
 
 
 class ExportError(NxmSweepError):
-    """A model to be exported does not hold its pattern, or the exported one is not what it should be."""
+    """A model to be exported does not hold its pattern, or the exported one differs from it."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class's name where it has none."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""How settings are written for people, the same in tables, pictures and progress: ``lr 2e-4``."""
+"""Format settings and scores for people, alike in tables, figures and progress: ``lr 2e-4``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_siz
 
 
 def short_name(key: str) -> str:
-    """Return a setting's name as people write it; most are the config key itself."""
+    """Return a setting's display name; most are the config key itself."""
     return _ALIASES.get(key, key)
 
 
 def format_value(value: Any) -> str:
-    """Return a setting's value: ``2e-4``, ``0.05``, ``32``, ``true``, ``null``; a text as it is."""
+    """Format a setting's value: ``2e-4``, ``0.05``, ``32``, ``true``, ``null``; a text is unchanged."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if not isinstance(value, Real) or not math.isfinite(value):
@@ -34,31 +34,31 @@ def format_value(value: Any) -> str:
 
 
 def constraint_text(constraint: str) -> str:
-    """Return a matrix's constraint for people: ``2 of 4`` as it stands, ``0.3 unstructured`` as ``70% unstructured``.
+    """Format a matrix's constraint: ``2 of 4`` is unchanged, ``0.3 unstructured`` becomes ``70% unstructured``.
 
     Args:
-        constraint: ``str`` of a constraint, as records hold it. It counts what stays, the percentage what is zero, as the field
-            counts unstructured sparsity.
+        constraint: ``str`` of a constraint, as in records. Its number is the density; the percentage is the sparsity,
+            as is usual for unstructured pruning.
     """
     density = _UNSTRUCTURED.fullmatch(constraint)
     return constraint if density is None else f"{100 * (1 - float(density[1])):.6g}% unstructured"
 
 
 def pattern_label(constraints: Iterable[str], name: str) -> str:
-    """Return what tables call the pattern of a model: the name of its rules, unless it names a pattern that is not held.
+    """Return the label of a model's pattern: the name of its rules, unless that names a pattern it does not hold.
 
     Args:
         constraints: ``str`` of each target's constraint; none for a dense model.
-        name: The name of the rules (``sparsity.name``). An N:M in it is replaced where the targets hold something else:
-            ``ffn_only_2of4`` becomes ``ffn_only 50% unstructured``. An unstructured density that it does not name is put first.
+        name: Name of the rules (``sparsity.name``). An N:M in it is replaced if the targets hold another constraint:
+            ``ffn_only_2of4`` becomes ``ffn_only 50% unstructured``. An unstructured density that it lacks is prepended.
     """
-    held = {constraint_text(constraint).replace(" of ", "of") for constraint in constraints}
-    if not held:
+    patterns = {constraint_text(constraint).replace(" of ", "of") for constraint in constraints}
+    if not patterns:
         return "dense"
     named = {f"{keep}of{group}" for keep, group in _N_OF_M.findall(name)}
     is_whole = bool(_N_OF_M.fullmatch(name))
-    true = held.pop() if len(held) == 1 else "mixed"
-    if named == {true} or (true == "mixed" and named <= held and not is_whole):
+    true = patterns.pop() if len(patterns) == 1 else "mixed"
+    if named == {true} or (true == "mixed" and named <= patterns and not is_whole):
         return name
     if named:
         return _N_OF_M.sub(f" {true}", name).strip()
@@ -66,29 +66,29 @@ def pattern_label(constraints: Iterable[str], name: str) -> str:
 
 
 def cell_name(names: Mapping[str, str]) -> str:
-    """Return a cell in words: task, method, sparsity, model; distillation where there is a teacher."""
+    """Return a cell's name: task, method, sparsity, model; distillation if there is a teacher."""
     teacher = names.get("distillation", "none")
     parts = [names.get(part, "") for part in ("task", "method", "sparsity", "model")]
     return " ".join([*parts, *([] if teacher == "none" else [f"distillation={teacher}"])])
 
 
 def describe_point(cell: str, values: Mapping[str, Any]) -> str:
-    """Return a point in words."""
+    """Format a point: its cell and its values."""
     return f"{cell} {format_values(values)}"
 
 
 def format_values(values: Mapping[str, Any]) -> str:
-    """Return a point's values: ``lr 2e-4 batch 32``."""
+    """Format a point's values: ``lr 2e-4 batch 32``."""
     return " ".join(f"{short_name(key)} {format_value(value)}" for key, value in values.items())
 
 
 def format_score(value: float | None) -> str:
-    """Return a score with four digits."""
+    """Format a score with four decimals; None is a dash."""
     return "-" if value is None else f"{value:.4f}"
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as ``1:05`` or ``2:03:04``."""
+    """Format seconds as ``1:05`` or ``2:03:04``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

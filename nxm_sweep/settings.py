@@ -1,27 +1,40 @@
-"""The settings of one trial, as plain values. ``conf/`` documents every key; ``config`` fills and checks them.
+"""Settings of one trial, as plain values. ``conf/`` documents every key; ``config`` fills and validates them.
 
-A field marked ``outside identity`` cannot change a trial's outcome: two runs that differ in nothing else are one trial. One
-marked ``no axis`` can, but its values make cells of a sweep and not points.
+A field marked ``OUTSIDE_IDENTITY`` cannot change a trial's outcome: runs that differ only there are one trial. A field
+marked ``NO_AXIS`` can, but its values make cells of a sweep, not points.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
+PRECISION = "training.precision"
+AUTO = "auto"
 OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
 NO_AXIS: dict[str, Any] = {"axis": False}
 LEFT_OUT_AT: dict[str, Any] = {"training.devices": 1, "training.batching": "by_length"}
-"""Values at which a setting is left out of the identity: what every trial did before there was a choice."""
+"""Values at which a setting stays out of the identity: the behaviour before the setting existed."""
+
+
+def _one_of(*choices: str) -> dict[str, Any]:
+    """Return the metadata of a field restricted to ``choices``."""
+    return {"choices": choices}
 
 
 @dataclass
 class TaskSettings:
-    """What is learned and how it is scored."""
+    """The task: its rows, labels and metrics."""
 
     name: str = field(metadata=OUTSIDE_IDENTITY)
-    kind: str = field(metadata=OUTSIDE_IDENTITY)
-    problem: str
+    kind: str = field(metadata=OUTSIDE_IDENTITY | _one_of("glue", "demo", "files"))
+    problem: str = field(metadata=_one_of("classification", "regression"))
     text_columns: list[str] = field(metadata=OUTSIDE_IDENTITY)
     label_column: str = field(metadata=OUTSIDE_IDENTITY)
     labels: list[str] = field(metadata=OUTSIDE_IDENTITY)
@@ -37,21 +50,21 @@ class TaskSettings:
 
 @dataclass
 class ModelSettings:
-    """The pretrained encoder. Its files' content, not its name, decides the identity."""
+    """The pretrained encoder. The content of its files, not its name, decides the identity."""
 
     name: str = field(metadata=OUTSIDE_IDENTITY)
-    source: str = field(metadata=OUTSIDE_IDENTITY)
+    source: str = field(metadata=OUTSIDE_IDENTITY | _one_of("hub", "package", "folder"))
     path: str = field(metadata=OUTSIDE_IDENTITY)
     revision: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
-    head: str = field(default="new", metadata=NO_AXIS)
+    head: str = field(default="new", metadata=NO_AXIS | _one_of("new", "keep"))
 
 
 @dataclass
 class StrengthSettings:
-    """A strength that is constant or ramps."""
+    """A constant or ramped strength."""
 
     value: float
-    schedule: str = "constant"
+    schedule: str = field(default="constant", metadata=_one_of("constant", "linear", "cosine", "exponential"))
     start: float = 0.0
 
 
@@ -59,31 +72,46 @@ class StrengthSettings:
 class RhoSettings(StrengthSettings):
     """Strength of the ADMM penalty."""
 
-    unit: str = "absolute"
+    unit: str = field(default="absolute", metadata=_one_of("absolute", "relative"))
     grid: list[float] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
 
 
 @dataclass
 class AdmmSettings:
-    """The open points of the paper's ADMM; see ``conf/method/nxm.yaml``."""
+    """The points that the paper leaves open; the defaults are the paper's, or its authors' later code.
 
-    first_iteration: str = "project"
-    clip: str = "total"
+    Attributes:
+        first_iteration: ``project`` (Z and dual step first), ``zero_dual`` (U0 = 0) or ``no_dual`` (U = 0 always).
+        clip: ``total`` adds the penalty gradient before clipping, ``task`` clips only the task's gradient.
+        interval: Epochs or steps between Z and dual steps, or their number per epoch.
+        interval_unit: ``epoch``, ``step`` or ``per_epoch``.
+        penalty: ``gradient`` (through the optimizer) or ``decoupled`` (``W <- W - s (W - Z + U)`` after its step,
+            without rho).
+        efolds: Total contraction by the decoupled penalty: the product of all ``1 - s`` is ``exp(-efolds)``.
+        pace: Its distribution over the ADMM steps: ``learning_rate`` (proportional to it, as AdamW's decay),
+            ``constant``, or ``linear`` from zero upwards.
+        finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
+        admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
+        frozen_support: Support that is frozen: of P(W) (``weights``) or of the last Z = P(W + U) (``z``).
+    """
+
+    first_iteration: str = field(default="project", metadata=_one_of("project", "zero_dual", "no_dual"))
+    clip: str = field(default="total", metadata=_one_of("total", "task"))
     interval: int = 1
-    interval_unit: str = "epoch"
-    penalty: str = "gradient"
+    interval_unit: str = field(default="epoch", metadata=_one_of("epoch", "step", "per_epoch"))
+    penalty: str = field(default="gradient", metadata=_one_of("gradient", "decoupled"))
     efolds: float = 5.0
-    pace: str = "learning_rate"
-    finish: str = "prune"
+    pace: str = field(default="learning_rate", metadata=_one_of("learning_rate", "constant", "linear"))
+    finish: str = field(default="prune", metadata=_one_of("prune", "refit"))
     admm_fraction: float = 0.5
-    frozen_support: str = "weights"
+    frozen_support: str = field(default="weights", metadata=_one_of("weights", "z"))
 
 
 @dataclass
 class ImportanceSettings:
-    """What ranks the weights of a matrix."""
+    """The metric that ranks the weights of a matrix."""
 
-    metric: str = "magnitude"
+    metric: str = field(default="magnitude", metadata=_one_of("magnitude", "input_norm", "second_moment"))
     rows: int = 128
 
 
@@ -96,25 +124,25 @@ class SrSteSettings:
 
 @dataclass
 class GradualSettings:
-    """When gradual pruning reaches the pattern."""
+    """The share of the optimizer steps before the final pattern."""
 
     end_fraction: float = 0.5
 
 
 @dataclass
 class WarmupAspSettings:
-    """When dense training ends and the mask is drawn."""
+    """The share of the optimizer steps before the mask is computed."""
 
     fraction: float = 0.5
 
 
 @dataclass
 class MethodSettings:
-    """How the pattern is reached. Which of these are in use, a method's ``read_settings`` says."""
+    """The sparse method. Its ``read_settings`` declares which of these it uses."""
 
     name: str
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
-    trained: str = "all"
+    trained: str = field(default="all", metadata=_one_of("all", "targets"))
     importance: ImportanceSettings = field(default_factory=ImportanceSettings)
     admm: AdmmSettings = field(default_factory=AdmmSettings)
     sr_ste: SrSteSettings = field(default_factory=SrSteSettings)
@@ -136,7 +164,7 @@ class RuleSettings:
 
 @dataclass
 class SparsitySettings:
-    """What is pruned: ordered rules, the later wins. The other fields are what the rules are made from."""
+    """What is pruned: ordered rules, the last match wins. The other fields are sources of the rules."""
 
     name: str = field(metadata=OUTSIDE_IDENTITY)
     rules: list[RuleSettings] = field(default_factory=list)
@@ -156,7 +184,7 @@ class LearningRateSettings:
 
 @dataclass
 class TrainingSettings:
-    """One trial's budget and optimizer."""
+    """Budget and optimizer of one trial."""
 
     epochs: int
     batch_size: int
@@ -164,21 +192,21 @@ class TrainingSettings:
     max_length: int
     max_train_samples: int | None
     max_eval_samples: int | None
-    schedule: str
+    schedule: str = field(metadata=_one_of("linear", "cosine", "constant"))
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
-    precision: str
-    device: str = field(metadata=OUTSIDE_IDENTITY)
+    precision: str = field(metadata=_one_of("auto", "fp32", "bf16", "fp16"))
+    device: str = field(metadata=OUTSIDE_IDENTITY | _one_of("auto", "cpu", "cuda"))
     threads: int | None = field(metadata=OUTSIDE_IDENTITY)
     devices: int = field(default=1, metadata=NO_AXIS)
-    batching: str = "by_length"
+    batching: str = field(default="by_length", metadata=_one_of("random", "by_length"))
     report_to: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
 
 
 @dataclass
 class DataSettings:
-    """Where the rows come from. Their content, not their place, decides the identity."""
+    """The source of the rows. Their content, not their location, decides the identity."""
 
     path: str = field(metadata=OUTSIDE_IDENTITY)
     revision: str | None = field(metadata=OUTSIDE_IDENTITY)
@@ -186,24 +214,24 @@ class DataSettings:
 
 @dataclass
 class SelectionSettings:
-    """Which rows choose the best epoch and, in a report, the best hyperparameters."""
+    """The rows that select the best epoch and, in a report, the best hyperparameters."""
 
-    name: str = "dev"
+    name: str = field(default="dev", metadata=_one_of("dev", "heldout"))
     fraction: float = 0.1
 
 
 @dataclass
 class TeacherSettings:
-    """The model that a student learns from. Its files' content, not its name or place, enters the identity."""
+    """The teacher model. The content of its files, not its name or location, enters the identity."""
 
-    source: str = field(default="trial", metadata=OUTSIDE_IDENTITY)
+    source: str = field(default="trial", metadata=OUTSIDE_IDENTITY | _one_of("trial", "hub", "package", "folder"))
     path: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
     revision: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
 
 
 @dataclass
 class DistillationSettings:
-    """What is learned from a teacher beside the labels; off when it is called ``none``."""
+    """Distillation from a teacher beside the labels; off if its name is ``none``."""
 
     name: str = field(default="none", metadata=OUTSIDE_IDENTITY)
     teacher: TeacherSettings = field(default_factory=TeacherSettings, metadata=OUTSIDE_IDENTITY)
@@ -221,7 +249,7 @@ class DistillationSettings:
 
 @dataclass
 class SweepSettings:
-    """Which points a sweep has and how they are run; nothing of it changes a trial."""
+    """The points of a sweep and how they run; none of it changes a trial."""
 
     cells: dict[str, list[str]] = field(default_factory=dict)
     axes: dict[str, Any] = field(default_factory=dict)
@@ -237,17 +265,17 @@ class SweepSettings:
     max_attempts: int = 3
     time_limit: float | None = None
     lease: float = 60.0
-    storage: str = "sqlite"
-    sampler: str = "grid"
+    storage: str = field(default="sqlite", metadata=_one_of("sqlite", "journal", "postgresql"))
+    sampler: str = field(default="grid", metadata=_one_of("grid", "random", "tpe", "qmc"))
     n_trials: int | None = None
-    pruner: str = "none"
+    pruner: str = field(default="none", metadata=_one_of("none", "median", "halving", "hyperband"))
     point: str | None = None
     cwd: str | None = None
 
 
 @dataclass
 class TrialSettings:
-    """Everything that one trial depends on."""
+    """All settings of one trial."""
 
     task: TaskSettings
     model: ModelSettings
@@ -266,5 +294,21 @@ class TrialSettings:
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
 
-PRECISION = "training.precision"
-AUTO = "auto"
+def choices_of(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield every dotted key of a settings class that is restricted to choices, and the choices."""
+    types = get_type_hints(kind)
+    for entry in dataclasses.fields(kind):
+        if "choices" in entry.metadata:
+            yield f"{prefix}{entry.name}", entry.metadata["choices"]
+        elif dataclasses.is_dataclass(types[entry.name]):
+            yield from choices_of(types[entry.name], f"{prefix}{entry.name}.")
+
+
+def from_dict(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Return settings from a record's values; keys of an older or newer version are ignored.
+
+    Raises:
+        TypeError: A key without a default is missing.
+    """
+    names = {entry.name for entry in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})

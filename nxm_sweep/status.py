@@ -1,4 +1,4 @@
-"""``python -m nxm_sweep.status OUTPUT_DIR``: how far the sweeps under a folder are; it only reads.
+"""``python -m nxm_sweep.status OUTPUT_DIR``: progress of the sweeps under a folder; read-only.
 
 Exit codes: 0 every point has a record; 1 points are missing; 2 there is no sweep.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nxm_sweep.console import BAD_INPUT, plain_table, print_error
+from nxm_sweep.console import BAD_INPUT, plain_table, print_error, program
 from nxm_sweep.errors import RecordError
 from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
 from nxm_sweep.store.draws import best_mean, format_count, format_mean
@@ -30,7 +30,7 @@ _HOLES_SHOWN = 20
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m nxm_sweep.status", description="How far the sweeps are.")
+    parser = argparse.ArgumentParser(prog=program("status"), description="How far the sweeps are.")
     parser.add_argument("output_dir", nargs="?", default="outputs", type=Path, help="root of trials (default: outputs)")
     output_dir: Path = parser.parse_args().output_dir
     plans = read_plans(output_dir)
@@ -39,15 +39,15 @@ def main() -> int:
         print_error(RecordError(f"{output_dir} holds no sweep", hint=hint))
         return BAD_INPUT
     console = Console(highlight=False)
-    complete = [_show(plan, output_dir, console) for plan in reversed(plans)]  # the newest last, next to the prompt
+    complete = [_print_sweep(plan, output_dir, console) for plan in reversed(plans)]  # newest last, next to the prompt
     return 0 if all(complete) else _INCOMPLETE
 
 
-def _show(plan: Mapping[str, Any], output_dir: Path, console: Console) -> bool:
-    """Print one sweep; return whether every point is settled well."""
+def _print_sweep(plan: Mapping[str, Any], output_dir: Path, console: Console) -> bool:
+    """Print one sweep; return whether every point is done or pruned."""
     cells = cells_of(plan)
     points = [point for cell in cells for point in cell.points]
-    found = read_states(
+    trials = read_states(
         output_dir,
         points,
         lease=plan.get("lease", 60.0),
@@ -55,81 +55,79 @@ def _show(plan: Mapping[str, Any], output_dir: Path, console: Console) -> bool:
         pruning=plan.get("pruning", False),
     )
     console.print(f"-m {' '.join(plan['command'])}", style="bold", soft_wrap=True, markup=False)
-    console.print(_cells_table(cells, found))
-    _print_running(cells, found, output_dir, console)
-    _print_holes(cells, found, output_dir, console)
-    count = found.count(points)
+    console.print(_make_table(cells, trials))
+    _print_running(cells, trials, output_dir, console)
+    _print_failed(cells, trials, output_dir, console)
+    count = trials.count(points)
     wanted = sum(cell.wanted for cell in cells)
-    words = [f"{count[state]} {state}" for state in (DONE, RUNNING, PRUNED, FAILED, TO_DO) if count[state]]
+    parts = [f"{count[state]} {state}" for state in (DONE, RUNNING, PRUNED, FAILED, TO_DO) if count[state]]
     missing = wanted - len(points)
-    words += [f"{missing} not asked for yet"] if missing else []
+    parts += [f"{missing} not asked for yet"] if missing else []
     total = format_count((cell.wanted, len(cell.seeds)) for cell in cells)
-    console.print(f"{total}: {', '.join(words)}{_time_left(cells, found)}\n")
+    console.print(f"{total}: {', '.join(parts)}{_estimate_time_left(cells, trials)}\n")
     return count[DONE] + count[PRUNED] == wanted
 
 
-def _cells_table(cells: Sequence[PlannedCell], found: TrialStates) -> Any:
+def _make_table(cells: Sequence[PlannedCell], trials: TrialStates) -> Any:
     table = plain_table("cell", DONE, RUNNING, FAILED, "best", "at")
     for cell in cells:
-        count = found.count(cell.points)
+        count = trials.count(cell.points)
         table.add_row(
-            _title(cell, found),
+            _format_cell(cell, trials),
             f"{count[DONE]}/{cell.wanted}",
             str(count[RUNNING]),
             str(count[FAILED]),
-            *_best_words(cell, found),
+            *_format_best(cell, trials),
         )
     return table
 
 
-def _title(cell: PlannedCell, found: TrialStates) -> str:
-    return cell_name({**cell.names, "sparsity": pattern_in(cell, found.patterns)})
+def _format_cell(cell: PlannedCell, trials: TrialStates) -> str:
+    return cell_name({**cell.names, "sparsity": pattern_in(cell, trials.patterns)})
 
 
-def _best_words(cell: PlannedCell, found: TrialStates) -> tuple[str, str]:
-    """The best score and where: of a search with several seeds the best mean, never that of one seed."""
+def _format_best(cell: PlannedCell, trials: TrialStates) -> tuple[str, str]:
+    """Format the best score and its point; of a search with several seeds the best mean, never one seed's."""
     if cell.seeds:
-        failed = {identity for identity, state in found.states.items() if state == FAILED}
-        return format_mean(best_mean(cell.points, len(cell.seeds), found.scores, failed, found.epoch_of))
-    best = found.best(cell.points)
+        failed = {identity for identity, state in trials.states.items() if state == FAILED}
+        return format_mean(best_mean(cell.points, len(cell.seeds), trials.scores, failed, trials.epoch_of))
+    best = trials.best(cell.points)
     return format_score(best[0] if best else None), format_values(best[1].values) if best else ""
 
 
-def _print_running(cells: Sequence[PlannedCell], found: TrialStates, output_dir: Path, console: Console) -> None:
+def _print_running(cells: Sequence[PlannedCell], trials: TrialStates, output_dir: Path, console: Console) -> None:
     table = plain_table("running trial", "where it is", "since", "host")
     for cell in cells:
         for point in cell.points:
             folder = trial_folder(output_dir, point.identity)
-            progress = read_progress(folder) if found.states[point.identity] == RUNNING else None
+            progress = read_progress(folder) if trials.states[point.identity] == RUNNING else None
             if progress is not None:
                 since = format_duration(time.time() - progress["since"])
-                name = describe_point(_title(cell, found), point.values)
+                name = describe_point(_format_cell(cell, trials), point.values)
                 table.add_row(name, format_progress(folder), since, progress["process"]["host"])
     if table.row_count:
         console.print(table)
 
 
-def _print_holes(cells: Sequence[PlannedCell], found: TrialStates, output_dir: Path, console: Console) -> None:
-    holes = [(cell, point) for cell in cells for point in cell.points if found.states[point.identity] == FAILED]
-    for cell, point in holes[:_HOLES_SHOWN]:
-        why = found.failures[point.identity]
-        text = (
-            f"hole: {describe_point(_title(cell, found), point.values)}  {why.kind}: {why.message}  ({point.identity})"
-        )
+def _print_failed(cells: Sequence[PlannedCell], trials: TrialStates, output_dir: Path, console: Console) -> None:
+    failed = [(cell, point) for cell in cells for point in cell.points if trials.states[point.identity] == FAILED]
+    for cell, point in failed[:_HOLES_SHOWN]:
+        name, failure = describe_point(_format_cell(cell, trials), point.values), trials.failures[point.identity]
+        text = f"hole: {name}  {failure.kind}: {failure.message}  ({point.identity})"
         console.print(text, markup=False, soft_wrap=True)
-    if len(holes) > _HOLES_SHOWN:
-        console.print(f"... and {len(holes) - _HOLES_SHOWN} more holes")
-    if holes:
+    if len(failed) > _HOLES_SHOWN:
+        console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
+    if failed:
         console.print(f"what a failed trial printed is in {output_dir}/trials/IDENTITY/log.txt", style="dim")
 
 
-def _time_left(cells: Sequence[PlannedCell], found: TrialStates) -> str:
-    """By the mean seconds of each cell's finished trials, over the workers that run now."""
+def _estimate_time_left(cells: Sequence[PlannedCell], trials: TrialStates) -> str:
+    """Estimate from the mean seconds of each cell's finished trials and the running workers."""
     seconds, workers = 0.0, 0
     for cell in cells:
-        count = found.count(cell.points)
+        count = trials.count(cell.points)
         workers += count[RUNNING]
-        finished = [found.seconds[point.identity] for point in cell.points if point.identity in found.seconds]
+        finished = [trials.seconds[point.identity] for point in cell.points if point.identity in trials.seconds]
         left = count[RUNNING] + count[TO_DO]
         if left and not finished:
             return ""

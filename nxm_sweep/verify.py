@@ -1,6 +1,6 @@
-"""``python -m nxm_sweep.verify DIR|FILE``: what the matrices of a saved model hold, read from the file alone.
+"""``python -m nxm_sweep.verify DIR|FILE``: check the sparsity of a saved model, from its files only.
 
-What should hold stands in ``sparsity.json`` beside the file, or in the options; without either, a pattern is looked for.
+The expected pattern is that of ``sparsity.json`` beside the file or of the options; without either, it is inferred.
 Exit codes: 0 it holds; 1 it does not hold, or the model is not sparse; 2 bad input.
 """
 
@@ -16,11 +16,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nxm_sweep.console import BAD_INPUT, error_console, print_error
+from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
 from nxm_sweep.errors import NxmSweepError, SparsityError
-from nxm_sweep.export.audit import Audit, Untouched, audit, audit_manifest, look_for_patterns, matching
-from nxm_sweep.export.manifest import read_manifest
-from nxm_sweep.export.weights import Weights, open_weights
+from nxm_sweep.export.audit import Audit, Untouched, audit_model, open_model
 from nxm_sweep.formatting import constraint_text
 from nxm_sweep.sparsity.pattern import Constraint, constraint, parse_constraint
 from nxm_sweep.sparsity.semi_structured import eligibility
@@ -28,32 +26,31 @@ from nxm_sweep.sparsity.targets import ENCODER_LAYERS
 
 _DOES_NOT_HOLD = 1
 _SHOWN = 20  # reasons
-_PIPED_WIDTH = 200  # columns, where nobody's window wraps them
+_PIPED_WIDTH = 200  # columns, where no terminal wraps them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        weights = _open(options.path)
-        found, source = _audit(weights, _asked_for(options), options.match)
+        audit, source = audit_model(open_model(options.path), _read_constraint(options), options.match)
     except NxmSweepError as error:
         print_error(error)
         return BAD_INPUT
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
-    if found.checks:
+    if audit.checks:
         console.print(source, markup=False)
-        console.print(_matrices(found))
-    if found.untouched:
-        console.print(_untouched(found))
-    return _conclude(found, console, error_console())
+        console.print(_tabulate_matrices(audit))
+    if audit.untouched:
+        console.print(_tabulate_untouched(audit))
+    return _print_verdict(audit, console, error_console())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m nxm_sweep.verify",
+        prog=program("verify"),
         description="What the matrices of a saved model hold, read from the file alone.",
         epilog="exit codes: 0 it holds; 1 it does not hold, or the model is not sparse; 2 bad input",
     )
@@ -70,17 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(path: Path) -> Weights:
-    onnx = path / "model.onnx" if path.is_dir() else path
-    if onnx.suffix == ".onnx" and onnx.is_file():
-        from nxm_sweep.export.onnx_weights import open_onnx  # noqa: PLC0415 - the extra may be missing
-
-        return open_onnx(onnx)
-    return open_weights(path)
-
-
-def _asked_for(options: argparse.Namespace) -> Constraint | None:
-    """The constraint that the options name, or None."""
+def _read_constraint(options: argparse.Namespace) -> Constraint | None:
+    """Return the constraint given by the options, or None."""
     numbers = {name: getattr(options, name) for name in ("keep", "group", "density")}
     given = {name: value for name, value in numbers.items() if value is not None}
     if options.pattern is not None and given:
@@ -94,25 +82,9 @@ def _asked_for(options: argparse.Namespace) -> Constraint | None:
     return constraint(**given)
 
 
-def _audit(weights: Weights, asked: Constraint | None, match: str | None) -> tuple[Audit, str]:
-    """What was found, and in words what it was held against."""
-    manifest = read_manifest(weights.folder)
-    if manifest is None:
-        if asked is None:
-            return look_for_patterns(weights), "nothing says what should hold; patterns found by looking:"
-        return audit(weights, matching(weights, asked, match or ENCODER_LAYERS)), f"held against {asked}:"
-    found, source = audit_manifest(weights, manifest), f"held against sparsity.json ({manifest.pattern}):"
-    if asked is None:
-        return found, source
-    said = {target.matrix: target.constraint for target in manifest.targets}
-    wanted = matching(weights, asked, match or ENCODER_LAYERS) if match or not said else dict.fromkeys(said, asked)
-    also = audit(weights, {name: held for name, held in wanted.items() if said.get(name) != held})
-    return Audit((*found.checks, *also.checks), found.untouched, (*found.problems, *also.problems)), source
-
-
-def _matrices(found: Audit) -> Table:
-    table = _table("matrix", "shape", "holds", "groups by kept weights", "zeros", "2:4 kernels")
-    for check in found.checks:
+def _tabulate_matrices(audit: Audit) -> Table:
+    table = _make_table("matrix", "shape", "holds", "groups by kept weights", "zeros", "2:4 kernels")
+    for check in audit.checks:
         counts = [f"{kept}: {groups}" for kept, groups in enumerate(check.kept_per_group) if groups]
         table.add_row(
             check.matrix,
@@ -125,47 +97,47 @@ def _matrices(found: Audit) -> Table:
     return table
 
 
-def _untouched(found: Audit) -> Table:
-    """Matrices that are held to nothing, those of one role in several layers together."""
+def _tabulate_untouched(audit: Audit) -> Table:
+    """Tabulate unconstrained matrices, one row per role over all layers."""
     roles: dict[str, list[Untouched]] = defaultdict(list)
-    for matrix in found.untouched:
+    for matrix in audit.untouched:
         roles[re.sub(r"(?<=\.)\d+(?=\.)", "*", matrix.matrix)].append(matrix)
-    table = _table("untouched", "matrices", "weights", "zeros")
+    table = _make_table("untouched", "matrices", "weights", "zeros")
     for role, matrices in roles.items():
         weights, zeros = sum(matrix.size for matrix in matrices), sum(matrix.zeros for matrix in matrices)
         table.add_row(role, str(len(matrices)), f"{weights:,}", f"{zeros:,}")
     return table
 
 
-def _table(*headers: str) -> Table:
+def _make_table(*headers: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left", overflow="fold")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", overflow="fold")
     return table
 
 
-def _conclude(found: Audit, console: Console, errors: Console) -> int:
-    """Print the result in a line; return the exit code."""
-    if found.broken:
-        for reason in found.broken[:_SHOWN]:
+def _print_verdict(audit: Audit, console: Console, errors: Console) -> int:
+    """Print the verdict; return the exit code."""
+    if audit.broken:
+        for reason in audit.broken[:_SHOWN]:
             errors.print(f"does not hold: {reason}", markup=False)
-        if len(found.broken) > _SHOWN:
-            errors.print(f"... and {len(found.broken) - _SHOWN} more")
+        if len(audit.broken) > _SHOWN:
+            errors.print(f"... and {len(audit.broken) - _SHOWN} more")
         return _DOES_NOT_HOLD
-    if not found.checks:
-        weights, zeros = (sum(getattr(matrix, name) for matrix in found.untouched) for name in ("size", "zeros"))
+    if not audit.checks:
+        weights, zeros = (sum(getattr(matrix, name) for matrix in audit.untouched) for name in ("size", "zeros"))
         share = zeros / weights if weights else 0.0
         console.print(
-            f"not sparse: none of {len(found.untouched)} matrices holds a pattern; {zeros:,} of {weights:,} weights are "
+            f"not sparse: none of {len(audit.untouched)} matrices holds a pattern; {zeros:,} of {weights:,} weights are "
             f"zero ({share:.2%})",
             soft_wrap=True,
         )
         return _DOES_NOT_HOLD
-    patterns = ", ".join(dict.fromkeys(constraint_text(check.constraint) for check in found.checks))
-    exact = "exactly " if all(check.exact for check in found.checks) else ""
-    count = len(found.checks)
+    patterns = ", ".join(dict.fromkeys(constraint_text(check.constraint) for check in audit.checks))
+    exact = "exactly " if all(check.exact for check in audit.checks) else ""
+    count = len(audit.checks)
     console.print(
-        f"holds: {count} of {count} targets hold {exact}{patterns}; untouched matrices: {len(found.untouched)}",
+        f"holds: {count} of {count} targets hold {exact}{patterns}; untouched matrices: {len(audit.untouched)}",
         soft_wrap=True,
     )
     return 0

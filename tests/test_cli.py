@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -495,8 +496,50 @@ def test_help_lists_groups_and_keys(tmp_path: Path) -> None:
     done = _shell(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     methods = "method: admm_unstructured, asp, dense, gradual, nxm, nxm_paper, nxm_refit, sr_ste, warmup_asp"
-    for line in (methods, "sparsity: 1of4, 2of4, 4of8", "save_model: false"):
+    for line in (methods, "sparsity: 1of4, 2of4, 4of8", "The table:     nxm-sweep report outputs"):
         assert line in done.stdout
+
+
+def test_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
+    done = _shell(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"nxm_sweep {metadata.version('nxm_sweep')}\n")
+
+
+@pytest.mark.parametrize("command", ["report", "status", "verify", "export", "predict", "sensitivity"])
+def test_a_command_is_a_subcommand_and_a_module(command: str, tmp_path: Path) -> None:
+    module = [sys.executable, "-m", f"nxm_sweep.{command}"]
+    script = [str(Path(sys.executable).with_name("nxm-sweep")), command]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    texts = []
+    for call in (module, script):
+        done = subprocess.run(
+            [*call, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        texts.append(" ".join(done.stdout.split()))
+    assert texts[1].startswith(f"usage: nxm-sweep {command} ")
+    assert texts[0].replace(f"python -m nxm_sweep.{command}", f"nxm-sweep {command}") == texts[1]
+
+
+def test_bash_completes_choices_and_keys(tmp_path: Path) -> None:
+    script = """
+    eval "$(nxm-sweep --shell-completion install=bash)"
+    COMP_CWORD=1
+    for COMP_LINE in 'nxm-sweep method=nxm' 'nxm-sweep training.batch'; do
+      COMP_POINT=${#COMP_LINE}; hydra_bash_completion; echo "${COMPREPLY[@]}"
+    done
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    choices, keys = done.stdout.splitlines()
+    assert choices == "method=nxm method=nxm_paper method=nxm_refit"
+    assert keys == "training.batch_size= training.batching="
 
 
 def test_bad_input_from_the_shell_is_exit_code_2_without_a_traceback(tmp_path: Path) -> None:

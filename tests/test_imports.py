@@ -98,3 +98,9 @@ def test_help_needs_no_torch() -> None:
     loaded = _loaded("import hydra_plugins.nxm_sweep_plugin, nxm_sweep.__main__")
     assert "hydra" in loaded
     assert loaded.isdisjoint({"torch", "transformers", "datasets", "pandas", "optuna", "pebble"})
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_an_entry_point_is_the_last_statement(path: str) -> None:
+    body = ast.parse((PACKAGE.parent / f"{path}.py").read_text()).body
+    assert [ast.unparse(node.test) for node in body[:-1] if isinstance(node, ast.If)] in ([], ["TYPE_CHECKING"])

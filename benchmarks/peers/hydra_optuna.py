@@ -13,7 +13,7 @@ from points import LEARNING_RATES, SEEDS, train
 
 @dataclass
 class Point:
-    """What a job is given."""
+    """Config of one job."""
 
     job: str = ""
     results: str = ""

@@ -26,7 +26,7 @@ def main() -> None:
         asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
         own = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
         (Path(own) / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        # a package of another version in the environment behind is left as it is
+        # packages of other versions in the environment behind stay as they are
         installed = subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=False)
         print(f"{name}: {'installed' if installed.returncode == 0 else 'could not be installed'}")
     print(f"export NXM_PEERS={os.fspath(folder)}")

@@ -1,4 +1,4 @@
-"""Optuna alone: one study in a journal file, two joblib processes that ask it for trials."""
+"""Optuna only: one study in a journal file, and two joblib processes that ask it for trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points that every peer trains, and where it leaves what came out; run by the peers' own environments."""
+"""The points that every peer trains, and the files of their results; run by the peers' own environments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def grid(count: int) -> list[tuple[float, int]]:
 
 
 def train(values: dict[str, Any], learning_rate: float, seed: int, results: str) -> float:
-    """Train a point on one thread, in this process; write what came out; return the score."""
+    """Train a point on one thread, in this process; write its result; return the score."""
     import plain  # noqa: PLC0415 - PyTorch is loaded by the workers alone
     import torch  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Ray Tune: trials of one core each on a cluster of this machine."""
+"""Ray Tune: trials of one core each on a local cluster."""
 
 from __future__ import annotations
 

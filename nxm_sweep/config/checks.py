@@ -1,22 +1,38 @@
-"""The rules that settings must keep, checked once, at the door."""
+"""Validation of settings: single values against their ranges, then combinations."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from nxm_sweep.errors import ConfigError, SparsityError
 from nxm_sweep.methods import METHODS
-from nxm_sweep.settings import DistillationSettings, TaskSettings, TrialSettings
+from nxm_sweep.settings import DistillationSettings, TaskSettings, TrialSettings, choices_of
 from nxm_sweep.sparsity.pattern import constraint
 
-Check = tuple[str, Callable[[Any], bool], str]
 METRICS = ("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman")
 REPORTERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
-"""What a training can report to: the module that it needs, and the package that brings it."""
+"""Values of ``training.report_to``: the required module, and the package that provides it."""
+
+
+class Check(NamedTuple):
+    """Rule for the value of one key.
+
+    Attributes:
+        key: Dotted key.
+        holds: Whether a value is allowed.
+        rule: Text of the rule, to follow the key.
+        hint: The way out, if the rule does not state it.
+    """
+
+    key: str
+    holds: Callable[[Any], bool]
+    rule: str
+    hint: str = ""
 
 
 def _positive(value: Any) -> bool:
@@ -28,11 +44,11 @@ def _at_least(least: int) -> Callable[[Any], bool]:
 
 
 def _choice(key: str, *allowed: str) -> Check:
-    return (key, lambda value: value in allowed, f"must be one of {', '.join(allowed)}")
+    return Check(key, lambda value: value in allowed, f"must be one of {', '.join(allowed)}")
 
 
 _ADMM = "method.admm."
-_RANGES: tuple[Check, ...] = (
+_RANGES: tuple[tuple[Any, ...], ...] = (
     ("learning_rate.value", lambda value: _positive(value) and value < 1, "must lie above 0 and below 1"),
     (
         "learning_rate.grid",
@@ -50,7 +66,12 @@ _RANGES: tuple[Check, ...] = (
     ("training.max_eval_samples", _at_least(1), "must be at least 1, or null for all"),
     ("training.warmup_ratio", lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     ("training.weight_decay", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
-    ("training.max_grad_norm", lambda value: math.isfinite(value) and value >= 0, "must not be negative; 0 is off"),
+    (
+        "training.max_grad_norm",
+        lambda value: math.isfinite(value) and value >= 0,
+        "must not be negative",
+        "0 turns clipping off",
+    ),
     ("training.threads", _at_least(1), "must be at least 1, or null"),
     ("training.devices", _at_least(1), "must be at least 1"),
     ("seed", lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)"),
@@ -70,7 +91,8 @@ _RANGES: tuple[Check, ...] = (
     (
         "distillation.weight",
         lambda value: 0 < value <= 1,
-        "must lie above 0 and be at most 1; distillation=none is off",
+        "must be in (0, 1]",
+        "distillation=none turns it off",
     ),
     ("distillation.temperature", _positive, "must be above 0"),
     *(
@@ -85,42 +107,19 @@ _RANGES: tuple[Check, ...] = (
     ("sweep.n_trials", _at_least(1), "must be at least 1, or null"),
     ("sweep.time_limit", lambda value: value is None or _positive(value), "must be above 0 seconds, or null"),
     ("sweep.lease", lambda value: _positive(value) and value >= 2, "must be at least 2 seconds"),
-    _choice("sweep.sampler", "grid", "random", "tpe", "qmc", "cmaes"),
-    _choice("sweep.pruner", "none", "median", "halving", "hyperband"),
-    _choice("sweep.storage", "sqlite", "journal", "postgresql"),
-    _choice(f"{_ADMM}first_iteration", "project", "zero_dual", "no_dual"),
-    _choice(f"{_ADMM}clip", "total", "task"),
-    _choice(f"{_ADMM}interval_unit", "epoch", "step", "per_epoch"),
-    _choice(f"{_ADMM}penalty", "gradient", "decoupled"),
-    _choice(f"{_ADMM}finish", "prune", "refit"),
-    _choice(f"{_ADMM}frozen_support", "weights", "z"),
-    _choice(f"{_ADMM}pace", "learning_rate", "constant", "linear"),
     _choice("method.name", *METHODS),
-    _choice("method.importance.metric", "magnitude", "input_norm", "second_moment"),
-    _choice("selection.name", "dev", "heldout"),
-    _choice("method.trained", "all", "targets"),
-    _choice("rho.unit", "absolute", "relative"),
-    _choice("rho.schedule", "constant", "linear", "cosine", "exponential"),
-    _choice("training.schedule", "linear", "cosine", "constant"),
-    _choice("training.precision", "auto", "fp32", "bf16", "fp16"),
-    _choice("training.batching", "random", "by_length"),
-    _choice("training.device", "auto", "cpu", "cuda"),
-    _choice("task.problem", "classification", "regression"),
-    _choice("task.kind", "glue", "demo", "files"),
-    _choice("model.source", "hub", "package", "folder"),
-    _choice("model.head", "new", "keep"),
-    _choice("distillation.teacher.source", "trial", "hub", "package", "folder"),
+    *(_choice(key, *allowed) for key, allowed in choices_of(TrialSettings)),
 )
-_RULES = {key: (holds, words) for key, holds, words in _RANGES}
+_CHECKS = {check.key: check for check in itertools.starmap(Check, _RANGES)}
 
 
 def check_settings(settings: TrialSettings) -> None:
-    """Raise unless every value lies in its range and all fit together.
+    """Validate every value and their combinations.
 
     Raises:
         ConfigError: The key, the rule and the value received.
     """
-    for key in _RULES:
+    for key in _CHECKS:
         check_value(key, operator.attrgetter(key)(settings))
     check_fit(settings)
     for module in settings.training.report_to:
@@ -132,21 +131,21 @@ def check_settings(settings: TrialSettings) -> None:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Raise unless a value lies in its key's range.
+    """Validate a value against the range of its key.
 
     Raises:
         ConfigError: The key, the rule and the value received.
     """
-    holds, words = _RULES.get(key, (None, ""))
-    if holds is not None and not holds(value):
-        raise ConfigError(f"{key} {words} but got {value}")
+    check = _CHECKS.get(key)
+    if check is not None and not check.holds(value):
+        raise ConfigError(f"{key} {check.rule} but got {value}", check.hint)
 
 
 def check_fit(settings: TrialSettings) -> None:
-    """Raise unless values that lie in their ranges fit together.
+    """Validate combinations of values that are valid one by one.
 
     Raises:
-        ConfigError: What does not fit.
+        ConfigError: The settings that do not fit together.
     """
     _check_task(settings.task)
     training = settings.training

@@ -1,4 +1,4 @@
-"""Whether this machine has what a trial asks for, and how many processes were started for it."""
+"""Hardware of this machine against a trial's settings, and the number of processes launched for it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instructions that multiply in bf16, as PyTorch names them; the last is ARM's. Other CPUs emulate it."""
+"""Instruction sets that multiply in bf16, as PyTorch names them; the last is ARM's. Other CPUs emulate it."""
 
 
 def launched() -> int:
-    """Return how many processes ``torchrun``, or we, started for this trial, this one included."""
+    """Return the number of processes launched for this trial, by ``torchrun`` or this package, including this one."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def uses_gpu(settings: TrialSettings) -> bool:
-    """Return whether a trial trains on a GPU here."""
+    """Return whether a trial trains on a GPU of this machine."""
     return settings.training.device != "cpu" and torch.cuda.is_available()
 
 
 def has_native_bf16(settings: TrialSettings) -> bool:
-    """Return whether the device that a trial trains on here multiplies in bf16 itself; of GPUs, whether all do."""
+    """Return whether a trial's device on this machine multiplies in bf16 natively; of GPUs, whether all do."""
     if uses_gpu(settings):
         return all(torch.cuda.get_device_capability(number) >= (8, 0) for number in range(torch.cuda.device_count()))
     known, has_kernels = torch.cpu.get_capabilities(), bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -32,10 +32,10 @@ def has_native_bf16(settings: TrialSettings) -> bool:
 
 
 def check_device(settings: TrialSettings) -> None:
-    """Refuse what the hardware cannot do, before the Trainer does so in its own words.
+    """Refuse settings that the hardware cannot run, with a clearer message than the Trainer's.
 
     Raises:
-        ConfigError: The machine lacks the devices or the precision asked for, or another number of processes was started.
+        ConfigError: The machine lacks the devices or the precision asked for, or the number of processes is another.
     """
     training, has_gpu = settings.training, torch.cuda.is_available()
     if training.device == "cuda" and not has_gpu:

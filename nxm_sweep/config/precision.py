@@ -1,6 +1,6 @@
-"""Which precision ``training.precision=auto`` stands for: found on the hardware once, and one for all sweeps of a folder.
+"""Resolve ``training.precision=auto``: once from the hardware, and the same for all sweeps of a folder.
 
-No module here imports PyTorch before ``auto`` asks what the hardware has.
+PyTorch is imported only when ``auto`` has to query the hardware.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _ANSWERS = ("bf16", "fp32")
 def resolve_precision(precision: str, settings: TrialSettings, *, keep: bool = False) -> str:
     """Return ``bf16`` or ``fp32`` for ``auto``; any other precision as it is.
 
-    The first sweep of an output folder keeps its answer there, for each ``training.device``, and everything after it in that
-    folder gets the same: another coordinator, a continued or a grown sweep, on whatever hardware. One ``auto`` never names two
-    trials.
+    The first sweep of an output folder stores its answer there, for each ``training.device``. Everything after it in
+    that folder reuses it: another coordinator, a continued or an extended sweep, on any hardware. One ``auto`` never
+    names two trials.
 
     Args:
-        precision: A value of :data:`PRECISION`.
-        settings: Checked settings; the device and the output folder count.
-        keep: Whether to keep an answer that is not there yet.
+        precision: Value of the setting :data:`~nxm_sweep.settings.PRECISION`.
+        settings: Validated settings; the device and the output folder are used.
+        keep: Whether to store the answer if there is none yet.
     """
     if precision != AUTO:
         return precision
     file = precision_file(Path(settings.output_dir), settings.training.device)
-    found = _read(file)
-    if found is None:
+    resolved = _read(file)
+    if resolved is None:
         from nxm_sweep.config.device import has_native_bf16  # noqa: PLC0415 - imports PyTorch
 
-        found = "bf16" if has_native_bf16(settings) else "fp32"
+        resolved = "bf16" if has_native_bf16(settings) else "fp32"
         if keep:
-            return _keep(file, found)
-    return found
+            return _store(file, resolved)
+    return resolved
 
 
 def _read(file: Path) -> str | None:
@@ -48,11 +48,11 @@ def _read(file: Path) -> str | None:
     return None
 
 
-def _keep(file: Path, found: str) -> str:
-    """Write an answer down unless another coordinator was faster; return the one that is there."""
+def _store(file: Path, precision: str) -> str:
+    """Store a precision unless another coordinator was faster; return the stored one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         kept = _read(file)
         if kept is None:
-            file.write_text(f"{found}\n")
-        return kept or found
+            file.write_text(f"{precision}\n")
+        return kept or precision

@@ -1,4 +1,4 @@
-"""Where a trial's rules come from beside its own: rules in short, and the file of a sensitivity scan."""
+"""Sparsity rules beside those of the config: shorthand rules, and the file of a sensitivity scan."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.errors import ConfigError, SparsityError, first_line
-from nxm_sweep.settings import RuleSettings, SparsitySettings
+from nxm_sweep.settings import RuleSettings, SparsitySettings, from_dict
 from nxm_sweep.sparsity.pattern import Unstructured, parse_constraint
 
 _NO_RULE = "sparsity.rules must hold at least one rule but got []"
 
 
 def complete_rules_(sparsity: SparsitySettings, folder: Path, *, of_sweep: bool = False) -> None:
-    """Take in the rules of ``sparsity.scan`` and ``sparsity.also``, in place.
+    """Add the rules of ``sparsity.scan`` and ``sparsity.also``, in place.
 
     Args:
-        sparsity: As composed; afterwards its rules are whole.
-        folder: Where a relative path starts.
-        of_sweep: Whether a scan beside other rules is meant for other cells, and so dropped here.
+        sparsity: As composed; its rules are complete afterwards.
+        folder: Base of a relative path.
+        of_sweep: Whether a scan beside other rules belongs to other cells, and is dropped here.
 
     Raises:
-        ConfigError: The scan cannot be read or is not asked for, a rule in short is none, or there is no rule.
+        ConfigError: The scan cannot be read or conflicts with rules, a shorthand rule is invalid, or there is no rule.
     """
     if sparsity.scan is not None:
         if not sparsity.rules:
@@ -34,20 +34,20 @@ def complete_rules_(sparsity: SparsitySettings, folder: Path, *, of_sweep: bool 
                 "sparsity.scan and sparsity.rules both say what is pruned", hint="the rules of a scan: sparsity=mixed"
             )
     if sparsity.also:
-        sparsity.rules = [*sparsity.rules, *map(_rule_in_short, sparsity.also)]
+        sparsity.rules = [*sparsity.rules, *map(_parse_rule, sparsity.also)]
         sparsity.name, sparsity.also = f"{sparsity.name}+rules", []
     if not sparsity.rules:
         raise ConfigError(_NO_RULE, hint=f"sparsity=mixed takes those of a scan, sparsity.scan=FILE: {MAKE_ONE}")
 
 
 def read_scanned_rules(path: Path) -> list[RuleSettings]:
-    """Return the rules that a scan has chosen.
+    """Return the rules chosen by a scan.
 
     Raises:
         ConfigError: As :func:`nxm_sweep.config.sparsity_rules.read_scan`, or it holds no rules.
     """
     try:
-        rules = [RuleSettings(**rule) for rule in read_scan(path)["rules"]]
+        rules = [from_dict(RuleSettings, rule) for rule in read_scan(path)["rules"]]
     except (LookupError, TypeError) as error:
         raise ConfigError(f"the scan {path} holds no rules", hint=MAKE_ONE) from error
     if not rules:
@@ -55,21 +55,21 @@ def read_scanned_rules(path: Path) -> list[RuleSettings]:
     return rules
 
 
-def _rule_in_short(text: str) -> RuleSettings:
-    """The rule that ``encoder.layer.[0-3].*: dense`` or ``*.intermediate.*: 1 of 4`` says."""
+def _parse_rule(text: str) -> RuleSettings:
+    """Parse a rule such as ``encoder.layer.[0-3].*: dense`` or ``*.intermediate.*: 1 of 4``."""
     hint = "for example '*.intermediate.*: 1 of 4', or ': dense'"
-    match, _, held = (part.strip() for part in text.rpartition(":"))
+    match, _, pattern = (part.strip() for part in text.rpartition(":"))
     if not match:
         raise ConfigError(f"sparsity.also holds {text!r}, which has not the form GLOB: PATTERN", hint=hint)
-    if held == "dense":
+    if pattern == "dense":
         return RuleSettings(match, dense=True)
     try:
-        found = parse_constraint(held)
+        constraint = parse_constraint(pattern)
     except SparsityError as error:
         raise ConfigError(f"sparsity.also holds {text!r}: {error.message}", hint=hint) from error
-    if isinstance(found, Unstructured):
-        return RuleSettings(match, density=found.density)
-    return RuleSettings(match, keep=found.keep, group=found.group)
+    if isinstance(constraint, Unstructured):
+        return RuleSettings(match, density=constraint.density)
+    return RuleSettings(match, keep=constraint.keep, group=constraint.group)
 
 
 SCHEMA = 1
@@ -77,20 +77,20 @@ MAKE_ONE = "`python -m nxm_sweep.sensitivity TRIAL --to FILE` makes one"
 
 
 def read_scan(path: Path) -> dict[str, Any]:
-    """Return what a scan's file holds.
+    """Return the content of a scan's file.
 
     Raises:
-        ConfigError: It is missing, damaged, not a scan's, or of a later version of this package.
+        ConfigError: It is missing, damaged, not a scan, or has a later schema.
     """
     try:
-        found = json.loads(path.read_text())
+        scan = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"there is no scan {path}", hint=MAKE_ONE) from error
     except (OSError, ValueError) as error:
         reason = first_line(error)
         raise ConfigError(f"the scan {path} cannot be read: {reason}", hint=MAKE_ONE) from error
-    if not isinstance(found, dict) or not isinstance(found.get("schema"), int) or "readings" not in found:
+    if not isinstance(scan, dict) or not isinstance(scan.get("schema"), int) or "readings" not in scan:
         raise ConfigError(f"{path} is no sensitivity scan", hint=MAKE_ONE)
-    if found["schema"] > SCHEMA:
-        raise ConfigError(f"{path} has schema {found['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
-    return found
+    if scan["schema"] > SCHEMA:
+        raise ConfigError(f"{path} has schema {scan['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
+    return scan

@@ -1,1 +1,1 @@
-"""Rows of a task, from the hub, from files or from a grammar, as tokens."""
+"""Load a task's rows from the hub, files or a grammar, and tokenise them."""

@@ -1,4 +1,4 @@
-"""The official GLUE download: where each task's rows and labels stand in its TSV files.
+"""The official GLUE download: layout of each task's TSV files, and a reader for them.
 
 Source: the layout of the data that gluebenchmark.com distributes; class numbers as in the hub data set ``nyu-mll/glue``.
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from nxm_sweep.data.tables import check_width, read_text
 from nxm_sweep.errors import DataError
 
-_BROKEN_SHARE = 1e-3  # of QQP's lines; more of them are damage of another kind
+_BROKEN_SHARE = 1e-3  # of QQP's lines; a larger share is damage of another kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class GlueTable:
 
     Attributes:
         rows: Our columns, with the hub's class numbers.
-        left_out: How many broken lines were left out.
+        left_out: Number of broken lines that were left out.
     """
 
     rows: pd.DataFrame
@@ -35,11 +35,11 @@ class GlueTable:
 def read_glue_tsv(path: Path, layout: TsvLayout) -> GlueTable:
     """Read one file of the official GLUE download, line by line: its texts are not quoted.
 
-    Lines with too few columns are left out where the published files are known to hold some, which the hub's data set
-    leaves out too.
+    Lines with too few columns are left out if the published files are known to contain some; the hub's data set leaves
+    them out too.
 
     Raises:
-        DataError: The file is missing or of another task, or a line is broken or has no valid label; with the line.
+        DataError: The file is missing or of another task, or a line, which is named, is broken or has no valid label.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="the official GLUE download has it")
@@ -50,8 +50,8 @@ def read_glue_tsv(path: Path, layout: TsvLayout) -> GlueTable:
     missing = [name for name in layout.columns.values() if name not in header]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(map(str, header))}")
-    places = {name: header.index(column) for name, column in layout.columns.items()}
-    columns: dict[str, list[Any]] = {name: [] for name in places}
+    positions = {name: header.index(column) for name, column in layout.columns.items()}
+    columns: dict[str, list[Any]] = {name: [] for name in positions}
     broken: list[int] = []
     for number, line in enumerate(lines[layout.has_header :], start=1 + layout.has_header):
         cells = line.split("\t")
@@ -59,31 +59,31 @@ def read_glue_tsv(path: Path, layout: TsvLayout) -> GlueTable:
             broken.append(number)
             continue
         check_width(path, number, len(cells), len(header))
-        for name, place in places.items():
-            columns[name].append(cells[place])
-        columns["label"][-1] = _parse_label(path, number, cells[places["label"]], layout)
+        for name, position in positions.items():
+            columns[name].append(cells[position])
+        columns["label"][-1] = _parse_label(path, number, cells[positions["label"]], layout)
     _check_broken(path, broken, len(lines))
     return GlueTable(pd.DataFrame(columns), len(broken))
 
 
-def _parse_label(path: Path, number: int, word: str, layout: TsvLayout) -> int | float:
-    if not word:
+def _parse_label(path: Path, number: int, text: str, layout: TsvLayout) -> int | float:
+    if not text:
         raise DataError(f"{path}, line {number}: there is no label", hint="a file that was cut cannot be scored")
     if layout.classes:
-        if word not in layout.classes:
-            raise DataError(f"{path}, line {number}: the label {word!r} is none of {', '.join(layout.classes)}")
-        return layout.classes.index(word)
+        if text not in layout.classes:
+            raise DataError(f"{path}, line {number}: the label {text!r} is none of {', '.join(layout.classes)}")
+        return layout.classes.index(text)
     try:
-        score = float(word)
+        score = float(text)
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise DataError(f"{path}, line {number}: the label {word!r} is not a number")
+        raise DataError(f"{path}, line {number}: the label {text!r} is not a number")
     return score
 
 
 def _check_broken(path: Path, broken: Sequence[int], lines: int) -> None:
-    """Refuse more broken lines than a published file has, and a broken last line: the file was cut."""
+    """Raise if more lines are broken than in a published file, or the last one is: the file is truncated."""
     if broken and (broken[-1] == lines or len(broken) > max(1, lines * _BROKEN_SHARE)):
         raise DataError(
             f"{path}, line {broken[0]}: one of {len(broken):,} of its {lines:,} lines with too few columns",
@@ -93,14 +93,14 @@ def _check_broken(path: Path, broken: Sequence[int], lines: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TsvLayout:
-    """One task's files.
+    """Layout of one task's files.
 
     Attributes:
-        folder: Its folder in the download.
-        columns: TSV column of each of our columns, by name; by position where the file has no header.
-        classes: Words of the label column in the order of the hub's class numbers; empty: the column holds scores.
+        folder: The task's folder in the download.
+        columns: TSV column of each of our columns: its name, or its position if the file has no header.
+        classes: Label texts in the order of the hub's class numbers; empty: the column contains scores.
         has_header: Whether train and dev files start with a header row.
-        has_broken_lines: Whether the published files hold lines with too few columns (texts with line ends in them).
+        has_broken_lines: Whether the published files contain lines with too few columns (texts with line breaks).
         files: File of each split of the hub's data set.
     """
 
@@ -113,7 +113,7 @@ class TsvLayout:
 
     @property
     def width(self) -> int:
-        """Columns of a file without header; 0 of one with a header, which says it."""
+        """Number of columns of a file without a header; 0 with a header, which defines it."""
         return 0 if self.has_header else 1 + max(int(column) for column in self.columns.values())
 
 

@@ -1,4 +1,4 @@
-"""Whether the hub answers, asked once and briefly, so that a machine without network fails in seconds."""
+"""Check once, with a short timeout, whether the hub is reachable: a machine without network then fails in seconds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TIMEOUT_SECONDS = 5.0
 
 @functools.cache
 def go_offline_unless_reachable() -> bool:
-    """Return whether the hub answers; where it does not, switch the hub's libraries to their caches.
+    """Return whether the hub is reachable; if not, switch the hub's libraries to their caches.
 
     Without this, loading a data set that is not cached retries for 23 seconds before it fails.
     """
-    if not constants.HF_HUB_OFFLINE and _answers():
+    if not constants.HF_HUB_OFFLINE and _is_reachable():
         return True
     constants.HF_HUB_OFFLINE = True
     datasets.config.HF_HUB_OFFLINE = True
@@ -25,13 +25,13 @@ def go_offline_unless_reachable() -> bool:
     return False
 
 
-def _answers() -> bool:
+def _is_reachable() -> bool:
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
     except (OSError, huggingface_hub.errors.OfflineModeIsEnabled):
         return False
-    except Exception as error:  # httpx's errors derive from Exception alone, and its package differs between versions
-        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+    except Exception as error:  # httpx's errors derive directly from Exception; its package differs between versions
+        if any(base.__name__ == "TransportError" for base in type(error).__mro__):
             return False
         raise
     return True

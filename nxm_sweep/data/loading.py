@@ -1,4 +1,4 @@
-"""Rows of a task from wherever they are: the hub, a folder in its layout, the official download, files, our generator."""
+"""Load a task's rows from the hub, a folder in its layout, the official download, files or the demo generator."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ from nxm_sweep.errors import DataError, first_line
 from nxm_sweep.settings import DataSettings, TaskSettings
 
 _INTEGER = re.compile(r"-?\d+")
-_SEED = 20211  # fixed: every method, seed and grid point holds the same rows out
+_SEED = 20211  # fixed: every method, seed and grid point holds out the same rows
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRows:
-    """A task's rows, the same whatever they were read from.
+    """A task's rows, in the same form for every source.
 
     Attributes:
         train: Columns ``text`` (first text), ``pair`` (second text, if the task has one) and ``label`` (class number, or a
             score for a regression).
         validation: One data set of the same columns per validation set, in the task's order.
         labels: Class names in the order of the class numbers; empty for a regression.
-        layout: What they were read from: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``.
+        layout: Source of the rows: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``.
         digest: SHA-256 over every row and label of train and validation, in order.
-        left_out: How many lines of a split's file are known to be broken and were left out; splits without any are not
-            named.
+        left_out: Number of lines, known to be broken, that were left out per split; splits without any are absent.
     """
 
     train: Dataset
@@ -53,25 +52,25 @@ def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
     """Read a task's training and validation rows.
 
     Raises:
-        DataError: The data set is not there or not what the task expects; the hint says how to get it. A row that cannot be
-            used is named.
+        DataError: The data set is missing or not what the task expects, with a hint on how to get it; or a row, which
+            is named, is invalid.
     """
     left_out: dict[str, int] = {}
     match task.kind:
         case "demo":
-            layout, tables = "demo", _demo_tables(task)
+            layout, tables = "demo", _generate_demo_tables(task)
         case "files":
             layout, tables = "files", {split: read_file(Path(path)) for split, path in task.files.items()}
         case _:
-            layout, tables, left_out = _glue_tables(task, data)
-    splits = {name: _select(tables, split, task) for name, split in _wanted(task).items()}
-    labels = _class_names(task, splits["train"])
-    canonical = {name: _canonical(table, name, task, labels) for name, table in splits.items()}
+            layout, tables, left_out = _read_glue_tables(task, data)
+    splits = {name: _select(tables, split, task) for name, split in _requested_splits(task).items()}
+    labels = _find_class_names(task, splits["train"])
+    canonical = {name: _to_canonical(table, name, task, labels) for name, table in splits.items()}
     digest = hashlib.sha256()
     for name, rows in canonical.items():
         digest.update(json.dumps([name, [list(rows[column]) for column in rows.column_names]]).encode())
     train = canonical.pop("train")
-    counts = {name: left_out.get(split, 0) for name, split in _wanted(task).items()}
+    counts = {name: left_out.get(split, 0) for name, split in _requested_splits(task).items()}
     return TaskRows(
         train=train,
         validation=canonical,
@@ -82,17 +81,17 @@ def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
     )
 
 
-def _wanted(task: TaskSettings) -> dict[str, str]:
+def _requested_splits(task: TaskSettings) -> dict[str, str]:
     return {"train": task.train_split, **task.validation_splits}
 
 
-def _demo_tables(task: TaskSettings) -> dict[str, pd.DataFrame]:
+def _generate_demo_tables(task: TaskSettings) -> dict[str, pd.DataFrame]:
     name = task.config or task.name
     return {split: pd.DataFrame(generate(name, split, rows)) for split, rows in task.rows.items()}
 
 
-def _glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any], dict[str, int]]:
-    """The layout, the table of each split, and how many broken lines were left out of it."""
+def _read_glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """Return the layout, the table of each split, and the number of broken lines left out of it."""
     config = task.config or ""
     folder = Path(data.path).expanduser()
     if folder.is_dir():
@@ -119,7 +118,7 @@ def load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
     """Return every split of a configuration of a hub data set, or of a folder in its layout.
 
     Raises:
-        DataError: It is not there.
+        DataError: The data set cannot be loaded.
     """
     local = Path(path).is_dir()
     reachable = local or go_offline_unless_reachable()
@@ -140,10 +139,10 @@ def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFr
     if split not in tables:
         raise DataError(f"{task.name} has no split {split!r} but {', '.join(tables)}")
     table = tables[split]
-    missing = [name for name in (*task.text_columns, task.label_column) if name not in _columns(table)]
+    missing = [name for name in (*task.text_columns, task.label_column) if name not in _column_names(table)]
     if missing:
         raise DataError(
-            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_columns(table))}",
+            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_column_names(table))}",
             hint="set task.text_columns and task.label_column",
         )
     if isinstance(table, Dataset):
@@ -155,25 +154,25 @@ def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFr
     if bool(missing_label.any()):
         raise DataError(
             f"column {task.label_column!r} of the split {split!r} of {task.name} has a row without a label: "
-            f"{_first_place(missing_label, split, task)}",
+            f"{_locate_first(missing_label, split, task)}",
             hint="remove the row, or take a split that has labels",
         )
     return pd.DataFrame(table)
 
 
-def _first_place(wrong: pd.Series[Any], split: str, task: TaskSettings) -> str:
-    """Where the first of the rows that are marked as wrong stands, and how many there are."""
+def _locate_first(wrong: pd.Series[Any], split: str, task: TaskSettings) -> str:
+    """Describe the position of the first row marked in ``wrong``, and the number of further ones."""
     first = wrong.index[int(np.argmax(wrong.to_numpy()))]
     number = f"line {first}" if wrong.index.name == LINE else f"row {first} (from 0)"
     count, file = int(wrong.sum()), task.files.get(split) if task.kind == "files" else None
     return (f"{file}, " if file else "") + number + (f" and {count - 1:,} more" if count > 1 else "")
 
 
-def _columns(table: Any) -> Sequence[str]:
+def _column_names(table: Any) -> Sequence[str]:
     return list(table.column_names if isinstance(table, Dataset) else table.columns)
 
 
-def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
+def _find_class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
     if task.problem == "regression":
         return ()
     names = list(task.labels) or sorted({str(value) for value in train[task.label_column]})
@@ -192,53 +191,53 @@ def _class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _canonical(table: pd.DataFrame, name: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
-    """The columns every source ends in, with checked values; ``name`` is the split's in :func:`_wanted`."""
-    split = _wanted(task)[name]
+def _to_canonical(table: pd.DataFrame, name: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
+    """Return validated columns in the form of :class:`TaskRows`; ``name`` is a key of :func:`_requested_splits`."""
+    split = _requested_splits(task)[name]
     texts = {text: table[column] for text, column in zip(("text", "pair"), task.text_columns, strict=False)}
     for text, column in zip(texts, task.text_columns, strict=True):
         wrong = texts[text].map(lambda value: not isinstance(value, str)).astype(bool)
         if bool(wrong.any()):
             raise DataError(
                 f"column {column!r} of the split {name!r} of {task.name} holds values that are not text: "
-                f"{_first_place(wrong, split, task)}"
+                f"{_locate_first(wrong, split, task)}"
             )
-    label = _labels(table[task.label_column], name, task, labels)
-    kind = "float32" if task.problem == "regression" else "int64"
-    features = {text: datasets.Value("string") for text in texts} | {"label": datasets.Value(kind)}
+    label = _parse_labels(table[task.label_column], name, task, labels)
+    dtype = "float32" if task.problem == "regression" else "int64"
+    features = {text: datasets.Value("string") for text in texts} | {"label": datasets.Value(dtype)}
     columns: dict[str, list[Any]] = {text: values.tolist() for text, values in texts.items()}
     return Dataset.from_dict({**columns, "label": label}, features=datasets.Features(features))
 
 
-def _labels(column: pd.Series[Any], name: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
-    where, split = f"column {task.label_column!r} of the split {name!r} of {task.name}", _wanted(task)[name]
+def _parse_labels(column: pd.Series[Any], name: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
+    where, split = f"column {task.label_column!r} of the split {name!r} of {task.name}", _requested_splits(task)[name]
     if task.problem == "regression":
-        return _scores(column, where, split, task)
+        return _parse_scores(column, where, split, task)
     if task.kind == "files":
         numbered = column.map(str).map({label: number for number, label in enumerate(labels)})
         if bool(numbered.isna().any()):
             strange = str(column[numbered.isna()].iloc[0])
             raise DataError(
                 f"{where} holds the class {strange!r}, which is not among {', '.join(labels)}: "
-                f"{_first_place(numbered.isna(), split, task)}"
+                f"{_locate_first(numbered.isna(), split, task)}"
             )
         return [int(value) for value in numbered]
     wrong = ~column.isin(range(len(labels)))
     if bool(wrong.any()):
         raise DataError(
-            f"{where} holds classes other than 0 to {len(labels) - 1}: {_first_place(wrong, split, task)}",
+            f"{where} holds classes other than 0 to {len(labels) - 1}: {_locate_first(wrong, split, task)}",
             hint="a split without labels cannot be scored",
         )
     return [int(value) for value in column]
 
 
-def _scores(column: pd.Series[Any], where: str, split: str, task: TaskSettings) -> list[float]:
-    """The labels of a regression."""
+def _parse_scores(column: pd.Series[Any], where: str, split: str, task: TaskSettings) -> list[float]:
+    """Return the labels of a regression, which are finite and not all equal."""
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = ~np.isfinite(numbers)
     if bool(wrong.any()):
         raise DataError(
-            f"{where} holds a label that is not a number: {_first_place(wrong, split, task)}",
+            f"{where} holds a label that is not a number: {_locate_first(wrong, split, task)}",
             hint="task.problem=classification takes classes",
         )
     if split != task.train_split and bool((numbers == numbers.iloc[0]).all()):
@@ -252,14 +251,14 @@ def _scores(column: pd.Series[Any], where: str, split: str, task: TaskSettings) 
 def heldout_rows(rows: int, fraction: float) -> tuple[list[int], list[int]]:
     """Return the numbers of the rows to train on and of those to hold out, both ascending.
 
-    They depend on the number of rows and the fraction alone.
+    They depend only on the number of rows and the fraction.
 
     Args:
         rows: Size of the training set, at least 2.
         fraction: Share to hold out, in (0, 1); at least one row, and at least one stays.
 
     Raises:
-        DataError: There are not two rows.
+        DataError: There are fewer than two rows.
     """
     if rows < 2:
         raise DataError(f"a training set of {rows} rows has none to hold out", hint="selection=dev")

@@ -1,4 +1,4 @@
-"""Tables from files: a user's own, and those of the official GLUE download. No row is left out without a word."""
+"""Read tables from a user's files and the official GLUE download. No row is dropped silently."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pandas as pd
 from nxm_sweep.errors import DataError, first_line
 
 LINE = "line"
-"""Name of an index that holds line numbers."""
+"""Name of an index of line numbers."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _ENDINGS = (*_DELIMITERS, ".jsonl", ".json", ".parquet")
 _LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 
 
 def read_file(path: Path) -> pd.DataFrame:
-    """Read a user's CSV, TSV, JSONL or Parquet, told by its ending. Values of CSV and TSV stay text.
+    """Read a user's CSV, TSV, JSONL or Parquet file, by its suffix. Values of CSV and TSV stay text.
 
     Returns:
-        One row per row of the file. The index is called ``line`` and holds line numbers, but for Parquet, which has none.
+        One row per row of the file. The index ``line`` has line numbers, except for Parquet, which has none.
 
     Raises:
-        DataError: The file is missing, of another ending, or cannot be read as what it says it is; with the line.
+        DataError: The file is missing, has another suffix, or cannot be read in its format; with the line.
     """
     if path.suffix not in _ENDINGS:
         raise DataError(
@@ -47,10 +47,10 @@ def read_file(path: Path) -> pd.DataFrame:
 
 
 def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
-    """A CSV or TSV with a header; blank lines are no rows, and a row that lacks values is an error."""
+    """Read a CSV or TSV with a header; blank lines are skipped, and a row that lacks values is an error."""
     csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
-    rows = _non_empty_rows(path, reader)
+    rows = _iterate_non_empty_rows(path, reader)
     _, header = next(rows, (0, []))
     if not header:
         raise DataError(f"{path} is empty", hint="its first line names the columns")
@@ -63,8 +63,8 @@ def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
     return table.loc[:, ~table.columns.duplicated()]
 
 
-def _non_empty_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of their last line."""
+def _iterate_non_empty_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield rows with the number of their last line."""
     try:
         for row in reader:
             if row:
@@ -95,7 +95,11 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
 
 
 def read_text(path: Path) -> str:
-    """A file as text, line ends as they are."""
+    """Return a file's UTF-8 text, line ends unchanged.
+
+    Raises:
+        DataError: The file cannot be read, or is not UTF-8.
+    """
     try:
         content = path.read_bytes()
         return content.decode("utf-8-sig")
@@ -107,7 +111,7 @@ def read_text(path: Path) -> str:
 
 
 def check_width(path: Path, number: int, found: int, expected: int, hint: str = "") -> None:
-    """Refuse a row whose number of columns is not the header's.
+    """Raise unless a row has as many columns as the header.
 
     Raises:
         DataError: With the file, the line and both numbers.

@@ -25,9 +25,9 @@ class Tokenised:
     """A task's rows as token ids.
 
     Attributes:
-        train: Columns ``input_ids``, ``labels``, ``length`` and what else the tokenizer gives; in the rows' order.
-        validation: One data set per validation set, shortest rows first so that batches pad little; ``row`` is the row's
-            number in the source.
+        train: Columns ``input_ids``, ``labels``, ``length`` and the tokenizer's other outputs; in the rows' order.
+        validation: One data set per validation set, shortest rows first to reduce padding; ``row`` is the row's number
+            in the source.
         heldout: A slice of the training set that is not in ``train``, in the form of a validation set; None unless asked for.
     """
 
@@ -38,7 +38,7 @@ class Tokenised:
 
 @dataclass(frozen=True, slots=True)
 class PadToLongest:
-    """Collates rows into tensors padded to the longest of the batch; columns that are no model input are dropped."""
+    """Collate rows into tensors padded to the longest of the batch; columns that are not model inputs are dropped."""
 
     tokenizer: Any
 
@@ -60,20 +60,20 @@ def tokenise(
     heldout_fraction: float | None = None,
     cache: Path | None = None,
 ) -> Tokenised:
-    """Tokenise a task's rows, or take them from the cache.
+    """Tokenise a task's rows, or load them from the cache.
 
-    The cache's key is made of the rows' and the tokenizer's content and ``max_length``, so it is right on every machine and
-    no random fingerprint is possible.
+    The cache key is a hash of the rows' and the tokenizer's content and ``max_length``, so it is valid on every machine
+    and never a random fingerprint.
 
     Args:
-        rows: What to tokenise.
+        rows: Rows to tokenise.
         tokenizer: A Transformers tokenizer.
         tokenizer_digest: Hash of the tokenizer's files.
-        max_length: Tokens; longer inputs are cut, the longer of two texts first.
-        max_train_samples: Use the first so many training rows.
-        max_eval_samples: Use the first so many rows of each validation set.
-        heldout_fraction: Hold this share of all training rows out; None holds none.
-        cache: Folder of the cache; default: a folder of ours in the Datasets library's cache.
+        max_length: Limit in tokens; longer inputs are cut, the longer of two texts first.
+        max_train_samples: Limit on the training rows, the first of which are used.
+        max_eval_samples: Limit on the rows of each validation set, the first of which are used.
+        heldout_fraction: Share of all training rows to hold out; None holds out none.
+        cache: Folder of the cache; default: ``nxm_sweep`` in the Datasets library's cache.
 
     Raises:
         DataError: A part of the key cannot be hashed.
@@ -88,18 +88,18 @@ def tokenise(
         tokenizers.__version__,
     ]
 
-    def encoded(part: Dataset, name: str) -> Dataset:
+    def encode_part(part: Dataset, name: str) -> Dataset:
         return _encode(part, tokenizer, max_length, folder, cache_key(*settings, name))
 
-    validation = {name: head(encoded(part, name), max_eval_samples) for name, part in rows.validation.items()}
-    train, heldout = encoded(rows.train, "train"), None
+    validation = {name: head(encode_part(part, name), max_eval_samples) for name, part in rows.validation.items()}
+    train, heldout = encode_part(rows.train, "train"), None
     if heldout_fraction is not None:
-        held = train.select(heldout_rows(len(train), heldout_fraction)[1])
-        heldout = _shortest_first(head(held, max_eval_samples))
+        selected = train.select(heldout_rows(len(train), heldout_fraction)[1])
+        heldout = _sort_by_length(head(selected, max_eval_samples))
     numbers = training_rows(len(train), max_train_samples, heldout_fraction)
     return Tokenised(
         train=train if len(numbers) == len(train) else train.select(numbers),
-        validation={name: _shortest_first(part) for name, part in validation.items()},
+        validation={name: _sort_by_length(part) for name, part in validation.items()},
         heldout=heldout,
     )
 
@@ -125,7 +125,7 @@ def cache_key(*parts: str | float) -> str:
     """Return a hash of plain values.
 
     Raises:
-        DataError: A part is neither text nor number, and so has no content to hash.
+        DataError: A part is neither text nor a number, so its content cannot be hashed.
     """
     for part in parts:
         if not isinstance(part, str | int | float):
@@ -155,8 +155,8 @@ def _encode(rows: Dataset, tokenizer: Any, max_length: int, folder: Path, key: s
         )
 
 
-def _shortest_first(rows: Dataset) -> Dataset:
-    """Stable order by length; the source's row numbers are kept as ``row``."""
+def _sort_by_length(rows: Dataset) -> Dataset:
+    """Sort rows stably by length; the source's row numbers are kept as ``row``."""
     lengths = torch.tensor(rows["length"][:])
     order = lengths.argsort(stable=True).tolist()
     return rows.add_column("row", list(range(len(rows))), new_fingerprint="row").select(order)

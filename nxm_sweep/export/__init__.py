@@ -1,1 +1,1 @@
-"""A finished trial's model as a folder to ship: ``python -m nxm_sweep.export``."""
+"""Export of a finished trial's model to a folder: ``python -m nxm_sweep.export``."""

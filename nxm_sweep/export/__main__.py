@@ -1,6 +1,6 @@
-"""``python -m nxm_sweep.export TRIAL --to DIR``: a finished trial's model as a folder to ship.
+"""``python -m nxm_sweep.export TRIAL --to DIR``: export a finished trial's model to a folder.
 
-Exit codes: 0 it is written; 1 the model does not hold its pattern, or the exported one is not what it should be; 2 bad input.
+Exit codes: 0 it is written; 1 the model does not hold its pattern, or the exported one differs from it; 2 bad input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nxm_sweep.console import BAD_INPUT, print_error
+from nxm_sweep.console import BAD_INPUT, print_error, program
 from nxm_sweep.errors import ConfigError, ExportError, NxmSweepError
 
 _FAILED = 1
@@ -24,19 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        said = _export(options)
+        lines = _export(options)
     except NxmSweepError as error:
         print_error(error)
         return _FAILED if isinstance(error, ExportError) else BAD_INPUT
     console = Console(highlight=False, soft_wrap=True)
-    for line in said:
+    for line in lines:
         console.print(line, markup=False)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m nxm_sweep.export",
+        prog=program("export"),
         description="A finished trial's model as a folder to ship; its pattern is read back first, always.",
         epilog="exit codes: 0 it is written; 1 the model does not hold its pattern, or the exported one is not what it "
         "should be; 2 bad input",

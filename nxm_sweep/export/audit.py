@@ -1,18 +1,19 @@
-"""A saved model against what it should hold, from its files alone."""
+"""Check the sparsity of a saved model, from its files only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
-from nxm_sweep.export.manifest import Manifest, ManifestTarget, checksum
-from nxm_sweep.export.weights import Weights
+from nxm_sweep.export.manifest import Manifest, ManifestTarget, checksum, read_manifest
+from nxm_sweep.export.weights import Weights, open_weights
 from nxm_sweep.sparsity.matrix_check import MatrixCheck, check_matrix
 from nxm_sweep.sparsity.pattern import Constraint, Pattern, parse_constraint
-from nxm_sweep.sparsity.targets import Rule
+from nxm_sweep.sparsity.targets import ENCODER_LAYERS, Rule
 
 LOOKED_FOR = tuple(
     sorted(
@@ -20,18 +21,18 @@ LOOKED_FOR = tuple(
         key=lambda pattern: (pattern.density, pattern.group),
     )
 )
-"""Patterns that are looked for where nothing says what should hold: the sparsest first, then the smallest group."""
-_MEANT = 0.99  # of the groups: a matrix that holds a pattern in so many is taken to have been pruned to it
+"""Candidate patterns where no constraint is given: the sparsest first, then the smallest group."""
+_MEANT = 0.99  # share of the groups that hold a pattern, from which a matrix counts as pruned to it
 
 
 @dataclass(frozen=True, slots=True)
 class Untouched:
-    """A matrix that is held to nothing.
+    """A matrix without a constraint.
 
     Attributes:
-        matrix: Its name.
+        matrix: Name of the matrix.
         shape: ``(rows, columns)``.
-        zeros: How many of its entries are zero.
+        zeros: Number of zero entries.
     """
 
     matrix: str
@@ -40,18 +41,18 @@ class Untouched:
 
     @property
     def size(self) -> int:
-        """How many entries it has."""
+        """Number of entries."""
         return self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found in a saved model.
+    """Result of checking a saved model.
 
     Attributes:
-        checks: What was counted in each matrix that should hold a constraint.
+        checks: Counts of each matrix that has a constraint.
         untouched: The other matrices.
-        problems: Whatever else is not as it should be, a sentence each.
+        problems: All other defects, one sentence each.
     """
 
     checks: tuple[MatrixCheck, ...]
@@ -60,8 +61,8 @@ class Audit:
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """Every reason why the model does not hold what it should, a sentence each."""
-        return (*(_broken(check) for check in self.checks if not check.holds), *self.problems)
+        """Every reason why the model fails the check, one sentence each."""
+        return (*(_describe_violations(check) for check in self.checks if not check.holds), *self.problems)
 
     def targets(self) -> tuple[ManifestTarget, ...]:
         """Return the checked matrices as ``sparsity.json`` lists them."""
@@ -71,10 +72,55 @@ class Audit:
         )
 
 
+def open_model(path: Path) -> Weights:
+    """Open a model's folder, a safetensors file or index, or an ONNX file.
+
+    Raises:
+        ConfigError: It is an ONNX file, and the package onnx is not installed.
+        SparsityError: There is no model, or it cannot be read.
+    """
+    onnx = path / "model.onnx" if path.is_dir() else path
+    if onnx.suffix == ".onnx" and onnx.is_file():
+        from nxm_sweep.export.onnx_weights import open_onnx  # noqa: PLC0415 - the extra may be missing
+
+        return open_onnx(onnx)
+    return open_weights(path)
+
+
+def audit_model(weights: Weights, wanted: Constraint | None, match: str | None = None) -> tuple[Audit, str]:
+    """Check a model against ``sparsity.json`` and a constraint; without either, against patterns it appears to hold.
+
+    Args:
+        weights: Matrices of the model.
+        wanted: Constraint to check beside those of ``sparsity.json``, or None.
+        match: Glob of the modules of ``wanted``; None: those of ``sparsity.json``, else the encoder's layers.
+
+    Returns:
+        The audit, and a heading that names its reference.
+
+    Raises:
+        SparsityError: ``match`` matches no matrix.
+    """
+    manifest = read_manifest(weights.folder)
+    if manifest is None:
+        if wanted is None:
+            return look_for_patterns(weights), "nothing says what should hold; patterns found by looking:"
+        return audit(weights, matching(weights, wanted, match or ENCODER_LAYERS)), f"held against {wanted}:"
+    listed, source = audit_manifest(weights, manifest), f"held against sparsity.json ({manifest.pattern}):"
+    if wanted is None:
+        return listed, source
+    targets = {target.matrix: target.constraint for target in manifest.targets}
+    chosen = (
+        matching(weights, wanted, match or ENCODER_LAYERS) if match or not targets else dict.fromkeys(targets, wanted)
+    )
+    extra = audit(weights, {name: constraint for name, constraint in chosen.items() if targets.get(name) != constraint})
+    return Audit((*listed.checks, *extra.checks), listed.untouched, (*listed.problems, *extra.problems)), source
+
+
 def audit(weights: Weights, constraints: Mapping[str, Constraint]) -> Audit:
     """Check a model's matrices against constraints by name; the others are untouched.
 
-    A matrix that is missing, damaged or cannot be divided into groups is a problem and not an error.
+    A matrix that is missing, damaged or not divisible into groups is a problem, not an error.
     """
     checks, problems = [], []
     for name, constraint in constraints.items():
@@ -85,19 +131,21 @@ def audit(weights: Weights, constraints: Mapping[str, Constraint]) -> Audit:
             checks.append(check_matrix(name, weights.matrix(name), constraint))
         except SparsityError as error:
             problems.append(f"{name}: {error.message}")
-    untouched = (_untouched(name, weights.matrix(name)) for name in weights.shapes if name not in constraints)
+    untouched = (_make_untouched(name, weights.matrix(name)) for name in weights.shapes if name not in constraints)
     return Audit(tuple(checks), tuple(untouched), tuple(problems))
 
 
 def audit_manifest(weights: Weights, manifest: Manifest) -> Audit:
     """Check a model against its ``sparsity.json``: constraints, shapes, zeros, and the files' checksums."""
-    found = audit(weights, {target.matrix: target.constraint for target in manifest.targets})
+    result = audit(weights, {target.matrix: target.constraint for target in manifest.targets})
     wanted = {target.matrix: target for target in manifest.targets}
-    problems = list(found.problems)
-    for check in found.checks:
+    problems = list(result.problems)
+    for check in result.checks:
         target = wanted[check.matrix]
         if check.shape != target.shape:
-            problems.append(f"{check.matrix} has shape {_by(check.shape)}, but sparsity.json says {_by(target.shape)}")
+            problems.append(
+                f"{check.matrix} has shape {_to_text(check.shape)}, but sparsity.json says {_to_text(target.shape)}"
+            )
         elif check.zeros != target.zeros:
             problems.append(f"{check.matrix} has {check.zeros} zeros, but sparsity.json says {target.zeros}")
     for name in sorted({*manifest.checksums, *weights.paths}):
@@ -108,14 +156,14 @@ def audit_manifest(weights: Weights, manifest: Manifest) -> Audit:
             problems.append(f"{name} is missing")
         elif checksum(path) != manifest.checksums[name]:
             problems.append(f"{name} has changed since sparsity.json was written: another SHA-256")
-    return replace(found, problems=tuple(problems))
+    return replace(result, problems=tuple(problems))
 
 
 def matching(weights: Weights, constraint: Constraint, match: str) -> dict[str, Constraint]:
-    """Return a constraint for every matrix whose module's name a glob matches, as for :class:`Rule`.
+    """Map every matrix whose module's name matches a glob to a constraint, as :class:`Rule` does.
 
     Raises:
-        SparsityError: It matches none.
+        SparsityError: No matrix matches.
     """
     rule = Rule(match, constraint)
     names = [name for name in weights.shapes if rule.matches(name.removesuffix(".weight"))]
@@ -128,13 +176,13 @@ def matching(weights: Weights, constraint: Constraint, match: str) -> dict[str, 
 
 
 def look_for_patterns(weights: Weights) -> Audit:
-    """Check every matrix that looks as if it had been pruned to a pattern against that pattern."""
+    """Check every matrix that appears to be pruned against its likely pattern."""
     checks, untouched = [], []
     for name in weights.shapes:
         matrix = weights.matrix(name)
         pattern = likely_pattern(matrix)
         if pattern is None:
-            untouched.append(_untouched(name, matrix))
+            untouched.append(_make_untouched(name, matrix))
         else:
             checks.append(check_matrix(name, matrix, pattern))
     return Audit(tuple(checks), tuple(untouched))
@@ -144,7 +192,7 @@ def likely_pattern(matrix: Tensor) -> Pattern | None:
     """Return the sparsest pattern that almost every group of a matrix holds, or None; a matrix of zeros has none."""
     nonzero = matrix != 0
     kept, size = int(nonzero.sum()), matrix.numel()
-    if kept == 0 or kept > (1.0 - _MEANT / 2.0) * size:  # every pattern that is looked for cuts half or more
+    if kept == 0 or kept > (1.0 - _MEANT / 2.0) * size:  # every candidate prunes half or more
         return None
     for pattern in LOOKED_FOR:
         if matrix.shape[1] % pattern.group == 0:
@@ -154,11 +202,11 @@ def likely_pattern(matrix: Tensor) -> Pattern | None:
     return None
 
 
-def _untouched(name: str, matrix: Tensor) -> Untouched:
+def _make_untouched(name: str, matrix: Tensor) -> Untouched:
     return Untouched(name, (matrix.shape[0], matrix.shape[1]), int((matrix == 0).sum()))
 
 
-def _broken(check: MatrixCheck) -> str:
+def _describe_violations(check: MatrixCheck) -> str:
     row, column = check.first_violation or (0, 0)
     unit = "group" if check.kept_per_group else "entry"
     units = unit if check.violations == 1 else {"group": "groups", "entry": "entries"}[unit]
@@ -167,5 +215,5 @@ def _broken(check: MatrixCheck) -> str:
     )
 
 
-def _by(shape: tuple[int, int]) -> str:
+def _to_text(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]}"

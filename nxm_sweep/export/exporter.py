@@ -1,4 +1,4 @@
-"""One export: verify, write, read back, and only then let the folder appear."""
+"""Export of one model: verify, write, read back, then move the folder into place."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from nxm_sweep.store.files import atomic_folder, check_destination
 from nxm_sweep.training.models import load_tokenizer
 
 _COMPANIONS = (".json", ".txt", ".model")  # configuration and tokenizer
-_BATCHES = (1, 3, 16)  # rows; repeated in turn
+_BATCHES = (1, 3, 16)  # rows per batch, repeated in turn
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What a format has written into the fresh folder.
+    """Output of one format in the fresh folder.
 
     Attributes:
-        weights: Its matrices, read back.
-        dtype: Type of the weights, in words.
+        weights: Matrices, read back.
+        dtype: Type of the weights, as text.
         said: Lines for the user.
     """
 
@@ -50,36 +50,36 @@ class _Written:
 
 
 def export_trial(trial: str, output_dir: Path, place: Path, *, kind: str, dtype: str, licence: str | None) -> list[str]:
-    """Export a finished trial's model; return what to tell the user, line by line.
+    """Export a finished trial's model; return the lines to print.
 
     Args:
-        trial: Identity, the beginning of it, or the trial's folder.
+        trial: Identity, a prefix of it, or the trial's folder.
         output_dir: Root of the trials.
-        place: The folder to make.
+        place: Folder to create.
         kind: ``dense``, ``onnx`` or ``semi_structured``.
         dtype: For ``semi_structured``: ``float16`` or ``bfloat16``.
         licence: Identifier for the model card, or None.
 
     Raises:
-        ExportError: The saved model does not hold its pattern, or the exported one is not what it should be.
+        ExportError: The saved model does not hold its pattern, or the exported one differs from it.
         NxmSweepError: Bad input.
     """
     check_destination(place)
     finished = load_finished_trial(trial, output_dir)
     if kind == "onnx":
         check_onnx_installed()
-    weights, found = finished.read_back()
+    weights, counts = finished.read_back()
     if kind == "semi_structured":
         check_packable(finished.constraints)
     writers: dict[str, Callable[[Path], _Written]] = {
-        "dense": lambda folder: _dense(weights, folder),
-        "onnx": lambda folder: _onnx(finished, weights, found, folder),
-        "semi_structured": lambda folder: _semi_structured(finished, weights, folder, dtype),
+        "dense": lambda folder: _export_dense(weights, folder),
+        "onnx": lambda folder: _export_onnx(finished, weights, counts, folder),
+        "semi_structured": lambda folder: _export_semi_structured(finished, weights, folder, dtype),
     }
     with atomic_folder(place) as folder:
         _copy_companions(finished.model_folder, folder)
         written = writers[kind](folder)
-        manifest = _describe(finished, written.weights, kind)
+        manifest = _make_manifest(finished, written.weights, kind)
         write_manifest(folder, manifest)
         card = model_card(finished.record, manifest, licence=licence, dtype=written.dtype)
         (folder / "README.md").write_text(card)
@@ -90,31 +90,31 @@ def export_trial(trial: str, output_dir: Path, place: Path, *, kind: str, dtype:
     return [*written.said, f"{place}: {kind}, {len(manifest.targets)} matrices hold {manifest.pattern}, read back"]
 
 
-def _dense(weights: SavedWeights, folder: Path) -> _Written:
+def _export_dense(weights: SavedWeights, folder: Path) -> _Written:
     for name in weights.paths:
         shutil.copyfile(weights.folder / name, folder / name)
     return _Written(open_weights(folder), "as trained, float32")
 
 
-def _semi_structured(finished: FinishedTrial, weights: SavedWeights, folder: Path, dtype: str) -> _Written:
+def _export_semi_structured(finished: FinishedTrial, weights: SavedWeights, folder: Path, dtype: str) -> _Written:
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     left = write_packed(weights, finished.constraints, folder, dtype)
     packed = len(finished.constraints) - len(left)
-    said = [f"packed {packed} matrices in {dtype}; unpacked, every bit is the same"]
+    lines = [f"packed {packed} matrices in {dtype}; unpacked, every bit is the same"]
     if left:
-        said.append(f"{len(left)} matrices of other shapes stay dense, such as {left[0]}")
-    return _Written(open_weights(folder), dtype, said)
+        lines.append(f"{len(left)} matrices of other shapes stay dense, such as {left[0]}")
+    return _Written(open_weights(folder), dtype, lines)
 
 
-def _onnx(finished: FinishedTrial, weights: SavedWeights, found: Audit, folder: Path) -> _Written:
+def _export_onnx(finished: FinishedTrial, weights: SavedWeights, counts: Audit, folder: Path) -> _Written:
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     model = AutoModelForSequenceClassification.from_pretrained(
         finished.model_folder, local_files_only=True, use_safetensors=True, dtype="float32"
     ).eval()
-    batches, source = _batches(finished)
-    exported = write_onnx(model, max(batches, key=_padding), folder / ONNX)
+    batches, source = _make_batches(finished)
+    exported = write_onnx(model, max(batches, key=_rank_batch), folder / ONNX)
     refuse_if_broken(audit(exported, finished.constraints).broken, "the ONNX file")
-    for check in found.checks:
+    for check in counts.checks:
         if not torch.equal(exported.matrix(check.matrix), weights.matrix(check.matrix)):
             raise ExportError(f"{check.matrix} is another in the ONNX file", hint="nothing was exported")
     difference = largest_difference(model, folder / ONNX, batches)
@@ -128,8 +128,8 @@ def _onnx(finished: FinishedTrial, weights: SavedWeights, found: Audit, folder: 
     )
 
 
-def _batches(finished: FinishedTrial) -> tuple[list[Batch], str]:
-    """Padded batches of several sizes, and in words what they are of."""
+def _make_batches(finished: FinishedTrial) -> tuple[list[Batch], str]:
+    """Return padded batches of varying sizes, and the source of their texts."""
     tokenizer, sentences = load_tokenizer(finished.model_folder), sentences_of(finished)
     limit = finished.record["config"]["training"]["max_length"]
     batches: list[Batch] = []
@@ -143,8 +143,8 @@ def _batches(finished: FinishedTrial) -> tuple[list[Batch], str]:
     return batches, sentences.source
 
 
-def _padding(batch: Batch) -> tuple[bool, int]:
-    """Ranks batches as examples for the exporter: several rows, and as many padded places as possible."""
+def _rank_batch(batch: Batch) -> tuple[bool, int]:
+    """Rank batches as examples for the exporter: first those of several rows, then by padded positions."""
     mask = batch["attention_mask"]
     return mask.shape[0] > 1, int((mask == 0).sum())
 
@@ -155,20 +155,20 @@ def _copy_companions(source: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _describe(finished: FinishedTrial, weights: Weights, kind: str) -> Manifest:
+def _make_manifest(finished: FinishedTrial, weights: Weights, format_name: str) -> Manifest:
     record = finished.record
     return Manifest(
-        format=kind,
+        format=format_name,
         targets=audit(weights, finished.constraints).targets(),
         checksums={name: checksum(weights.folder / name) for name in weights.paths},
         made_from={name: record[name] for name in ("identity", "task", "method", "model_name")},
     )
 
 
-def _verify(folder: Path, kind: str) -> None:
-    """Read the written folder back as ``nxm_sweep.verify`` does."""
+def _verify(folder: Path, format_name: str) -> None:
+    """Read the written folder back, as ``nxm_sweep.verify`` does."""
     manifest = read_manifest(folder)
-    weights = open_onnx(folder / ONNX) if kind == "onnx" else open_weights(folder)
+    weights = open_onnx(folder / ONNX) if format_name == "onnx" else open_weights(folder)
     if manifest is None:
         raise ExportError(f"{folder} has lost its sparsity.json", hint="nothing was exported")
     refuse_if_broken(audit_manifest(weights, manifest).broken, "what was written")

@@ -1,4 +1,4 @@
-"""``sparsity.json``: what an exported model's matrices hold, and the checksums of its files."""
+"""``sparsity.json``: the constraints of an exported model's matrices, and the checksums of its files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMATS = ("dense", "onnx", "semi_structured")
 
 @dataclass(frozen=True, slots=True)
 class ManifestTarget:
-    """One matrix that holds a constraint.
+    """One matrix with a constraint.
 
     Attributes:
-        matrix: Its name in the state dict; in an ONNX file the initialiser's.
+        matrix: Name in the state dict; in an ONNX file, of the initialiser.
         shape: ``(out_features, in_features)``.
-        constraint: What it holds.
-        zeros: How many of its entries are zero.
+        constraint: Constraint of the matrix.
+        zeros: Number of zero entries.
     """
 
     matrix: str
@@ -36,33 +36,37 @@ class ManifestTarget:
 
     def to_dict(self) -> dict[str, Any]:
         """Return values for JSON."""
-        held = self.constraint
-        stays = {"keep": held.keep, "group": held.group} if isinstance(held, Pattern) else {"density": held.density}
+        pattern = self.constraint
+        stays = (
+            {"keep": pattern.keep, "group": pattern.group}
+            if isinstance(pattern, Pattern)
+            else {"density": pattern.density}
+        )
         return {"matrix": self.matrix, "rows": self.shape[0], "columns": self.shape[1], **stays, "zeros": self.zeros}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the target of :meth:`to_dict`.
+        """Rebuild a target from the output of :meth:`to_dict`.
 
         Raises:
-            SparsityError: It holds no constraint.
+            SparsityError: There is no constraint.
             LookupError: A value is missing.
         """
-        held = constraint(keep=values.get("keep"), group=values.get("group"), density=values.get("density"))
-        if held is None:
+        parsed = constraint(keep=values.get("keep"), group=values.get("group"), density=values.get("density"))
+        if parsed is None:
             raise SparsityError("a target without a constraint")
-        return cls(str(values["matrix"]), (int(values["rows"]), int(values["columns"])), held, int(values["zeros"]))
+        return cls(str(values["matrix"]), (int(values["rows"]), int(values["columns"])), parsed, int(values["zeros"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``sparsity.json`` says.
+    """The content of ``sparsity.json``.
 
     Attributes:
         format: ``dense``, ``onnx`` or ``semi_structured``.
-        targets: The matrices that hold a constraint; every other one is dense.
-        checksums: SHA-256 of each file of weights, by its name in the folder.
-        made_from: Where the model comes from: identity and task of the trial.
+        targets: Matrices with a constraint; all others are dense.
+        checksums: SHA-256 of each weight file, by its name in the folder.
+        made_from: Origin of the model: identity, task, method and model of the trial.
     """
 
     format: str
@@ -72,7 +76,7 @@ class Manifest:
 
     @property
     def pattern(self) -> str:
-        """The constraint in words; ``mixed`` where there are several, ``dense`` where there is none."""
+        """Label of the constraint; ``mixed`` if there are several, ``dense`` if there is none."""
         return pattern_of([target.constraint for target in self.targets])
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,8 +98,8 @@ class Manifest:
 
 
 def pattern_of(constraints: Sequence[Constraint]) -> str:
-    """Return the constraint of a model's targets in words: ``2 of 4``, ``50% unstructured``, ``mixed`` or ``dense``."""
-    names = {constraint_text(str(held)) for held in constraints}
+    """Return the label of a model's constraints: ``2 of 4``, ``50% unstructured``, ``mixed`` or ``dense``."""
+    names = {constraint_text(str(each)) for each in constraints}
     return "mixed" if len(names) > 1 else names.pop() if names else "dense"
 
 
@@ -105,10 +109,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return what a folder's ``sparsity.json`` says, or None where there is none.
+    """Read a folder's ``sparsity.json``; None if there is none.
 
     Raises:
-        SparsityError: It is damaged, or of a later version of this package.
+        SparsityError: It is damaged or has a later schema.
     """
     path = folder / MANIFEST
     try:
@@ -121,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         values = json.loads(text)
         if values["schema"] > SCHEMA:
             raise SparsityError(f"{path} has schema {values['schema']} but this version reads {SCHEMA}", hint="upgrade")
-        found = Manifest(
+        manifest = Manifest(
             format=str(values["format"]),
             targets=tuple(ManifestTarget.from_dict(target) for target in values["targets"]),
             checksums={str(name): str(digest) for name, digest in values["sha256"].items()},
@@ -129,9 +133,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SparsityError(f"{path} is damaged: {error}", hint="move it away to look for a pattern") from error
-    if found.format not in FORMATS or any(Path(name).name != name for name in found.checksums):
+    if manifest.format not in FORMATS or any(Path(name).name != name for name in manifest.checksums):
         raise SparsityError(f"{path} is not of this package", hint="move it away to look for a pattern")
-    return found
+    return manifest
 
 
 def checksum(path: Path) -> str:

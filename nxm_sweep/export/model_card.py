@@ -1,14 +1,15 @@
-"""The model card: ``README.md`` with metadata that the hub reads."""
+"""Model card: ``README.md`` with metadata for the hub."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from nxm_sweep.export.manifest import Manifest
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import reported_scores
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$@])")
@@ -41,53 +42,54 @@ _STORED = {
 }
 
 
-def model_card(record: Mapping[str, Any], manifest: Manifest, *, licence: str | None, dtype: str) -> str:
+def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype: str) -> str:
     """Return the text of ``README.md``.
 
     Every value of the record is escaped: for YAML by the hub's library, for Markdown here.
 
     Args:
         record: The trial's record.
-        manifest: What the exported model holds.
-        licence: Identifier of the model's licence, or None where the user has not said.
-        dtype: Type of the weights, in words.
+        manifest: Manifest of the exported model.
+        licence: Identifier of the model's licence, or None if unknown.
+        dtype: Type of the weights, as text.
     """
     config = record["config"]
     title = f"{record['model_name']} on {record['task']}: {manifest.pattern}, {record['method']}"
+    scoring = _describe_precision(config["training"]["precision"], manifest.format)
     parts = [
-        f"---\n{_metadata(record, manifest, licence).to_yaml()}\n---",
+        f"---\n{_make_metadata(record, manifest, licence).to_yaml()}\n---",
         f"# {escape(title)}",
-        f"{escape(record['model']['class'])}, fine-tuned with nxm\\_sweep. {_sparsity(manifest)}",
+        f"{escape(record['model']['class'])}, fine-tuned with nxm\\_sweep. {_describe_sparsity(manifest)}",
         "## Score",
-        _table(("set", "metric", "value"), _scores(record)),
-        f"Protocol: {escape(record['selection']['protocol'])}. {_scored_in(config['training']['precision'], manifest.format)}",
+        _render_table(("set", "metric", "value"), _list_scores(record)),
+        f"Protocol: {escape(record['selection']['protocol'])}. {scoring}",
         "## How it was made",
-        _table(("", ""), _origin(record, manifest, dtype)),
+        _render_table(("", ""), _list_origin(record, manifest, dtype)),
         "## Use",
         f"```python\n{_LOADING[manifest.format]}\n```",
         f"Inputs were cut at {int(config['training']['max_length'])} tokens in training.",
         "Check the files: `python -m nxm_sweep.verify .` reads them and `sparsity.json` back.",
         "## Licences",
-        _table(("what", "licence"), _licences(record, licence)),
+        _render_table(("what", "licence"), _list_licences(record, licence)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def escape(value: Any) -> str:
-    """Return a value as Markdown text that shows it and nothing else: one line, every sign of markup escaped."""
+    """Return a value as literal Markdown text: on one line, with all markup escaped."""
     return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def _scored_in(precision: str, kind: str) -> str:
-    """In which precision the scores were measured, and what of the exported model was not."""
+def _describe_precision(precision: str, format_name: str) -> str:
+    """State the precision of the scores, and how the exported model differs from it."""
     scored = f"Scored in {escape(precision)}{'' if precision == 'fp32' else _AUTOCAST}"
-    if kind == "semi_structured":
+    if format_name == "semi_structured":
         return f"{scored}, before the weights were narrowed."
-    return f"{scored}; the file runs in fp32." if kind == "onnx" and precision != "fp32" else f"{scored}."
+    return f"{scored}; the file runs in fp32." if format_name == "onnx" and precision != "fp32" else f"{scored}."
 
 
-def _metadata(record: Mapping[str, Any], manifest: Manifest, licence: str | None) -> ModelCardData:
-    model, task, data = (_one_line(record["config"][name]) for name in ("model", "task", "data"))
+def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> ModelCardData:
+    model, task, data = (_join_lines(record["config"][name]) for name in ("model", "task", "data"))
     glue = task["kind"] == "glue"
     return ModelCardData(
         license=licence or "unknown",
@@ -109,51 +111,51 @@ def _metadata(record: Mapping[str, Any], manifest: Manifest, licence: str | None
                 metric_type=_HUB_METRICS.get(name, name),
                 metric_value=value,
             )
-            for part, name, value in _values(record)
+            for part, name, value in _iterate_scores(record)
         ],
     )
 
 
-def _one_line(value: Any) -> Any:
-    """A value of a record with every text in it on one line, so that none can end the metadata."""
+def _join_lines(value: Any) -> Any:
+    """Put every text in a record's value on one line, so that none can end the metadata."""
     match value:
         case str():
             return " ".join(value.split())
         case dict():
-            return {key: _one_line(item) for key, item in value.items()}
+            return {key: _join_lines(item) for key, item in value.items()}
         case list():
-            return [_one_line(item) for item in value]
+            return [_join_lines(item) for item in value]
         case _:
             return value
 
 
-def _values(record: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
+def _iterate_scores(record: Record) -> Iterable[tuple[str, str, float]]:
     for part, scores in reported_scores(record).items():
         for name in record["config"]["task"]["metrics"]:
             yield part, name, scores[name]
 
 
-def _sparsity(manifest: Manifest) -> str:
+def _describe_sparsity(manifest: Manifest) -> str:
     if not manifest.targets:
         return "No matrix is pruned."
     counts = manifest.to_dict()["counts"]
-    held = "a pattern of its own each" if manifest.pattern == "mixed" else escape(manifest.pattern)
+    label = "a pattern of its own each" if manifest.pattern == "mixed" else escape(manifest.pattern)
     return (
-        f"{counts['matrices']} of its weight matrices hold {held}: {counts['zeros']:,} of their {counts['weights']:,} "
+        f"{counts['matrices']} of its weight matrices hold {label}: {counts['zeros']:,} of their {counts['weights']:,} "
         f"weights are exactly zero. {_STORED[manifest.format]}"
     )
 
 
-def _scores(record: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:
-    return [(part, name, f"{value:.6g}") for part, name, value in _values(record)]
+def _list_scores(record: Record) -> Iterable[tuple[Any, ...]]:
+    return [(part, name, f"{value:.6g}") for part, name, value in _iterate_scores(record)]
 
 
-def _origin(record: Mapping[str, Any], manifest: Manifest, dtype: str) -> list[tuple[str, Any]]:
+def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[str, Any]]:
     config, data, hashed = record["config"], record["data"], record["hashed"]
     training, model = config["training"], config["model"]
     base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else model["name"]
     rows = ", ".join(f"{part} {count}" for part, count in data["validation_rows"].items())
-    last_prune = record.get("last_prune") or {}
+    last_prune = record.get("last_prune")
     return [
         ("base model", base),
         ("data", f"{record['task']} ({data['layout']}): {data['train_rows']} training rows; {rows}"),
@@ -174,7 +176,7 @@ def _origin(record: Mapping[str, Any], manifest: Manifest, dtype: str) -> list[t
     ]
 
 
-def _licences(record: Mapping[str, Any], licence: str | None) -> list[tuple[str, str]]:
+def _list_licences(record: Record, licence: str | None) -> list[tuple[str, str]]:
     base, data = record["config"]["model"]["name"], record["task"]
     return [
         ("these weights", licence or "not stated; they derive from the base model and the data"),
@@ -183,7 +185,7 @@ def _licences(record: Mapping[str, Any], licence: str | None) -> list[tuple[str,
     ]
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+def _render_table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     lines = [header, *(tuple(escape(cell) for cell in row) for row in rows)]
     lines.insert(1, ("---",) * len(header))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

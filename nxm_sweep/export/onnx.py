@@ -1,4 +1,4 @@
-"""A PyTorch model as an ONNX file that gives the same answers."""
+"""Export of a PyTorch model to ONNX, and comparison of their outputs."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _BUILT_IN = (
 )
 ONNX = "model.onnx"
 TOLERANCE = 1e-4
-"""Largest difference of a logit between ONNX Runtime and PyTorch, both in fp32 on a CPU."""
+"""Largest allowed difference of a logit between ONNX Runtime and PyTorch, both in fp32 on a CPU."""
 _WRAPPED = "model."
 Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """Texts, with second texts where the task has pairs.
+    """Texts, with second texts if the task has pairs.
 
     Attributes:
         texts: First texts.
         pairs: Second texts, or None.
-        source: Where they come from, in words.
+        source: Description of their origin.
     """
 
     texts: Sequence[str]
@@ -59,7 +59,7 @@ class Sentences:
 
 
 def sentences_of(trial: FinishedTrial) -> Sentences:
-    """Return the first validation rows of the trial's task; sentences of our own where those cannot be read."""
+    """Return the first validation rows of the trial's task; built-in sentences if those cannot be read."""
     try:
         rows = next(iter(load_rows(trial.task, trial.data).validation.values()))
     except NxmSweepError:
@@ -74,7 +74,7 @@ def sentences_of(trial: FinishedTrial) -> Sentences:
 
 
 class _Logits(nn.Module):
-    """A model whose inputs are named and whose only output is its logits."""
+    """A model with positional inputs whose only output is its logits."""
 
     def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ class _Logits(nn.Module):
 
 
 def check_onnx_installed() -> None:
-    """Raise unless everything that an export to ONNX needs is there.
+    """Raise unless all packages of an ONNX export are installed.
 
     Raises:
         ConfigError: A package is missing.
     """
     onnx_library()
-    _runtime()
+    _import_runtime()
     try:
         import onnxscript  # noqa: F401, PLC0415 - an extra; torch.onnx needs it
     except ImportError as error:
@@ -102,15 +102,15 @@ def check_onnx_installed() -> None:
 
 
 def write_onnx(model: PreTrainedModel, batch: Batch, path: Path) -> OnnxWeights:
-    """Write a model as an ONNX file with free batch and sequence axes; weights keep the names they have in PyTorch.
+    """Export a model to ONNX with dynamic batch and sequence axes; weights keep their PyTorch names.
 
     Args:
-        model: In fp32, in evaluation mode, on the CPU.
+        model: Model in fp32 and evaluation mode, on the CPU.
         batch: Example inputs of shape ``(rows, longest)``, at least two of each, with padding.
-        path: Where to.
+        path: Destination.
 
     Returns:
-        The matrices that the written file holds.
+        The matrices of the written file.
 
     Raises:
         ExportError: PyTorch cannot export the model, or one of its matrices is not in the file.
@@ -118,7 +118,7 @@ def write_onnx(model: PreTrainedModel, batch: Batch, path: Path) -> OnnxWeights:
     names = tuple(batch)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     try:
-        with _quiet():
+        with _silence_exporter():
             program: Any = torch.onnx.export(
                 _Logits(model, names),
                 tuple(batch.values()),
@@ -132,15 +132,15 @@ def write_onnx(model: PreTrainedModel, batch: Batch, path: Path) -> OnnxWeights:
         reason = first_line(error)
         raise ExportError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from error
     exported = program.model_proto
-    _rename(exported.graph, model)
-    _forget_origin(exported)
+    _rename_initialisers(exported.graph, model)
+    _clear_metadata(exported)
     onnx_library().save(exported, path)
     return open_onnx(path)
 
 
 def largest_difference(model: PreTrainedModel, path: Path, batches: list[Batch]) -> float:
     """Return the largest absolute difference of a logit between ONNX Runtime and PyTorch."""
-    session = _runtime().InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = _import_runtime().InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = 0.0
     for batch in batches:
         with torch.inference_mode():
@@ -153,8 +153,8 @@ def largest_difference(model: PreTrainedModel, path: Path, batches: list[Batch])
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch's exporter says of itself: its progress, its own deprecations, that torchvision is absent."""
+def _silence_exporter() -> Iterator[None]:
+    """Silence the exporter: its progress, its own deprecations, and that torchvision is absent."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -166,7 +166,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _runtime() -> Any:
+def _import_runtime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -176,35 +176,35 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _rename(graph: Any, model: nn.Module) -> None:
-    """Give the initialisers the names of the parameters that they hold, straight or transposed."""
+def _rename_initialisers(graph: Any, model: nn.Module) -> None:
+    """Rename initialisers after the parameters that they store, transposed or not."""
     to_array = onnx_library().numpy_helper.to_array
     names: dict[bytes, str] = {}
     for name, weight in reversed(list(model.named_parameters())):
         if weight.ndim == 2:
             for stored in (weight.detach().T, weight.detach()):
-                names[_content(stored.numpy())] = name
+                names[_hash_content(stored.numpy())] = name
     renamed: dict[str, str] = {}
     taken = {tensor.name for tensor in graph.initializer}
     for tensor in graph.initializer:
         wanted = tensor.name.removeprefix(_WRAPPED)
         if len(tensor.dims) == 2:
-            wanted = names.get(_content(to_array(tensor)), wanted)
+            wanted = names.get(_hash_content(to_array(tensor)), wanted)
         if wanted not in taken:
             renamed[tensor.name] = wanted
             taken.add(wanted)
             tensor.name = wanted
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = renamed.get(name, name)
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
 
 
-def _content(array: np.ndarray[Any, Any]) -> bytes:
+def _hash_content(array: np.ndarray[Any, Any]) -> bytes:
     return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()).digest()
 
 
-def _forget_origin(exported: Any) -> None:
-    """Drop stack traces and the like: they hold paths of this machine."""
+def _clear_metadata(exported: Any) -> None:
+    """Clear stack traces and other metadata, which contain local paths."""
     graph = exported.graph
     for part in (exported, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")

@@ -1,7 +1,7 @@
-"""Weight matrices of an ONNX file, each seen as ``(out_features, in_features)`` whatever its layout there.
+"""Weight matrices of an ONNX file as ``(out_features, in_features)``, whatever their layout in the file.
 
-Exporters store the weight of a linear layer transposed, for ``MatMul(x, W)``. Groups run along the inputs, which is the axis
-that the product sums over: the first axis of that operand.
+Exporters store the weight of a linear layer transposed, for ``MatMul(x, W)``. Groups run along the inputs: the axis
+that the product sums over, the first one of that operand.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from nxm_sweep.errors import ConfigError, SparsityError, first_line
 
 
 class OnnxWeights:
-    """The constant matrices of an ONNX file, by the initialiser's name.
+    """Constant matrices of an ONNX file, by initialiser.
 
     Args:
-        path: The file.
-        model: What it holds.
+        path: Path of the file.
+        model: Its ``ModelProto``.
     """
 
     def __init__(self, path: Path, model: Any) -> None:
         self.folder, self.paths = path.parent, (path.name,)
         self._initialisers = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._inputs_first = set(_inputs_first(model.graph))
+        self._inputs_first = set(_find_inputs_first(model.graph))
         self.shapes: dict[str, tuple[int, int]] = {}
         for name, tensor in sorted(self._initialisers.items()):
-            if len(tensor.dims) == 2 and tensor.data_type in _floating():
+            if len(tensor.dims) == 2 and tensor.data_type in _floating_types():
                 rows, columns = tensor.dims
                 self.shapes[name] = (columns, rows) if name in self._inputs_first else (rows, columns)
 
@@ -63,7 +63,7 @@ def open_onnx(path: Path) -> OnnxWeights:
 
 
 def onnx_library() -> Any:
-    """Return the package onnx.
+    """Import the package onnx.
 
     Raises:
         ConfigError: It is not installed.
@@ -77,13 +77,13 @@ def onnx_library() -> Any:
     return onnx
 
 
-def _floating() -> tuple[int, ...]:
+def _floating_types() -> tuple[int, ...]:
     types = onnx_library().TensorProto
     return types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE
 
 
-def _inputs_first(graph: Any) -> Iterator[str]:
-    """Names of the constants whose first axis is the one that a product sums over."""
+def _find_inputs_first(graph: Any) -> Iterator[str]:
+    """Yield the constants whose first axis is the one that a product sums over."""
     flipped = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
     for node in graph.node:
         if node.op_type not in {"MatMul", "Gemm"}:

@@ -1,4 +1,4 @@
-"""A model with its 2:4 matrices packed for PyTorch's kernels: written, and loaded onto a GPU."""
+"""Models with 2:4 matrices packed for PyTorch's kernels: writing them, and loading them onto a GPU."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ from nxm_sweep.sparsity.semi_structured import (
 
 
 def check_packable(constraints: Mapping[str, Constraint]) -> None:
-    """Raise unless every target of a trial is 2:4 and there is one.
+    """Raise unless a trial has targets and all of them are 2:4.
 
     Raises:
         SparsityError: With the reason.
     """
     if not constraints:
         raise SparsityError("a dense model has nothing to pack: --format semi_structured is for 2 of 4")
-    for name, held in constraints.items():
-        if held != TWO_OF_FOUR:
+    for name, constraint in constraints.items():
+        if constraint != TWO_OF_FOUR:
             raise SparsityError(
-                f"{name} holds {held}, but PyTorch's kernels and the hardware below them take 2 of every 4 alone",
+                f"{name} holds {constraint}, but PyTorch's kernels and the hardware below them take 2 of every 4 alone",
                 hint="--format dense takes every pattern; sparsity=2of4 trains for this format",
             )
 
 
 def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], folder: Path, dtype: str) -> list[str]:
-    """Write a model's tensors in half precision, the 2:4 matrices packed, and read each of them back, bit by bit.
+    """Write a model's tensors in half precision, 2:4 matrices packed, and verify those bit by bit.
 
     Args:
-        weights: The dense model.
-        constraints: Its targets, all of them 2:4.
-        folder: Where to; a ``config.json`` there is told the type.
+        weights: Dense model.
+        constraints: Its targets, all 2:4.
+        folder: Destination; the type is set in its ``config.json``.
         dtype: ``float16`` or ``bfloat16``.
 
     Returns:
-        Targets that stay dense since their shape cannot be packed.
+        Targets that stay dense because their shape cannot be packed.
 
     Raises:
-        SparsityError: A matrix cannot be held in ``dtype``, or no matrix can be packed.
-        ExportError: What was read back is not what was written.
+        SparsityError: A matrix is not representable in ``dtype``, or no matrix can be packed.
+        ExportError: A matrix read back differs from the one written.
     """
     tensors: dict[str, Tensor] = {}
     left_dense = [name for name in constraints if STORED.refusal(weights.shapes[name])]
@@ -77,8 +77,8 @@ def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], f
         else:
             tensors[name] = tensor
     save_file(tensors, folder / SEMI_STRUCTURED, metadata={"format": "pt"})
-    (folder / SEMI_STRUCTURED).chmod(0o644)  # safetensors leaves it to its owner alone
-    _tell_config(folder / "config.json", dtype)
+    (folder / SEMI_STRUCTURED).chmod(0o644)  # safetensors makes it readable by its owner only
+    _set_config_dtype(folder / "config.json", dtype)
     written = open_weights(folder)
     for name in constraints:
         expected = narrow(name, weights.matrix(name), DTYPES[dtype])
@@ -90,15 +90,15 @@ def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], f
 def load_semi_structured(
     folder: str | Path, device: str | torch.device = "cuda", *, backend: str | None = None
 ) -> PreTrainedModel:
-    """Load what ``--format semi_structured`` wrote, in evaluation mode.
+    """Load a model written by ``--format semi_structured``, in evaluation mode.
 
     Args:
         folder: The exported folder.
-        device: A CUDA device runs the 2:4 kernels; on any other the same weights are loaded densely.
-        backend: ``cuSPARSELt`` or ``CUTLASS``; default: what the device runs, cuSPARSELt first.
+        device: A CUDA device runs the 2:4 kernels; any other loads the same weights densely.
+        backend: ``cuSPARSELt`` or ``CUTLASS``; default: cuSPARSELt if the device runs it, else CUTLASS.
 
     Raises:
-        ExportError: The files are not what ``sparsity.json`` says.
+        ExportError: The files do not match ``sparsity.json``.
         SparsityError: They cannot be read, or the device has no 2:4 kernels.
     """
     folder, device = Path(folder), torch.device(device)
@@ -126,10 +126,10 @@ def load_semi_structured(
 
 
 def put_on_kernels_(model: nn.Module, matrices: Mapping[str, Packed], backend: str) -> list[str]:
-    """Replace weights of a model on a CUDA device by packed ones; return those that the backend's shapes exclude.
+    """Replace weights of a model on a CUDA device by packed ones; return those of shapes the backend excludes.
 
     Args:
-        model: On a CUDA device, in the matrices' type.
+        model: Model on a CUDA device, in the matrices' type.
         matrices: Packed weights by parameter name, on any device.
         backend: ``cuSPARSELt`` or ``CUTLASS``.
     """
@@ -145,7 +145,7 @@ def put_on_kernels_(model: nn.Module, matrices: Mapping[str, Packed], backend: s
     return left
 
 
-def _tell_config(path: Path, dtype: str) -> None:
+def _set_config_dtype(path: Path, dtype: str) -> None:
     config: dict[str, Any] = json.loads(path.read_text())
     config.pop("torch_dtype", None)
     path.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")

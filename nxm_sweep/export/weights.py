@@ -1,4 +1,4 @@
-"""Matrices of a saved model, read one at a time: a safetensors file, or several with an index."""
+"""Matrices of a saved model, read one at a time from a safetensors file, or several with an index."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nxm_sweep.store.paths import MODEL
 INDEX = "model.safetensors.index.json"
 DENSE = "model.safetensors"
 SEMI_STRUCTURED = "model.semi_structured.safetensors"
-"""Not ``model.safetensors``: ``from_pretrained`` would take it and fill in random numbers for what it does not find."""
+"""Not ``model.safetensors``: ``from_pretrained`` would load it and initialise missing weights at random."""
 VALUES, META = ".packed", ".meta"
-"""How the two parts of a packed matrix end their names."""
+"""Suffixes of the names of a packed matrix's two parts."""
 _HINT = "give a folder with model.safetensors (or its index), or a .safetensors file"
 _FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 class Weights(Protocol):
-    """Matrices by their names in the state dict."""
+    """Matrices by name in the state dict."""
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """Folder of the files."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Names of the files of weights in it."""
+        """Names of the weight files in it."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, int]]:
@@ -44,7 +44,7 @@ class Weights(Protocol):
         """Return a matrix of shape ``(out_features, in_features)``.
 
         Raises:
-            SparsityError: It is not there, or its part of the file is damaged.
+            SparsityError: It is missing or damaged.
         """
 
 
@@ -52,8 +52,8 @@ class SavedWeights:
     """Matrices in safetensors files; packed ones appear under the name and shape of the dense matrix.
 
     Args:
-        folder: Where the files are.
-        files: Which file holds each tensor, by the tensor's name.
+        folder: Folder of the files.
+        files: File of each tensor, by the tensor's name.
 
     Raises:
         SparsityError: A file is missing or damaged, or a tensor is not in its file.
@@ -86,15 +86,15 @@ class SavedWeights:
         Raises:
             SparsityError: Its part of the file is damaged.
         """
-        with _opened(self.folder / self.files[name]) as file:
+        with _open_safetensors(self.folder / self.files[name]) as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
     def _find_matrices(self) -> Iterator[tuple[str, tuple[int, int]]]:
         for path in self.paths:
-            with _opened(self.folder / path) as file:
+            with _open_safetensors(self.folder / path) as file:
                 present = set(file.keys())
-                for name in (name for name, place in self.files.items() if place == path):
+                for name in (name for name, file_name in self.files.items() if file_name == path):
                     if name not in present:
                         raise SparsityError(f"{path} holds no {name!r}, which its index places there")
                     part = file.get_slice(name)
@@ -107,24 +107,24 @@ class SavedWeights:
 
 
 def open_weights(path: Path) -> SavedWeights:
-    """Return the matrices of a saved model: a folder, a safetensors file, or an index of several.
+    """Return the matrices of a saved model: a folder, a safetensors file, or an index.
 
     Raises:
         SparsityError: There is none, or it is damaged.
     """
     if path.is_dir():
         names = (INDEX, DENSE, SEMI_STRUCTURED)
-        found = next((path / name for name in names if (path / name).is_file()), None)
-        if found is None:
+        candidate = next((path / name for name in names if (path / name).is_file()), None)
+        if candidate is None:
             raise SparsityError(f"{path} holds no model", hint=_hint_for(path))
-        path = found
+        path = candidate
     if not path.is_file():
         raise SparsityError(f"there is no {path}", hint=_HINT)
     if path.name.endswith(".index.json"):
         return SavedWeights(path.parent, _read_index(path))
     if path.suffix != ".safetensors":
         raise SparsityError(f"{path.name} is not a safetensors file, and nothing else is read", hint=_HINT)
-    with _opened(path) as file:
+    with _open_safetensors(path) as file:
         names = tuple(file.keys())
     return SavedWeights(path.parent, dict.fromkeys(names, path.name))
 
@@ -140,7 +140,7 @@ def _hint_for(folder: Path) -> str:
 def _read_index(path: Path) -> dict[str, str]:
     try:
         files = json.loads(path.read_text())["weight_map"]
-        plain = all(isinstance(place, str) and Path(place).name == place for place in files.values())
+        plain = all(isinstance(name, str) and Path(name).name == name for name in files.values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SparsityError(f"{path.name} is no index of safetensors files") from error
     if not plain:
@@ -149,8 +149,8 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """``safe_open`` whose errors, and those of the block, are ours."""
+def _open_safetensors(path: Path) -> Iterator[Any]:
+    """Open a file by ``safe_open``; its errors and those of the block become a ``SparsityError``."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Self
 
@@ -15,58 +15,32 @@ from torch import Tensor
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.methods.base import Budget, Iteration, SparseMethod
 from nxm_sweep.methods.measures import RunningMean, RunningNorm, gradient_norm, share_of
-from nxm_sweep.settings import StrengthSettings, TrialSettings
+from nxm_sweep.settings import AdmmSettings, StrengthSettings, TrialSettings, choices_of
 from nxm_sweep.sparsity import Admm, Constraint, Masking, Pattern, Schedule, Target, Unstructured
 
 _SHARE, _CLIP, _NORM = "penalty_share.", "clip_factor.", "gradient_norm."  # prefixes in a checkpoint
 _CUT_NORM, _UNIT = "cut_norm", "rho_unit"
-_REFRESH = 10  # steps between looks at the running norm of the gradient; in the first so many, every one
+_REFRESH = 10  # steps between reads of the gradient's running norm; the first 10 steps all read it
 
 
-@dataclass(frozen=True, slots=True)
-class AdmmSwitches:
-    """The points that the paper leaves open; the defaults are the paper's, or its authors' later code.
+@dataclass
+class AdmmSwitches(AdmmSettings):
+    """Choices that the paper leaves open, and the unit of rho.
 
     Attributes:
-        first_iteration: ``project`` (a Z and a dual step at the start), ``zero_dual`` (U0 = 0) or ``no_dual`` (U = 0 always).
-        clip: ``total`` adds the penalty gradient before clipping, ``task`` clips the task's gradient alone.
-        rho_unit: ``absolute`` takes rho as it is. ``relative`` takes it as kappa, the ratio of the penalty's gradient on the
-            weights to be cut to the task's: ``rho = kappa * ||clipped task gradient|| / ||W0 - P(W0)||`` over the targets, with
-            a running root mean square of the former. The penalty is added after the clip then, whatever ``clip`` says.
-        interval: Epochs or steps between Z and dual steps, or how many of them an epoch has.
-        interval_unit: ``epoch``, ``step`` or ``per_epoch``.
-        penalty: ``gradient`` (through the optimizer) or ``decoupled`` (``W <- W - s (W - Z + U)`` after its step; rho is not
-            used then).
-        efolds: Total contraction by the decoupled penalty: the product of all ``1 - s`` is ``exp(-efolds)``.
-        pace: How it is spread over the steps of ADMM: ``learning_rate`` in proportion to theirs, as AdamW decays; ``constant``;
-            ``linear`` from zero upwards.
-        finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
-        admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
-        frozen_support: The support that is frozen: that of P(W) (``weights``) or of the last Z = P(W + U) (``z``).
+        rho_unit: ``absolute`` uses rho as it is. ``relative`` reads it as kappa, the ratio of the penalty's gradient on
+            the weights to be cut to the task's: ``rho = kappa * ||clipped task gradient|| / ||W0 - P(W0)||`` over the
+            targets, with a running root mean square of the former. The penalty is then added after clipping, whatever
+            ``clip`` is.
+
+    Raises:
+        SparsityError: A value is out of its range.
     """
 
-    first_iteration: str = "project"
-    clip: str = "total"
-    interval: int = 1
-    interval_unit: str = "epoch"
-    penalty: str = "gradient"
-    rho_unit: str = "absolute"
-    efolds: float = 5.0
-    pace: str = "learning_rate"
-    finish: str = "prune"
-    admm_fraction: float = 0.5
-    frozen_support: str = "weights"
+    rho_unit: str = field(default="absolute", metadata={"choices": ("absolute", "relative")})
 
     def __post_init__(self) -> None:
-        for name, allowed in {
-            "clip": ("total", "task"),
-            "interval_unit": ("epoch", "step", "per_epoch"),
-            "penalty": ("gradient", "decoupled"),
-            "rho_unit": ("absolute", "relative"),
-            "pace": ("learning_rate", "constant", "linear"),
-            "finish": ("prune", "refit"),
-            "frozen_support": ("weights", "z"),
-        }.items():
+        for name, allowed in choices_of(AdmmSwitches):
             if getattr(self, name) not in allowed:
                 raise SparsityError(f"{name} must be one of {', '.join(allowed)} but got {getattr(self, name)!r}")
         if self.interval < 1:
@@ -85,16 +59,16 @@ class AdmmSwitches:
 
 
 RECOMMENDED = AdmmSwitches("zero_dual", penalty="decoupled", interval=4, interval_unit="per_epoch")
-"""The switches of ``method=nxm``: need no rho."""
+"""Switches of ``method=nxm``; they need no rho."""
 
 
 class Nxm(SparseMethod):
     """N:M sparsity by ADMM during fine-tuning.
 
     Args:
-        targets: What is constrained.
-        rho: Strength of the penalty over the run; a float is a constant. Not used by the decoupled penalty.
-        switches: The open points of the paper; its own by default, or :data:`RECOMMENDED`.
+        targets: Matrices to constrain.
+        rho: Strength of the penalty over the run; a float is constant. Unused by the decoupled penalty.
+        switches: Choices that the paper leaves open; default: the paper's. See also :data:`RECOMMENDED`.
 
     Source: NxMTransformer (Holmes et al., 2021).
     """
@@ -106,24 +80,24 @@ class Nxm(SparseMethod):
         self.rho = rho if isinstance(rho, Schedule) else Schedule(rho)
         self.switches = switches or AdmmSwitches()
         self._admm: Admm | None = None
-        self._masking: Masking | None = None  # set once a refit has frozen the support
+        self._masking: Masking | None = None  # set when a refit freezes the support
         self._budget = Budget(1, 1)
         self._step = 0
         self._spent: list[float] = []  # e-folds of the decoupled penalty, before each step and after the last
-        self._measure_anew_()
+        self._reset_measures_()
 
-    def _measure_anew_(self) -> None:
+    def _reset_measures_(self) -> None:
         self._penalty_share, self._clip_factor, self._task_norm = RunningMean(), RunningMean(), RunningNorm()
         self._cut_norm = self._rho_unit = 0.0
         self._before_clip: Tensor | None = None
 
     @classmethod
     def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
-        """Return rho and the switches, less those that another switch puts out of use: these stay at their defaults."""
+        """Return rho and the switches, without those that another switch makes unused: these stay at their defaults."""
         admm = dataclasses.asdict(settings.method.admm)
         read: dict[str, Any] = {"method": {"admm": admm}}
         if admm["penalty"] == "decoupled":
-            admm["clip"] = "total"  # idle; no trial may lose the identity that it got with this default in it
+            admm["clip"] = "total"  # unused, but part of the identity of existing trials
         else:
             del admm["efolds"], admm["pace"]
             read["rho"] = _read_strength(settings.rho)
@@ -134,7 +108,7 @@ class Nxm(SparseMethod):
         if admm["finish"] == "prune" or admm["frozen_support"] == "weights":
             del admm["frozen_support"]
         else:
-            read["method"]["version"] = 2  # in the first, `z` froze another support
+            read["method"]["version"] = 2  # version 1 of `z` froze another support
         return read
 
     @classmethod
@@ -166,7 +140,7 @@ class Nxm(SparseMethod):
 
     def start_(self, budget: Budget) -> None:
         self._begin_(budget, 0)
-        self._measure_anew_()
+        self._reset_measures_()
         self.iterations.clear()
         if self.importance is not None:
             self.importance.refresh_()
@@ -181,12 +155,12 @@ class Nxm(SparseMethod):
             return
         if self.switches.adds_penalty == "total":
             self._add_penalty_(scale)
-        self._before_clip = self._one_norm(scale)
+        self._before_clip = self._first_gradient_norm(scale)
 
     def after_clip_(self, *, scale: float = 1.0) -> None:
         if self._masking is not None:
             return
-        after = self._one_norm(scale)
+        after = self._first_gradient_norm(scale)
         if after is not None and self._before_clip is not None:
             self._clip_factor.add_(after / self._before_clip)
         if self.switches.adds_penalty == "task":
@@ -211,19 +185,21 @@ class Nxm(SparseMethod):
     def state_dict(self) -> dict[str, Tensor]:
         if self._masking is not None:
             return {f"mask.{name}": mask for name, mask in self._masking.state_dict().items()}
-        held: dict[str, Any] = {
+        parts: dict[str, Any] = {
             "admm.": self.admm,
             _SHARE: self._penalty_share,
             _CLIP: self._clip_factor,
             _NORM: self._task_norm,
         }
-        state = {f"{prefix}{name}": value for prefix, part in held.items() for name, value in part.state_dict().items()}
+        state = {
+            f"{prefix}{name}": value for prefix, part in parts.items() for name, value in part.state_dict().items()
+        }
         numbers = {_CUT_NORM: self._cut_norm, _UNIT: self._rho_unit}
         return state | {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
         self._begin_(budget, step)
-        masks = _part(state, "mask.")
+        masks = _select_prefix(state, "mask.")
         if masks:
             self._admm, self._masking = None, Masking(self.targets)
             self._masking.load_state_dict(masks)
@@ -234,10 +210,10 @@ class Nxm(SparseMethod):
                 hint="remove the trial's folder `work` to train it from the start",
             )
         self._admm = Admm(self.targets, 0.0, first_iteration=self.switches.first_iteration)
-        self._admm.load_state_dict(_part(state, "admm."))
-        self._penalty_share = RunningMean(_part(state, _SHARE), whole=self._is_due(step))
-        self._clip_factor = RunningMean(_part(state, _CLIP), whole=self._is_due(step))
-        self._task_norm = RunningNorm(_part(state, _NORM))
+        self._admm.load_state_dict(_select_prefix(state, "admm."))
+        self._penalty_share = RunningMean(_select_prefix(state, _SHARE), whole=self._is_due(step))
+        self._clip_factor = RunningMean(_select_prefix(state, _CLIP), whole=self._is_due(step))
+        self._task_norm = RunningNorm(_select_prefix(state, _NORM))
         self._cut_norm, self._rho_unit = (float(state.get(name, 0.0)) for name in (_CUT_NORM, _UNIT))
 
     def _begin_(self, budget: Budget, step: int) -> None:
@@ -248,7 +224,7 @@ class Nxm(SparseMethod):
             self._spent = spent + spent[-1:] * (budget.steps - phase)
 
     def _admm_steps(self) -> int:
-        """Optimizer steps before a refit freezes the support."""
+        """Return the number of optimizer steps before a refit freezes the support."""
         return math.ceil(self.switches.admm_fraction * self._budget.steps)
 
     def _progress(self) -> float:
@@ -260,7 +236,7 @@ class Nxm(SparseMethod):
         return self.rho.at(self._progress()) * (self._rho_unit if self.switches.rho_unit == "relative" else 1.0)
 
     def _distance_to_z(self) -> float:
-        """``||W - Z||`` over the targets, which is ``||W0 - P(W0)||`` before the first step."""
+        """Return ``||W - Z||`` over the targets, which is ``||W0 - P(W0)||`` before the first step."""
         gaps = [torch.linalg.vector_norm(target.weight.detach() - self.admm.z[target.name]) for target in self.targets]
         distance = float(torch.linalg.vector_norm(torch.stack(gaps))) if gaps else 0.0
         if distance == 0.0 and gaps and self.switches.rho_unit == "relative":
@@ -269,13 +245,13 @@ class Nxm(SparseMethod):
             )
         return distance
 
-    def _one_norm(self, scale: float) -> Tensor | None:
-        """The norm of the first target's gradient without a gradient scaler's factor: what shows the clip's factor."""
+    def _first_gradient_norm(self, scale: float) -> Tensor | None:
+        """Return the unscaled norm of the first target's gradient; its ratio across clipping is the clip factor."""
         gradient = self.targets[0].weight.grad if self.targets else None
         return None if gradient is None else torch.linalg.vector_norm(gradient).double() / scale
 
     def _is_due(self, step: int) -> bool:
-        """Whether a Z and a dual step follow optimizer step ``step``; by epochs: once that epoch has ended."""
+        """Return whether a Z and a dual step follow optimizer step ``step``; with epochs, the end of its epoch."""
         epoch, interval = self._budget.steps_per_epoch, self.switches.interval
         match self.switches.interval_unit:
             case "step":
@@ -297,9 +273,9 @@ class Nxm(SparseMethod):
         if self.importance is not None:
             self.importance.refresh_()
         kappa = None
-        if self._cut_norm and (norm := self._task_norm.read()):  # 0: decoupled, or of a checkpoint that did not hold it
+        if self._cut_norm and (norm := self._task_norm.read()):  # 0: decoupled, or from a checkpoint without it
             kappa = self.admm.rho * self._cut_norm / norm
-        found = Iteration(
+        iteration = Iteration(
             step=self._step,
             residuals=self.admm.update_(),
             mean_penalty_share=self._penalty_share.take(),
@@ -307,33 +283,33 @@ class Nxm(SparseMethod):
             efolds=self._spent[self._step] if self._spent else None,
             mean_clip_factor=self._clip_factor.take(),
         )
-        self.iterations.append(found)
+        self.iterations.append(iteration)
 
     def _freeze_when_due_(self) -> None:
-        """For a refit: freeze the support once its share of the budget is spent; Z and U are let go."""
+        """For a refit: freeze the support and drop Z and U once ADMM's share of the budget is spent."""
         if self.switches.finish == "refit" and self._admm_steps() <= self._step < self._budget.steps:
             masks = self.admm.masks if self.switches.frozen_support == "z" else None
             self._masking, self._admm = Masking(self.targets, masks), None
 
 
 def _read_strength(strength: StrengthSettings) -> dict[str, Any]:
-    """What is read of a strength: a constant has no start."""
+    """Return the settings of a strength that are in use: a constant has no start."""
     values = {"value": strength.value, "schedule": strength.schedule}
     return values if strength.schedule == "constant" else {**values, "start": strength.start}
 
 
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def spread(efolds: float, pace: str, steps: int, learning_rates: Sequence[float] = ()) -> list[float]:
-    """Return the e-folds that are spent before each of so many optimizer steps and after the last one.
+    """Return the e-folds spent before each of ``steps`` optimizer steps and after the last one.
 
     Args:
-        efolds: Spent by all of them together.
+        efolds: Total over all steps.
         pace: ``learning_rate``, ``constant`` or ``linear``; see :class:`AdmmSwitches`.
         steps: Number of steps.
-        learning_rates: Of every step of a run that may be longer, up to a common factor; without them it counts as constant.
+        learning_rates: Rate of every step of a run that may be longer, up to a common factor; default: constant.
     """
     match pace:
         case "linear":
@@ -347,15 +323,15 @@ def spread(efolds: float, pace: str, steps: int, learning_rates: Sequence[float]
 
 
 class NxmRefit(Nxm):
-    """:class:`Nxm` for a share ``admm_fraction`` of the steps; then the support is frozen and trained masked.
+    """:class:`Nxm` for a share ``admm_fraction`` of the steps; then masked training on the frozen support.
 
-    In a short run pure ADMM ends far from the pattern, and the last prune costs what was learned. Here nothing is left to
-    prune at the end. A share of 1 is pure ADMM, a share of 0 is ASP.
+    In a short run, pure ADMM ends far from the pattern, and the final prune loses what was learned. Here nothing is
+    left to prune at the end. A share of 1 is pure ADMM, a share of 0 is ASP.
 
     Args:
         targets: As for :class:`Nxm`.
         rho: As for :class:`Nxm`.
-        switches: As for :class:`Nxm`; the finish is ``refit`` whatever they say.
+        switches: As for :class:`Nxm`, but ``finish`` is always ``refit``.
     """
 
     @classmethod

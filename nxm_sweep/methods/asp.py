@@ -1,4 +1,4 @@
-"""Dense fine-tuning, then ASP: the control that tells what ADMM adds to training before the mask is drawn."""
+"""ASP, and ASP after dense fine-tuning: the control that shows what ADMM adds to training before the mask is drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nxm_sweep.sparsity import Masking, Target
 class Masked(SparseMethod):
     """Masked training: gradients before clipping, weights after every optimizer step.
 
-    Which masks, and when, a subclass says by setting ``_masking``.
+    A subclass sets ``_masking`` when masking begins.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -46,7 +46,7 @@ class Masked(SparseMethod):
 
 
 class Asp(Masked):
-    """One-shot magnitude mask, then masked fine-tuning. The mask holds after every optimizer step.
+    """One-shot magnitude mask, then masked fine-tuning. The mask is applied after every optimizer step.
 
     Source: NVIDIA's automatic sparsity (ASP), called "masked fine-tune" in NxMTransformer (Holmes et al., 2021).
     """
@@ -68,10 +68,10 @@ class Asp(Masked):
 class WarmupAsp(Masked):
     """Dense training for a share of the steps; then one magnitude mask, and masked training for the rest.
 
-    It is what :class:`~nxm_sweep.methods.admm.NxmRefit` is without a penalty.
+    It equals :class:`~nxm_sweep.methods.admm.NxmRefit` without a penalty.
 
     Args:
-        targets: What is pruned.
+        targets: Matrices to prune.
         fraction: Share of the optimizer steps before the mask is drawn, in [0, 1]; 0 is ASP, 1 a single prune at the end.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a method is: hooks that a training loop calls around the optimizer's step."""
+"""Base class of methods: hooks that a training loop calls around the optimizer's step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Budget:
     """Length of a run, known before it starts.
 
     Args:
-        steps: Optimizer steps in all.
-        steps_per_epoch: Optimizer steps of one epoch.
-        learning_rates: That of every step, up to a common factor; empty where it is constant or not known beforehand.
+        steps: Total number of optimizer steps.
+        steps_per_epoch: Optimizer steps per epoch.
+        learning_rates: Rate of every step, up to a common factor; empty if it is constant or not known in advance.
     """
 
     steps: int
@@ -35,16 +35,16 @@ class Iteration:
     """One ADMM iteration.
 
     Attributes:
-        step: Optimizer steps done when it was.
-        residuals: What it found.
-        mean_penalty_share: Mean over the optimizer steps since the iteration before (or the start) of
-            ``||penalty gradient|| / (||penalty gradient|| + ||task gradient||)`` over the targets, in [0, 1]; the task's is
-            clipped where the penalty is added after clipping. None where no penalty entered a gradient.
-        kappa: The penalty's strength without a unit, ``rho * ||W0 - P(W0)|| / ||clipped task gradient||`` over the targets; the
-            gradient's norm is a running root mean square. At 1 the penalty on the weights to be cut is as large as the task's
-            gradient. None where no penalty entered a gradient.
-        efolds: By which the decoupled penalty has contracted the weights to be cut so far; None for another penalty.
-        mean_clip_factor: Mean over the same optimizer steps of what clipping multiplied the gradients by, in (0, 1].
+        step: Number of optimizer steps before it.
+        residuals: Residuals of its Z and dual step.
+        mean_penalty_share: Mean over the optimizer steps since the previous iteration (or the start) of
+            ``||penalty gradient|| / (||penalty gradient|| + ||task gradient||)`` over the targets, in [0, 1]; the
+            task's is clipped where the penalty is added after clipping. None where no penalty entered a gradient.
+        kappa: Dimensionless strength of the penalty, ``rho * ||W0 - P(W0)|| / ||clipped task gradient||`` over the
+            targets; the gradient's norm is a running root mean square. At 1 the penalty on the weights to be cut is as
+            large as the task's gradient. None where no penalty entered a gradient.
+        efolds: Contraction of the weights to be cut by the decoupled penalty so far; None for another penalty.
+        mean_clip_factor: Mean factor by which clipping multiplied the gradients over the same steps, in (0, 1].
     """
 
     step: int
@@ -56,23 +56,25 @@ class Iteration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the iteration of ``dataclasses.asdict``; what earlier versions did not save is None."""
+        """Rebuild an iteration from ``dataclasses.asdict``; fields that earlier versions did not save are None."""
         return cls(**{**values, "residuals": Residuals.from_dict(values["residuals"])})
 
 
 class SparseMethod:
-    """How a model reaches its pattern. This base trains densely and prunes nothing.
+    """Hooks that lead a model to its pattern. The base class trains densely and prunes nothing.
 
     A loop calls, in this order: :meth:`start_` once; in every optimizer step :meth:`before_forward_` (before each
-    micro-batch), :meth:`before_clip_` (gradients complete, not clipped), :meth:`after_clip_`, then the optimizer's step, then
-    :meth:`after_step_`; :meth:`after_epoch_` at every epoch's end. Inside :meth:`pruned` the model is what would be shipped.
+    micro-batch), :meth:`before_clip_` (gradients complete, not clipped), :meth:`after_clip_`, then the optimizer's
+    step, then :meth:`after_step_`; :meth:`after_epoch_` at every epoch's end. Inside :meth:`pruned` the model has the
+    weights to ship.
 
     Args:
         targets: The matrices that the pattern applies to; none for dense training.
 
     Attributes:
-        importance: What ranks the weights beside their magnitude; None is magnitude alone.
-        sparse: Whether it has targets. Nothing reads ``sparsity``, ``method.trained`` and ``method.importance`` without them.
+        importance: Metric that scales the magnitudes before ranking; None ranks by magnitude only.
+        sparse: Whether it has targets. Without them ``sparsity``, ``method.trained`` and ``method.importance`` are not
+            read.
     """
 
     sparse: ClassVar[bool] = True
@@ -86,9 +88,9 @@ class SparseMethod:
     def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
         """Return the settings in use, nested as in the configuration: ``{"method": {"gradual": {"end_fraction": 0.5}}}``.
 
-        The method is built from these values alone and the identity is the hash of them, so a setting that is left out cannot
-        change the outcome. Which keys are in use may depend on words among the settings, such as another switch, but not on
-        numbers: a sweep looks once per combination of words.
+        The method is built from only these values and the identity is their hash, so an omitted setting cannot change
+        the outcome. Which keys are in use may depend on text settings, such as another switch, but not on numbers: a
+        sweep checks once per combination of text settings.
         """
         return {}
 
@@ -104,39 +106,39 @@ class SparseMethod:
 
     @staticmethod
     def final_constraint(constraint: Constraint) -> Constraint:
-        """Return what a target that the rules give ``constraint`` holds after training: another one in some methods."""
+        """Return a target's constraint after training; some methods replace ``constraint``, that of the rules."""
         return constraint
 
     @property
     def prunes(self) -> bool:
-        """Whether the weights in training differ from the pruned ones, so that both scores are worth knowing."""
+        """Whether the weights in training differ from the pruned ones, so that both are worth scoring."""
         return False
 
     @property
     def gap(self) -> float | None:
-        """Latest ``||W - P(W)|| / ||W||`` (0 under a mask), for a progress line; None where it means nothing."""
+        """Latest ``||W - P(W)|| / ||W||`` (0 under a mask), for a progress line; None where it is undefined."""
         return None
 
     def start_(self, budget: Budget) -> None:
-        """Prepare the weights and the state, once the model is on its device."""
+        """Prepare the weights and the state; the model is already on its device."""
 
     def before_forward_(self) -> None:
-        """Change the weights that a micro-batch is computed with; not called by evaluation."""
+        """Change the weights before a micro-batch's forward pass; not called in evaluation."""
 
     def before_clip_(self, *, scale: float = 1.0) -> None:
         """Change the gradients before they are clipped; ``scale`` is a gradient scaler's factor."""
 
     def after_clip_(self, *, scale: float = 1.0) -> None:
-        """Change the gradients after they were clipped; ``scale`` is a gradient scaler's factor, 1 once it was removed."""
+        """Change the clipped gradients; ``scale`` is a gradient scaler's factor, 1 once they are unscaled."""
 
     def after_step_(self) -> None:
-        """Change the weights after the optimizer stepped."""
+        """Change the weights after the optimizer's step."""
 
     def after_epoch_(self) -> None:
-        """Do what belongs to an epoch's end, before the evaluation."""
+        """Update the weights or the state at an epoch's end, before the evaluation."""
 
     def pruned(self) -> AbstractContextManager[None]:
-        """Hold the weights that would be shipped inside a block; give the weights in training back, bit for bit."""
+        """Switch to the weights to ship inside a block; restore the weights in training bit for bit."""
         return pruned(self.targets) if self.prunes else nullcontext()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -144,7 +146,7 @@ class SparseMethod:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
-        """Continue from :meth:`state_dict` at optimizer step ``step``; the weights are loaded already."""
+        """Continue from :meth:`state_dict` at optimizer step ``step``; the weights are already loaded."""
 
     def whole_state(self) -> dict[str, Tensor]:
         """Return :meth:`state_dict` and the importance metric's state."""
@@ -162,7 +164,7 @@ class SparseMethod:
 
 
 class Dense(SparseMethod):
-    """Dense fine-tuning. Has no targets."""
+    """Dense fine-tuning, without targets."""
 
     sparse = False
 

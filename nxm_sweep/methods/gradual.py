@@ -18,13 +18,13 @@ _DENSITY_STAGES = 8  # of an unstructured density, which has no stages of its ow
 
 
 class Gradual(Masked):
-    """Masks by magnitude, ever tighter: 3 of 4, then 2 of 4, at equal distances over the first part of the budget.
+    """Magnitude masks that tighten in stages, such as 3 of 4, then 2 of 4, evenly spaced over a first part of the run.
 
-    An N:M pattern loses one weight of each group a stage. An unstructured density falls in 8 stages on the cubic curve of
+    An N:M pattern loses one weight per group and stage. An unstructured density falls in 8 stages on the cubic curve of
     Zhu and Gupta. The first stage is at the start, the last one at ``end_fraction`` of the steps.
 
     Args:
-        targets: What is pruned.
+        targets: Matrices to prune.
         end_fraction: Share of the optimizer steps at which the pattern is reached, in [0, 1]; 0 is ASP.
 
     Raises:
@@ -69,26 +69,26 @@ class Gradual(Masked):
     def load_state_dict(self, state: Mapping[str, Tensor], budget: Budget, *, step: int) -> None:
         self._budget, self._step = budget, step
         self._stage = self._due_stage()
-        self._masking = Masking(self._staged(self._stage))
+        self._masking = Masking(self._targets_at(self._stage))
         self._masking.load_state_dict(state)
 
     def _due_stage(self) -> int:
-        """The stage whose turn it is; the first at step 0, the last from ``end_fraction`` of the steps on."""
+        """Return the stage that is due: the first at step 0, the last from ``end_fraction`` of the steps on."""
         end = self.end_fraction * self._budget.steps
         return self._last_stage if self._step >= end else int(self._last_stage * self._step / end)
 
     def _tighten_when_due_(self) -> None:
-        """Draw the masks of the stage that is due. They lie within those before: zeros rank last."""
+        """Draw the masks of the stage that is due. They are subsets of the previous ones: zeros rank last."""
         due = self._due_stage()
         if due == self._stage:
             return
         if self.importance is not None:
             self.importance.refresh_()
         self._stage = due
-        self._masking = Masking(self._staged(due))
+        self._masking = Masking(self._targets_at(due))
 
-    def _staged(self, stage: int) -> list[Target]:
-        """The targets with a stage's constraint; one with fewer stages than others reaches its last one early."""
+    def _targets_at(self, stage: int) -> list[Target]:
+        """Return the targets with a stage's constraint; one with fewer stages reaches its last one early."""
         return [
             Target(target.name, target.weight, steps[min(stage, len(steps) - 1)], target.factors)
             for target, steps in ((target, stages(target.constraint)) for target in self.targets)
@@ -96,7 +96,7 @@ class Gradual(Masked):
 
 
 def stages(constraint: Constraint) -> list[Constraint]:
-    """Return the constraints that tighten in stages to ``constraint``, which is the last."""
+    """Return the constraints of all stages, which tighten to ``constraint``, the last."""
     if isinstance(constraint, Pattern):
         loosest = max(constraint.keep, constraint.group - 1)
         return [Pattern(keep, constraint.group) for keep in range(loosest, constraint.keep - 1, -1)]

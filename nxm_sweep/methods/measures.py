@@ -1,4 +1,4 @@
-"""Measures over optimizer steps that are kept on the device: no step waits for it."""
+"""Running measures over optimizer steps, kept on the device so that no step waits for it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MEMORY = 0.98  # of the running mean square: about 50 steps
 
 
 class RunningMean:
-    """Mean of a scalar over optimizer steps. One that is not finite does not count.
+    """Mean of a scalar over optimizer steps; non-finite values do not count.
 
     Args:
-        state: That of :meth:`state_dict`; checkpoints of earlier versions have none.
+        state: State of :meth:`state_dict`; checkpoints of earlier versions have none.
         whole: Whether a mean may begin here if there is no state.
     """
 
@@ -34,7 +34,7 @@ class RunningMean:
         self._steps = self._steps.to(value.device) + counts
 
     def take(self) -> float | None:
-        """Return the mean and begin anew; None without a step, or where some were not counted."""
+        """Return the mean and reset it; None without a step, or if steps before a resume were not counted."""
         total, steps = float(self._total), float(self._steps)
         self._total, self._steps = torch.zeros_like(self._steps), torch.zeros_like(self._steps)
         return total / steps if steps and math.isfinite(total) else None
@@ -45,10 +45,10 @@ class RunningMean:
 
 
 class RunningNorm:
-    """Root mean square of a norm over about the last 50 optimizer steps. One that is not finite does not count.
+    """Root mean square of a norm over about the last 50 optimizer steps; non-finite values do not count.
 
     Args:
-        state: That of :meth:`state_dict`; checkpoints of earlier versions have none.
+        state: State of :meth:`state_dict`; checkpoints of earlier versions have none.
     """
 
     def __init__(self, state: Mapping[str, Tensor] | None = None) -> None:
@@ -75,12 +75,12 @@ class RunningNorm:
 
 
 def gradient_norm(targets: Sequence[Target]) -> Tensor:
-    """Return the norm of the targets' gradients together, a scalar on their device."""
+    """Return the joint norm of the targets' gradients, a scalar on their device."""
     return torch.nn.utils.get_total_norm([target.weight.grad for target in targets if target.weight.grad is not None])
 
 
 def share_of(penalty: Tensor, task: Tensor) -> Tensor:
-    """Return ``penalty / (penalty + task)`` of two norms, 0 where both vanish; NaN where one is not finite."""
+    """Return ``penalty / (penalty + task)`` of two norms: 0 where both vanish, NaN where one is not finite."""
     together = penalty + task
     share = torch.where(together > 0.0, penalty / together, 0.0)
     return torch.where(together.isfinite(), share, torch.nan)

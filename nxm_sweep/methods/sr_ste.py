@@ -1,4 +1,4 @@
-"""SR-STE: the mask is drawn anew in every step, and gradients pass straight through it."""
+"""SR-STE: the mask is redrawn at every step, and gradients pass straight through it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nxm_sweep.sparsity.masking import as_bits, keep_, kept_part, merge_
 class SrSte(SparseMethod):
     """Forward and backward with ``P(W)``; the gradient updates W itself, with ``decay * (W - P(W))`` added to it.
 
-    The term is added to the clipped gradient, so that its ratio to the gradient, all that Adam's step depends on, does not
-    depend on the scale of the loss.
+    The term is added to the clipped gradient, so that its ratio to the gradient, which is all that Adam's step
+    depends on, is independent of the scale of the loss.
 
     Args:
-        targets: What is pruned.
-        decay: Strength of the sparse-refined term, which pulls what the mask cuts towards zero; 0 is plain STE.
+        targets: Matrices to prune.
+        decay: Strength of the sparse-refined term, which pulls masked weights towards zero; 0 is plain STE.
 
     Raises:
         SparsityError: ``decay`` is negative or not finite.
@@ -40,12 +40,12 @@ class SrSte(SparseMethod):
             raise SparsityError(f"decay must be finite and not negative but got {decay}")
         self.decay = decay
         self._cut: list[Tensor] = []  # W - P(W), from the first micro-batch to after_clip_
-        self._is_pruned = False  # whether the model holds P(W): until before_clip_
+        self._is_pruned = False  # whether the weights are P(W), until before_clip_
 
     @classmethod
     def read_settings(cls, settings: TrialSettings) -> dict[str, Any]:
         values = dataclasses.asdict(settings.method.sr_ste)
-        return {"method": {"sr_ste": values, "version": 2}}  # in the first, the term was clipped with the gradient
+        return {"method": {"sr_ste": values, "version": 2}}  # version 1 clipped the term with the gradient
 
     @classmethod
     def from_settings(cls, targets: Sequence[Target], values: Mapping[str, Any]) -> Self:

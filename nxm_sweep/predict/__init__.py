@@ -1,1 +1,1 @@
-"""A finished trial's answers to a test set: ``python -m nxm_sweep.predict``."""
+"""Predict a test set with a finished trial's model: ``python -m nxm_sweep.predict``."""

@@ -1,6 +1,6 @@
-"""``python -m nxm_sweep.predict TRIAL``: a finished trial's answers to a test set, in GLUE's submission format.
+"""``python -m nxm_sweep.predict TRIAL``: predict a test set with a finished trial, in GLUE's submission format.
 
-Exit codes: 0 written, or every checked file is as GLUE wants it; 1 a checked file is not; 2 bad input.
+Exit codes: 0 written, or every checked file is valid; 1 a checked file is invalid; 2 bad input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from nxm_sweep.console import BAD_INPUT, error_console, print_error
+from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
 from nxm_sweep.errors import ConfigError, DataError, ModelError, NxmSweepError, RecordError
 from nxm_sweep.settings import DataSettings
 from nxm_sweep.store.records import SAVE_AGAIN, find_trial, read_record, saved_model
@@ -29,12 +29,12 @@ _ERRORS = error_console()
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What of a record says how its model is asked."""
+    """Fields of a record that prediction depends on."""
 
     folder: Path
     model: Path
     task: str
-    glue: str | None  # the task's configuration of the hub's data set, if it is one of GLUE's
+    glue: str | None  # the task's configuration in the hub's data set; None if it is not one of GLUE's
     regression: bool
     columns: tuple[str, ...]
     max_length: int
@@ -55,7 +55,7 @@ class _Job:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m nxm_sweep.predict", description="A finished trial's answers in GLUE's submission format."
+        prog=program("predict"), description="A finished trial's answers in GLUE's submission format."
     )
     parser.add_argument("trial", nargs="?", help="identity, the beginning of one, or the trial's folder")
     parser.add_argument("--to", type=Path, help=f"folder, or a .tsv file (default: the trial's folder {_FOLDER}/)")
@@ -88,22 +88,22 @@ def _check(files: Sequence[Path]) -> int:
             broken = [*broken_rules(file, None), f"GLUE takes no file of this name but {', '.join(SUBMISSIONS)}"]
         else:
             broken = check_submission(file, submission)
-            broken = broken or [count for count in [wrong_count(_lines(file), submission)] if count]
+            broken = broken or [count for count in [wrong_count(_count_rows(file), submission)] if count]
         for rule in broken:
             console.print(f"{file}: {rule}", markup=False)
         if not broken:
-            console.print(f"{file}: {_lines(file):,} rows, as GLUE wants them", markup=False)
+            console.print(f"{file}: {_count_rows(file):,} rows, as GLUE wants them", markup=False)
         whole = whole and not broken
     return 0 if whole else _BROKEN
 
 
-def _lines(file: Path) -> int:
-    """Rows of a file that ends its last line."""
+def _count_rows(file: Path) -> int:
+    """Return the number of rows of a file with a header whose last line ends with a line break."""
     return file.read_bytes().count(b"\n") - 1
 
 
 def _predict(options: argparse.Namespace) -> None:
-    """Find everything that can be missing, then load the model, then write."""
+    """Check everything that can be missing, then load the model, then write."""
     trial = _read_trial(find_trial(options.output_dir, options.trial), options.data)
     if options.rows is None and trial.glue is None:
         raise DataError(
@@ -115,12 +115,14 @@ def _predict(options: argparse.Namespace) -> None:
 
     silence_known_noise()
     console = Console(highlight=False, soft_wrap=True)
-    jobs = _own_job(trial, options.rows, options.to) if options.rows else _glue_jobs(trial, options.to, console)
+    jobs = (
+        _make_own_job(trial, options.rows, options.to) if options.rows else _make_glue_jobs(trial, options.to, console)
+    )
     for job in jobs:
         _make_folder(job.place.parent)
-        for note in filter(None, [job.rows.note, _cut(job)]):
+        for note in filter(None, [job.rows.note, _describe_wrong_count(job)]):
             _ERRORS.print(f"warning: {note}", markup=False)
-    _answer(trial, jobs, console)
+    _write_answers(trial, jobs, console)
 
 
 def _read_trial(folder: Path, data: str | None) -> _Trial:
@@ -150,24 +152,24 @@ def _read_trial(folder: Path, data: str | None) -> _Trial:
         ) from error
 
 
-def _own_job(trial: _Trial, file: Path, to: Path | None) -> list[_Job]:
-    from nxm_sweep.predict.test_sets import read_own_rows  # noqa: PLC0415
+def _make_own_job(trial: _Trial, file: Path, to: Path | None) -> list[_Job]:
+    from nxm_sweep.predict.unlabelled import read_own_rows  # noqa: PLC0415
     from nxm_sweep.training.models import label_words  # noqa: PLC0415
 
-    words = () if trial.regression else label_words(trial.model)
-    strange = [word for word in words if any(character in word for character in "\t\n\r")]
+    labels = () if trial.regression else label_words(trial.model)
+    strange = [label for label in labels if any(character in label for character in "\t\n\r")]
     if strange:
         raise DataError(f"the class {strange[0]!r} cannot stand in a file of tabs and lines")
     name = f"{file.stem}.predictions.tsv"
-    return [_Job(read_own_rows(file, trial.columns), _places(trial, to, [name])[0], words)]
+    return [_Job(read_own_rows(file, trial.columns), _choose_paths(trial, to, [name])[0], labels)]
 
 
-def _glue_jobs(trial: _Trial, to: Path | None, console: Console) -> list[_Job]:
+def _make_glue_jobs(trial: _Trial, to: Path | None, console: Console) -> list[_Job]:
     from nxm_sweep.predict.submission import SUBMISSIONS  # noqa: PLC0415
-    from nxm_sweep.predict.test_sets import read_test_rows  # noqa: PLC0415
+    from nxm_sweep.predict.unlabelled import read_test_rows  # noqa: PLC0415
     from nxm_sweep.training.models import label_words  # noqa: PLC0415
 
-    found = []
+    test_sets = []
     for submission in (each for each in SUBMISSIONS.values() if each.task == trial.glue):
         classes = len(label_words(trial.model))
         if classes != max(len(submission.words), 1):
@@ -176,17 +178,17 @@ def _glue_jobs(trial: _Trial, to: Path | None, console: Console) -> list[_Job]:
                 hint=SAVE_AGAIN,
             )
         try:
-            found.append((submission, read_test_rows(submission, trial.data, trial.columns)))
+            test_sets.append((submission, read_test_rows(submission, trial.data, trial.columns)))
         except DataError as error:
             if submission.config == trial.glue:
                 raise
             console.print(f"{submission.file} is left out: {error.message}", markup=False)
-    places = _places(trial, to, [submission.file for submission, _ in found])
-    return [_Job(rows, place, each.words, each) for (each, rows), place in zip(found, places, strict=True)]
+    paths = _choose_paths(trial, to, [submission.file for submission, _ in test_sets])
+    return [_Job(rows, path, each.words, each) for (each, rows), path in zip(test_sets, paths, strict=True)]
 
 
-def _places(trial: _Trial, to: Path | None, names: Sequence[str]) -> list[Path]:
-    """Where each file goes: ``to`` is a file if it ends in ``.tsv`` and is no folder."""
+def _choose_paths(trial: _Trial, to: Path | None, names: Sequence[str]) -> list[Path]:
+    """Return the path of each file; ``to`` is a file if it ends in ``.tsv`` and is not a folder."""
     folder = trial.folder / _FOLDER if to is None else to.expanduser()
     if folder.suffix != ".tsv" or folder.is_dir():
         return [folder / name for name in names]
@@ -202,7 +204,7 @@ def _make_folder(folder: Path) -> None:
         raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}", hint="--to takes another") from error
 
 
-def _cut(job: _Job) -> str:
+def _describe_wrong_count(job: _Job) -> str:
     if job.submission is None:
         return ""
     from nxm_sweep.predict.submission import wrong_count  # noqa: PLC0415
@@ -211,7 +213,7 @@ def _cut(job: _Job) -> str:
     return f"{job.rows.source}: {wrong}: GLUE will refuse {job.place.name}" if wrong else ""
 
 
-def _answer(trial: _Trial, jobs: Sequence[_Job], console: Console) -> None:
+def _write_answers(trial: _Trial, jobs: Sequence[_Job], console: Console) -> None:
     from nxm_sweep.predict.submission import broken_rules, check_submission, words_of, write_predictions  # noqa: PLC0415
     from nxm_sweep.training.models import load_classifier, outputs_of  # noqa: PLC0415
 
@@ -228,24 +230,25 @@ def _answer(trial: _Trial, jobs: Sequence[_Job], console: Console) -> None:
                 precision=trial.precision,
                 on_rows=lambda rows, bar=bar, task=task: bar.advance(task, rows),  # type: ignore[misc]
             )
-        said = words_of(outputs, job.words, clip=job.submission is not None)
-        write_predictions(job.place, said)
+        predictions = words_of(outputs, job.words, clip=job.submission is not None)
+        write_predictions(job.place, predictions)
         broken = check_submission(job.place, job.submission) if job.submission else broken_rules(job.place, job.words)
         if broken:
             raise DataError(f"{job.place}: {broken[0]}", hint="this is a defect of nxm_sweep: please report it")
-        console.print(f"{job.place}: {len(said):,} rows in {trial.precision}: {_told(said, job.words)}", markup=False)
-        if len(set(said)) == 1:
+        summary = _summarize(predictions, job.words)
+        console.print(f"{job.place}: {len(predictions):,} rows in {trial.precision}: {summary}", markup=False)
+        if len(set(predictions)) == 1:
             _ERRORS.print(f"warning: every row of {job.place.name} has the same answer", markup=False)
 
 
-def _told(said: Sequence[str], words: Sequence[str]) -> str:
-    """How often each class was answered, or the range of the numbers."""
-    if not words:
-        numbers = [float(number) for number in said]
+def _summarize(predictions: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the number of predictions of each class, or the range of the numbers."""
+    if not labels:
+        numbers = [float(number) for number in predictions]
         return f"{min(numbers):.3f} to {max(numbers):.3f}"
-    counts = Counter(said)
-    shown = [f"{word} {counts[word]:,}" for word in words[:_CLASSES_SHOWN]]
-    return ", ".join(shown) + (" ..." if len(words) > _CLASSES_SHOWN else "")
+    counts = Counter(predictions)
+    shown = [f"{label} {counts[label]:,}" for label in labels[:_CLASSES_SHOWN]]
+    return ", ".join(shown) + (" ..." if len(labels) > _CLASSES_SHOWN else "")
 
 
 if __name__ == "__main__":

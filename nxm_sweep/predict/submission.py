@@ -1,4 +1,4 @@
-"""GLUE's submission format: one file a test set, ``index<TAB>prediction``, the task's label words, every row.
+"""GLUE's submission format: one file per test set, ``index<TAB>prediction`` with the task's labels for every row.
 
 Source: the instructions of gluebenchmark.com (Wang et al., 2019); row counts are those of the published test sets.
 """
@@ -19,21 +19,21 @@ from nxm_sweep.training.metrics import Array, answers
 
 HEADER = "index\tprediction"
 _SCORE_RANGE = (0.0, 5.0)
-_NAMED = 3  # rows that a broken rule names
+_NAMED = 3  # rows listed per broken rule
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One test set and the file that answers it.
+    """One test set and the file with its predictions.
 
     Attributes:
-        file: What GLUE calls the file.
+        file: GLUE's name of the file.
         task: Configuration of the hub's data set that the model was trained on.
-        config: Configuration that holds the test set.
+        config: Configuration that contains the test set.
         split: Its split there.
-        places: Where the official download has it, below the download's folder; the first that exists counts.
-        rows: How many there are.
-        words: What stands for each class number; empty: real numbers between 0 and 5.
+        places: Paths of the test set below the official download's folder; the first that exists is used.
+        rows: Number of rows.
+        words: Label of each class number; empty: real numbers between 0 and 5.
     """
 
     file: str
@@ -45,39 +45,39 @@ class Submission:
     words: tuple[str, ...]
 
 
-def _of(file: str, task: str, rows: int, *others: str) -> Submission:
+def _make_submission(file: str, task: str, rows: int, *others: str) -> Submission:
     layout = GLUE_TSV[task]
     return Submission(file, task, task, "test", (f"{layout.folder}/test.tsv", *others), rows, layout.classes)
 
 
-def _mnli(file: str, config: str, split: str, rows: int, *places: str) -> Submission:
+def _make_mnli_submission(file: str, config: str, split: str, rows: int, *places: str) -> Submission:
     return Submission(file, "mnli", config, split, places, rows, GLUE_TSV["mnli"].classes)
 
 
 _ALL = (
-    _of("CoLA.tsv", "cola", 1063),
-    _of("SST-2.tsv", "sst2", 1821),
-    _of("MRPC.tsv", "mrpc", 1725, "MRPC/msr_paraphrase_test.txt"),  # as Microsoft publishes it
-    _of("STS-B.tsv", "stsb", 1379),
-    _of("QQP.tsv", "qqp", 390_965),
-    _mnli("MNLI-m.tsv", "mnli", "test_matched", 9796, "MNLI/test_matched.tsv"),
-    _mnli("MNLI-mm.tsv", "mnli", "test_mismatched", 9847, "MNLI/test_mismatched.tsv"),
-    _of("QNLI.tsv", "qnli", 5463),
-    _of("RTE.tsv", "rte", 3000),
-    _of("WNLI.tsv", "wnli", 146),
-    _mnli("AX.tsv", "ax", "test", 1104, "diagnostic/diagnostic.tsv", "diagnostic/AX.tsv", "AX/AX.tsv"),
+    _make_submission("CoLA.tsv", "cola", 1063),
+    _make_submission("SST-2.tsv", "sst2", 1821),
+    _make_submission("MRPC.tsv", "mrpc", 1725, "MRPC/msr_paraphrase_test.txt"),  # as Microsoft publishes it
+    _make_submission("STS-B.tsv", "stsb", 1379),
+    _make_submission("QQP.tsv", "qqp", 390_965),
+    _make_mnli_submission("MNLI-m.tsv", "mnli", "test_matched", 9796, "MNLI/test_matched.tsv"),
+    _make_mnli_submission("MNLI-mm.tsv", "mnli", "test_mismatched", 9847, "MNLI/test_mismatched.tsv"),
+    _make_submission("QNLI.tsv", "qnli", 5463),
+    _make_submission("RTE.tsv", "rte", 3000),
+    _make_submission("WNLI.tsv", "wnli", 146),
+    _make_mnli_submission("AX.tsv", "ax", "test", 1104, "diagnostic/diagnostic.tsv", "diagnostic/AX.tsv", "AX/AX.tsv"),
 )
 SUBMISSIONS = {submission.file: submission for submission in _ALL}
 """Every file of a submission by its name, in GLUE's order."""
 
 
 def words_of(outputs: Array, words: Sequence[str], *, clip: bool) -> list[str]:
-    """Return what a model's outputs say, as a file says it.
+    """Convert a model's outputs to predictions as a file contains them.
 
     Args:
-        outputs: Logits of shape ``(rows, len(words))``, or numbers of shape ``(rows,)`` or ``(rows, 1)`` for a regression.
-        words: One for each class number; empty for a regression.
-        clip: Bring the numbers of a regression into STS-B's range, 0 to 5.
+        outputs: Logits of shape ``(rows, len(words))``; numbers of shape ``(rows,)`` or ``(rows, 1)`` for a regression.
+        words: Label of each class number; empty for a regression.
+        clip: Clip the numbers of a regression to STS-B's range, 0 to 5.
 
     Raises:
         ModelError: An output is not finite.
@@ -85,18 +85,18 @@ def words_of(outputs: Array, words: Sequence[str], *, clip: bool) -> list[str]:
     strange = np.flatnonzero(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
     if len(strange):
         raise ModelError(f"the model's output for row {strange[0]} is not finite, so that it predicts nothing")
-    said = answers(outputs)
+    predicted = answers(outputs)
     if words:
-        return [words[int(number)] for number in said]
-    numbers = np.clip(said, *_SCORE_RANGE) if clip else said
+        return [words[int(number)] for number in predicted]
+    numbers = np.clip(predicted, *_SCORE_RANGE) if clip else predicted
     return [f"{number:.6f}" for number in numbers.tolist()]
 
 
 def write_predictions(path: Path, predictions: Sequence[str]) -> None:
-    """Write a file of predictions: the old one stays until the new one is whole.
+    """Write a file of predictions; an old one stays until the new one is complete.
 
     Raises:
-        DataError: The place cannot be written to.
+        DataError: The path cannot be written to.
     """
     lines = [HEADER, *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions))]
     try:
@@ -106,12 +106,12 @@ def write_predictions(path: Path, predictions: Sequence[str]) -> None:
 
 
 def broken_rules(path: Path, words: Sequence[str] | None, scores: tuple[float, float] | None = None) -> list[str]:
-    """Return which rules of the format a file breaks, one line each; none if it is as GLUE wants it.
+    """Return the rules of the format that a file breaks, one line each; empty if it is valid.
 
     Args:
         path: The file.
-        words: What may stand as a prediction; empty: finite numbers; None: any text.
-        scores: The range of the numbers; None: any.
+        words: Allowed predictions; empty: finite numbers; None: any text that is not blank.
+        scores: Range of the numbers; None: any.
 
     Raises:
         DataError: The file cannot be read.
@@ -132,33 +132,34 @@ def broken_rules(path: Path, words: Sequence[str] | None, scores: tuple[float, f
         return [*broken, "it holds no rows"]
     wide = [number for number, row in enumerate(rows) if len(row) != 2]
     if wide:
-        return [*broken, f"a row must hold an index and a prediction, but not so row {_named(wide, rows)}"]
+        return [*broken, f"a row must hold an index and a prediction, but not so row {_list_rows(wide, rows)}"]
     misplaced = [number for number, row in enumerate(rows) if row[0] != str(number)]
     if misplaced:
-        broken.append(f"the index must count from 0, but not so row {_named(misplaced, rows)}")
-    strange = [number for number, row in enumerate(rows) if not _may_stand(row[1], words, scores)]
+        broken.append(f"the index must count from 0, but not so row {_list_rows(misplaced, rows)}")
+    strange = [number for number, row in enumerate(rows) if not _is_allowed(row[1], words, scores)]
     if strange:
-        broken.append(f"a prediction must be {_allowed(words, scores)}, but not so row {_named(strange, rows)}")
+        allowed = _describe_allowed(words, scores)
+        broken.append(f"a prediction must be {allowed}, but not so row {_list_rows(strange, rows)}")
     return broken
 
 
 def check_submission(path: Path, submission: Submission) -> list[str]:
-    """Return which rules of GLUE's format a file breaks, its number of rows aside; as :func:`broken_rules`."""
+    """Return the rules of GLUE's format that a file breaks, except its number of rows; as :func:`broken_rules`."""
     return broken_rules(path, submission.words, None if submission.words else _SCORE_RANGE)
 
 
 def wrong_count(rows: int, submission: Submission) -> str:
-    """Return what is wrong with a number of rows; nothing if it is that of the published test set."""
+    """Describe a wrong number of rows; empty if it is that of the published test set."""
     if rows == submission.rows:
         return ""
     return f"GLUE's test set has {submission.rows:,} rows but there are {rows:,}"
 
 
-def _may_stand(prediction: str, words: Sequence[str] | None, scores: tuple[float, float] | None) -> bool:
-    if words is None:
+def _is_allowed(prediction: str, labels: Sequence[str] | None, scores: tuple[float, float] | None) -> bool:
+    if labels is None:
         return prediction.strip() != ""
-    if words:
-        return prediction in words
+    if labels:
+        return prediction in labels
     try:
         number = float(prediction)
     except ValueError:
@@ -166,15 +167,15 @@ def _may_stand(prediction: str, words: Sequence[str] | None, scores: tuple[float
     return math.isfinite(number) and (scores is None or scores[0] <= number <= scores[1])
 
 
-def _allowed(words: Sequence[str] | None, scores: tuple[float, float] | None) -> str:
-    if words is None:
+def _describe_allowed(labels: Sequence[str] | None, scores: tuple[float, float] | None) -> str:
+    if labels is None:
         return "there"
-    if words:
-        return f"one of {', '.join(words)}"
+    if labels:
+        return f"one of {', '.join(labels)}"
     return "a number from {:g} to {:g}".format(*scores) if scores else "a number"
 
 
-def _named(numbers: Sequence[int], rows: Sequence[Sequence[str]]) -> str:
-    """The first of the rows ``numbers``, as they stand, and how many more there are."""
+def _list_rows(numbers: Sequence[int], rows: Sequence[Sequence[str]]) -> str:
+    """List the first of the rows ``numbers`` with their text, and the number of further ones."""
     first = ", ".join(f"{number} ({'<TAB>'.join(rows[number])[:60]!r})" for number in numbers[:_NAMED])
     return first + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")

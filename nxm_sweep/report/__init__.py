@@ -1,1 +1,1 @@
-"""Records to tables; reads what ``sweep.records`` reads, and nothing of torch."""
+"""Turn the records of ``nxm_sweep.store`` into a report; imports no torch."""

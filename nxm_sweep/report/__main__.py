@@ -1,4 +1,4 @@
-"""``python -m nxm_sweep.report OUTPUT_DIR``: the results table, and files with all that stands behind it.
+"""``python -m nxm_sweep.report OUTPUT_DIR``: the results table, and files with the evidence behind it.
 
 Exit codes: 0 the report is written (points without a record are counted and listed in it; ``nxm_sweep.status`` is the command
 whose exit code tells of them); 2 there is no usable record, or bad input.
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as Screen
 from rich.text import Text
 
-from nxm_sweep.console import BAD_INPUT, print_error
+from nxm_sweep.console import BAD_INPUT, print_error, program
 from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
 from nxm_sweep.report.comparison import compare_sweeps
 from nxm_sweep.report.content import SOURCE, Content, reference_lines
@@ -36,12 +36,12 @@ _ONLY_IN_FILES = ["missing pairs", "trials", "hyperparameters", "note"]  # of a 
 _SHOWN_PROBLEMS = 10
 _SHOWN_DETAILS = 40
 _NAMES = ("task", "method", "pattern", "model")
-_NAME = 20  # characters of a name that are not broken
+_NAME = 20  # most characters of a name that is not wrapped
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    arguments = _parser().parse_args()
+    arguments = _make_parser().parse_args()
     console = Console(highlight=False)
     try:
         if arguments.trials:
@@ -51,16 +51,19 @@ def main() -> int:
         elif len(arguments.output_dirs) > 1:
             _show_comparison(arguments, console)
         else:
-            _show(arguments, console)
+            _show_report(arguments, console)
     except NxmSweepError as error:
         print_error(error)
         return BAD_INPUT
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, codes = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m nxm_sweep.report", description=title, epilog=codes)
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program("report"),
+        description="The results table, and files with the evidence behind it.",
+        epilog=__doc__.partition("\n\n")[2],
+    )
     parser.add_argument(
         "output_dirs",
         nargs="*",
@@ -94,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _content(folder: Path, by: str) -> Content:
+def _read_content(folder: Path, by: str) -> Content:
     report = read_report([folder])
     if report.trials.empty and report.problems.empty:
         raise RecordError(f"{folder} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
@@ -108,24 +111,24 @@ def _content(folder: Path, by: str) -> Content:
     return Content(report, table, compare(report))
 
 
-def _show(arguments: argparse.Namespace, console: Console) -> None:
-    folder, target, formats = _files(arguments)
-    content = replace(_content(folder, arguments.by), target=target)
-    _print(table_frame(content.table), console)
+def _show_report(arguments: argparse.Namespace, console: Console) -> None:
+    folder, target, formats = _check_files(arguments)
+    content = replace(_read_content(folder, arguments.by), target=target)
+    _print_frame(table_frame(content.table), console)
     details = detail_frame(content.table).drop(columns=["trial", "without a record"])
     if len(details) <= _SHOWN_DETAILS:
         console.print()
-        _print(_without_one_model(details), console)
+        _print_frame(_drop_one_model(details), console)
     paper = [f"The paper's figures, for reference ({SOURCE}): {'; '.join(reference_lines())}."]
     glue = any(task.name.startswith("glue/") for task in content.table.tasks)
     for note in [*content.table.notes, *content.statistics.warnings, *(paper if glue else [])]:
         console.print(f"- {note}", markup=False, soft_wrap=True)
-    _say_problems(content.report, console)
-    _say_written(list(write(content, target, formats)), target, console)
+    _print_problems(content.report, console)
+    _print_written(list(write(content, target, formats)), target, console)
 
 
-def _files(arguments: argparse.Namespace) -> tuple[Path, Path, list[str]]:
-    """The output folder, where the report's files go, and in which formats."""
+def _check_files(arguments: argparse.Namespace) -> tuple[Path, Path, list[str]]:
+    """Return the output folder, the folder for the files, and their formats."""
     folder: Path = arguments.output_dirs[0]
     formats = [name for name in arguments.formats.split(",") if name]
     unknown = [name for name in formats if name not in FORMATS]
@@ -137,76 +140,76 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, Path, list[str]]:
 def _watch(arguments: argparse.Namespace, console: Console) -> None:
     if len(arguments.output_dirs) > 1 or not 1.0 <= arguments.watch < float("inf"):
         raise ConfigError(f"--watch takes one output folder and at least 1 second but got {arguments.watch:g} s")
-    folder, target, formats = _files(arguments)
+    folder, target, formats = _check_files(arguments)
 
-    def tell(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(f"{datetime.now().astimezone():%H:%M:%S} {line}", markup=False, soft_wrap=True)
 
     def refresh(period: float | None) -> None:
-        content = replace(_content(folder, arguments.by), target=target, watch=period)
+        content = replace(_read_content(folder, arguments.by), target=target, watch=period)
         paths = list(write(content, target, formats))
-        tell(
+        print_line(
             f"{len(content.report.trials)} records, {len(content.report.problems)} without: {len(paths)} files in {target}"
         )
 
-    watch([folder], arguments.watch, refresh, tell)
+    watch([folder], arguments.watch, refresh, print_line)
 
 
 def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
     folders: Sequence[Path] = arguments.output_dirs
     if len(folders) > 2:
         raise ConfigError(f"at most two output folders can be compared but got {len(folders)}")
-    _, target, formats = _files(arguments)
-    first, second = (_content(folder, arguments.by) for folder in folders)
+    _, target, formats = _check_files(arguments)
+    first, second = (_read_content(folder, arguments.by) for folder in folders)
     names = (f"1: {folders[0]}", f"2: {folders[1]}")
-    found = compare_sweeps(first, second, names)
-    shown = found.frame.rename(columns={name: name[0] for name in names}).drop(columns=_ONLY_IN_FILES)
-    _print(_without_one_model(shown), console)
+    comparison = compare_sweeps(first, second, names)
+    shown = comparison.frame.rename(columns={name: name[0] for name in names}).drop(columns=_ONLY_IN_FILES)
+    _print_frame(_drop_one_model(shown), console)
     for name in names:
         console.print(name, markup=False, soft_wrap=True)
     remarks = [
-        f"{row['task']}, {row['method']}: {row['note']}" for row in found.frame.to_dict("records") if row["note"]
+        f"{row['task']}, {row['method']}: {row['note']}" for row in comparison.frame.to_dict("records") if row["note"]
     ]
-    for note in (*found.notes, *remarks):
+    for note in (*comparison.notes, *remarks):
         console.print(f"- {note}", markup=False, soft_wrap=True)
     if arguments.to is not None:
-        _say_written(list(write_comparison(found, target, formats)), target, console)
+        _print_written(list(write_comparison(comparison, target, formats)), target, console)
 
 
 def _show_trials(folders: Sequence[Path], console: Console) -> None:
     report = read_report(folders)
     if report.trials.empty:
         raise RecordError(f"{folders[0]} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
-    found = (read_record(Path(path).parent) for path in report.trials["path"])
-    print_trials([record for record in found if record is not None], console)
+    records = (read_record(Path(path).parent) for path in report.trials["path"])
+    print_trials([record for record in records if record is not None], console)
     console.print(
         "A score is that of the selected epoch: optimistic, as in the paper, unless held-out rows selected it."
     )
-    _say_problems(report, console)
+    _print_problems(report, console)
 
 
-def _say_problems(report: Report, console: Console) -> None:
+def _print_problems(report: Report, console: Console) -> None:
     for row in report.problems.head(_SHOWN_PROBLEMS).to_dict("records"):
-        place = " ".join(str(row[name]) for name in ("task", "method", "point") if row[name])
-        words = f"no record: {place} ({row['identity']}): {row['kind']} {row['reason']}"
-        console.print(words.replace(":  (", ": ("), markup=False, soft_wrap=True)
+        point = " ".join(str(row[name]) for name in ("task", "method", "point") if row[name])
+        line = f"no record: {point} ({row['identity']}): {row['kind']} {row['reason']}"
+        console.print(line.replace(":  (", ": ("), markup=False, soft_wrap=True)
     if len(report.problems) > _SHOWN_PROBLEMS:
         console.print(f"... and {len(report.problems) - _SHOWN_PROBLEMS} more, all in the files")
 
 
-def _say_written(paths: Sequence[Path], target: Path, console: Console) -> None:
+def _print_written(paths: Sequence[Path], target: Path, console: Console) -> None:
     files = [path.name for path in paths if path.parent == target]
     pictures = [f"{len(paths) - len(files)} pictures"] if len(files) < len(paths) else []
     console.print(f"wrote to {target}: {', '.join([*files, *pictures])}", markup=False, soft_wrap=True)
 
 
-def _without_one_model(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without a column that says the same in every row."""
+def _drop_one_model(frame: pd.DataFrame) -> pd.DataFrame:
+    """Drop the model if it is the same in every row."""
     return frame.drop(columns="model") if len(frame["model"].unique()) == 1 else frame
 
 
-def _print(frame: pd.DataFrame, console: Console) -> None:
-    """Print a frame; where a terminal is narrow, heads and long texts are broken, not names."""
+def _print_frame(frame: pd.DataFrame, console: Console) -> None:
+    """Print a frame; a narrow terminal wraps heads and long texts, but not names."""
     screen = Screen(box=None, pad_edge=False, header_style="bold")
     for name in frame.columns:
         whole = name in _NAMES and max(map(len, frame[name].astype(str)), default=0) <= _NAME

@@ -1,4 +1,4 @@
-"""Two sweeps side by side: the entries that both have, by how much they differ, and what else differs between the two."""
+"""Compare two sweeps: their entries, the differences, and what else differs between the sweeps."""
 
 from __future__ import annotations
 
@@ -22,19 +22,11 @@ _MUST_AGREE = {
 }
 _SETTINGS = ("training.", "selection.")
 _SWEEPS = ("the first sweep", "the second sweep")
-_OF_A_TABLE = (
-    "Scores times 100",
-    "Points without",
-    "The average is",
-    "No task has a score in every row",
-    "Cells ",
-    "The best is",
-)  # notes of one table alone
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """An entry that either sweep has: its cell, what each sweep has there, and the test over the seeds that both have.
+    """An entry of either sweep: its cell, the entries of both sweeps, and the test over their common seeds.
 
     ``tested`` is a row as :func:`~nxm_sweep.report.pairing.difference` returns it, with ``p_holm``.
     """
@@ -65,7 +57,7 @@ class Pairing:
 
     @property
     def tested_texts(self) -> dict[str, str]:
-        """The test's numbers for reading: second less first over the seeds that both have, in points of 100."""
+        """The test's numbers for display: second less first over common seeds, in points of 100."""
         texts = difference_texts({**dict.fromkeys(("mean", "low", "high", "p", "p_holm")), **self.tested})
         named = {"points": "paired", "95% interval": "95% interval", "p (Holm)": "p (Holm)", "seeds": "seeds"}
         return {label: texts[name] for name, label in (named | {"missing pairs": "missing pairs"}).items()}
@@ -77,7 +69,7 @@ class Pairing:
 
     @property
     def hyperparameters(self) -> str:
-        """What gave the scores, said once where it is the same."""
+        """Hyperparameters of the scores, once where they agree."""
         texts = ["-" if entry is None or not entry.hyperparameters else entry.hyperparameters for entry in self.entries]
         return " / ".join(dict.fromkeys(texts))
 
@@ -88,9 +80,9 @@ class Comparison:
 
     Attributes:
         sides: The sweeps.
-        names: What they are called.
+        names: Their labels.
         pairings: Their entries.
-        notes: What a reader must know.
+        notes: Notes for the reader.
     """
 
     sides: tuple[Content, Content]
@@ -118,28 +110,28 @@ class Comparison:
 
 
 def compare_sweeps(first: Content, second: Content, names: tuple[str, str]) -> Comparison:
-    """Return two sweeps side by side.
+    """Compare two sweeps entry by entry.
 
     Args:
         first: A sweep.
         second: Another.
-        names: What the sweeps are called.
+        names: Labels of the sweeps.
     """
-    pairings = _tested(first, second, list(_pairings(first.table, second.table)))
+    pairings = _test_pairs(first, second, list(_pair_entries(first.table, second.table)))
     shared = dict.fromkeys([*first.table.notes, *second.table.notes])
-    notes = ["Scores times 100; the difference is the second less the first.", *_procedure(pairings)]
-    notes += [line for line in shared if not line.startswith(_OF_A_TABLE)]
+    notes = ["Scores times 100; the difference is the second less the first.", *_describe_procedure(pairings)]
+    notes += [line for line in shared if not getattr(line, "of_one_table", False)]
     for name, content in zip(names, (first, second), strict=True):
         if len(content.report.problems):
             notes.append(f"{name}: {len(content.report.problems)} points without a usable record.")
-    notes += _disagreements(first.report.trials, second.report.trials)
+    notes += _find_disagreements(first.report.trials, second.report.trials)
     return Comparison((first, second), names, tuple(pairings), tuple(notes))
 
 
-def _pairings(
+def _pair_entries(
     *tables: Table,
 ) -> Iterator[tuple[CellName, tuple[CellName, CellName], tuple[Entry | None, Entry | None]]]:
-    """Each cell with its task's label, its name in either sweep, and its entries."""
+    """Yield each cell by its task's label, its name in either sweep, and both entries."""
     first, second = (
         {
             (task.label, row.method, row.sparsity, row.model): (
@@ -153,11 +145,11 @@ def _pairings(
         for table in tables
     )
     for cell in dict.fromkeys([*first, *second]):
-        (mine, entry), (other, other_entry) = first.get(cell, (cell, None)), second.get(cell, (cell, None))
-        yield cell, (mine, other), (entry, other_entry)
+        (name, entry), (other_name, other_entry) = first.get(cell, (cell, None)), second.get(cell, (cell, None))
+        yield cell, (name, other_name), (entry, other_entry)
 
 
-def _tested(first: Content, second: Content, cells: Sequence[Any]) -> list[Pairing]:
+def _test_pairs(first: Content, second: Content, cells: Sequence[Any]) -> list[Pairing]:
     """Test each cell's second sweep against its first, whatever settings differ between the sweeps."""
     settings = list(dict.fromkeys([*tested_settings(first.report), *tested_settings(second.report)]))
     sides = [sides_of(content.report, settings) for content in (first, second)]
@@ -174,7 +166,7 @@ def _tested(first: Content, second: Content, cells: Sequence[Any]) -> list[Pairi
     ]
 
 
-def _procedure(pairings: Sequence[Pairing]) -> Iterator[str]:
+def _describe_procedure(pairings: Sequence[Pairing]) -> Iterator[str]:
     """Yield how the paired differences were tested."""
     frame = pd.DataFrame([pairing.tested for pairing in pairings]).reindex(
         columns=["task", "n", "p", "mcnemar", "choice", "selection"]
@@ -183,25 +175,27 @@ def _procedure(pairings: Sequence[Pairing]) -> Iterator[str]:
     yield "The paired difference is over the seeds that both sweeps have; the difference is that of the entries as they stand."
 
 
-def _disagreements(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[str]:
-    """What makes two sweeps' entries of one name unlike each other, in the tasks that both have."""
+def _find_disagreements(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[str]:
+    """Yield what makes entries of one name differ between sweeps, in their common tasks."""
     both = set(first["task"]) & set(second["task"])
     if not both:
         yield "The two sweeps have no task in common."
         return
     first, second = (side[side["task"].isin(both)] for side in (first, second))
-    for column, words in _MUST_AGREE.items():
+    for column, template in _MUST_AGREE.items():
         name = "model" if column == "weights" else "task"
         sides = [side.groupby(name)[column].agg(set) for side in (first, second)]
         for shared in sides[0].index.intersection(sides[1].index):
             if sides[0][shared] != sides[1][shared]:
-                yield f"Not the same: {words.format(name=shared)} in the second sweep."
+                yield f"Not the same: {template.format(name=shared)} in the second sweep."
     for name in [name for name in first.columns if name.startswith(_SETTINGS) and name in second]:
-        if name != "training.batch_size" and (texts := _values(first[name])) != (others := _values(second[name])):
+        if name != "training.batch_size" and (texts := _list_values(first[name])) != (
+            others := _list_values(second[name])
+        ):
             yield f"Settings differ: {name} is {texts} in the first sweep and {others} in the second."
     if set(first["versions"]) != set(second["versions"]):
         yield "The two sweeps ran with different versions of packages."
 
 
-def _values(column: pd.Series[Any]) -> str:
+def _list_values(column: pd.Series[Any]) -> str:
     return ", ".join(sorted({"none" if pd.isna(value) else format_value(value) for value in column.unique()}))

@@ -1,4 +1,4 @@
-"""What every format of the report shows, and the report as CSV and JSON. Each format escapes what came from a record."""
+"""Content of a report, and the frames that its formats show. Each format escapes text from records."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SOURCE = "NxMTransformer (NeurIPS 2021), abstract and text at Table 1; nothing e
 
 @dataclass(frozen=True)
 class Content:
-    """What every format shows.
+    """Content shown by every format.
 
     Attributes:
-        report: What was read.
+        report: Frames as read.
         table: The results table.
-        statistics: What the trials say about the methods.
-        target: The folder that the files are written to; links are relative to it.
-        watch: Seconds after which the page reloads itself; None: never.
+        statistics: Comparisons of the methods.
+        target: Folder of the files; links are relative to it.
+        watch: Reload interval of the page in seconds; None: never.
     """
 
     report: Report
@@ -37,18 +37,18 @@ class Content:
 
 
 def problem_frame(report: Report) -> pd.DataFrame:
-    """Return the points without a usable record, for reading."""
+    """Return the points without a usable record, for display."""
     columns = [*CELL, "point", "kind", "reason", "identity"]
     return report.problems[columns].rename(columns={"kind": "what", "sparsity": "pattern"})
 
 
 def reference_lines() -> list[str]:
-    """Return what was read of the paper's figures, labelled."""
+    """Return the known figures of the paper, labelled."""
     return [f"{label}: {figure}" for label, figure in PAPER_FIGURES]
 
 
 def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
-    """Return the differences for reading: points of 100, empty where nothing was tested; without a column that is empty."""
+    """Return the differences for display: points of 100, empty where untested; empty columns are dropped."""
     rows = [
         {
             "task": row["task"],
@@ -57,7 +57,7 @@ def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
             "model": row["model"],
             "against": row["against"],
             **difference_texts(row),
-            "note": "; ".join(filter(None, [_settings_note(row), row["note"]])),
+            "note": "; ".join(filter(None, [_describe_settings(row), row["note"]])),
         }
         for row in differences.to_dict("records")
     ]
@@ -66,33 +66,35 @@ def difference_frame(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference_texts(row: Mapping[Any, Any]) -> dict[str, str]:
-    """Return a difference's numbers for reading: points of 100, interval, p, numbers of seeds and of missing pairs."""
+    """Format a difference for display: points of 100, interval, p, counts of seeds and of missing pairs."""
 
-    def points(value: Any) -> str:
+    def format_points(value: Any) -> str:
         return "" if pd.isna(value) else f"{100 * value:+.1f}"
 
-    def small(value: Any) -> str:
+    def format_p(value: Any) -> str:
         return "" if pd.isna(value) else f"{value:.3g}"
 
     return {
-        "points": points(row["mean"]),
-        "95% interval": f"{points(row['low'])} to {points(row['high'])}" if points(row["low"]) else "",
-        "p": small(row["p"]),
-        "p (Holm)": small(row["p_holm"]),
-        "McNemar p (Holm)": small(row.get("mcnemar_holm")),
+        "points": format_points(row["mean"]),
+        "95% interval": f"{format_points(row['low'])} to {format_points(row['high'])}"
+        if format_points(row["low"])
+        else "",
+        "p": format_p(row["p"]),
+        "p (Holm)": format_p(row["p_holm"]),
+        "McNemar p (Holm)": format_p(row.get("mcnemar_holm")),
         "seeds": f"{row['n']:.0f}",
         "missing pairs": f"{row['missing']:.0f}" if row["missing"] > 0 else "",
     }
 
 
-def _settings_note(row: Mapping[Any, Any]) -> str:
-    """Which settings were compared, where there were several."""
-    mine, reference = ("" if pd.isna(row[name]) else str(row[name]) for name in ("settings", "against_settings"))
-    return " against ".join(filter(None, [mine, reference]))
+def _describe_settings(row: Mapping[Any, Any]) -> str:
+    """Return the compared settings, where there was a choice."""
+    settings, reference = ("" if pd.isna(row[name]) else str(row[name]) for name in ("settings", "against_settings"))
+    return " against ".join(filter(None, [settings, reference]))
 
 
 def entry_frame(table: Table) -> pd.DataFrame:
-    """Return the table's entries and the constant answers for a program: numbers in the metrics' units, not times 100."""
+    """Return the table's entries and the constant answers as data: numbers in the metrics' units, not times 100."""
     rows = [
         {
             "task": task.name,

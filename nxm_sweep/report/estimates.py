@@ -1,10 +1,10 @@
 """Differences of methods whose settings were chosen: Student's interval and p, Fieller's ratio, Holm's correction.
 
-A method is scored on a seed with the settings that were best on *other* seeds, so no score takes part in a choice that it is
-reported for. The estimate averages over every way to pick ``k`` choosing seeds and one more that is scored: a U-statistic of
-degree ``k + 1``. Its standard error is the jackknife's over seeds (Arvesen, 1969), which errs upwards; interval and p are
-Student's with ``seeds - 1`` degrees of freedom, so they agree. Without a choice, and where all seeds choose alike, this is the
-paired t-test.
+A method is scored on a seed with the settings that were best on *other* seeds, so no score takes part in the choice it
+is reported for. The estimate averages over every way to pick ``k`` choosing seeds and one more that is scored: a
+U-statistic of degree ``k + 1``. Its standard error is the jackknife's over seeds (Arvesen, 1969), which errs upwards;
+interval and p are Student's with ``seeds - 1`` degrees of freedom, so they agree. Without a choice, and where all seeds
+choose alike, this is the paired t-test.
 
 Simpler procedures are not calibrated. Two equal methods, normal scores, 20,000 simulated sweeps per number: in percent, how
 often p is below 0.05 with 3, 6 and 10 seeds. "Flat": all settings are equally good; "sloped": they span 3 standard deviations
@@ -19,9 +19,9 @@ chosen on all other seeds, t-test of the differences  5.1, 4.9, 4.9    7.2, 10.1
 this                                                  4.9, 4.9, 4.8    2.9, 2.7, 3.1     1.8, 1.2, 1.2     3.5, 4.4, 5.2
 ====================================================  ===============  ================  ================  ================
 
-The first row errs for the method with more settings (7.0, 8.3, 9.1% "above", 0.1 to 0.2% "below"). The second takes scores for
-independent of which each chose settings for the other: they rise and fall together. Coverage is 100 less these numbers.
-``tests/report/test_calibration.py`` repeats the last row.
+The first row favours the method with more settings (7.0, 8.3, 9.1% "above", 0.1 to 0.2% "below"). The second treats
+scores as independent although each chose settings for the other: they rise and fall together. Coverage is 100 less
+these numbers. ``tests/report/test_calibration.py`` repeats the last row.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from scipy.special import stdtr, stdtrit
 
 Array = NDArray[np.float64]
 LEVEL = 0.95
-_CHOOSERS = 3  # seeds that choose, at most: what a study can afford to tune on
-_SETS = 5000  # of choosing seeds, at most
+_CHOOSERS = 3  # most choosing seeds: what a study can afford to tune on
+_SETS = 5000  # most sets of choosing seeds
 NO_SPREAD = 1e-12
-"""Below this all differences are the same, but for rounding."""
+"""Differences with a smaller spread are equal up to rounding."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference with Student's interval and two-sided p; None where the seeds allow no statement."""
+    """A mean difference with Student's interval and two-sided p; None where the seeds allow neither."""
 
     mean: float
     low: float | None = None
@@ -56,10 +56,10 @@ class Estimate:
 
 @cache
 def chooser_sets(seeds: int, choice: bool) -> NDArray[np.bool_]:
-    """Return the sets of seeds that choose settings, one a row: shape ``(sets, seeds)``.
+    """Return the sets of seeds that choose settings, one per row, shape ``(sets, seeds)``.
 
-    Every set of up to three seeds, and of at most half of those that are left when one is scored. Without a choice one empty
-    set. A single seed can only choose for itself.
+    All sets have one size: up to three seeds, and at most half of those left when one is scored. Without a choice, one
+    empty set. A single seed chooses for itself.
     """
     if not choice:
         return np.zeros((1, seeds), dtype=bool)
@@ -72,16 +72,16 @@ def chooser_sets(seeds: int, choice: bool) -> NDArray[np.bool_]:
 
 
 def taking_part(terms: Array, choosers: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which seeds choose or are scored in a term that exists. Arguments as for :func:`jackknife`."""
+    """Return which seeds choose or are scored in any known term. Arguments as for :func:`jackknife`."""
     known = ~np.isnan(terms)
     return np.asarray(known.any(axis=0) | choosers[known.any(axis=1)].any(axis=0))
 
 
 def jackknife(terms: Array, choosers: NDArray[np.bool_]) -> tuple[float, Array]:
-    """Return the mean of the terms and the pseudo-value of each seed that takes part, NaN where nothing is left without it.
+    """Return the mean of the terms and each participating seed's pseudo-value, NaN where no term is left without it.
 
     Args:
-        terms: A difference per set of choosing seeds and scored seed, NaN where there is none. Shape ``(sets, seeds)``.
+        terms: Difference per set of choosing seeds and scored seed, NaN where missing. Shape ``(sets, seeds)``.
         choosers: Which seeds choose. Same shape.
     """
     part = taking_part(terms, choosers)
@@ -105,7 +105,7 @@ def jackknife(terms: Array, choosers: NDArray[np.bool_]) -> tuple[float, Array]:
 def estimate(terms: Array, choosers: NDArray[np.bool_]) -> Estimate:
     """Return the mean of the terms (as :func:`jackknife` takes them) with interval and p.
 
-    One seed, two seeds that choose for each other, and equal differences on all seeds give a mean alone.
+    One seed, two seeds that choose for each other, and equal differences on all seeds give only a mean.
     """
     mean, values = jackknife(terms, choosers)
     if len(values) < 2 or np.isnan(values).any() or np.ptp(values) < NO_SPREAD:
@@ -141,7 +141,7 @@ def ratio(numerator: Array, denominator: Array, choosers: NDArray[np.bool_]) -> 
 
 @cache
 def critical(seeds: int) -> float:
-    """Return Student's two-sided critical value at :data:`LEVEL` for a mean over so many seeds."""
+    """Return Student's two-sided critical value at :data:`LEVEL` for a mean over ``seeds`` seeds."""
     return float(stdtrit(seeds - 1, (1.0 + LEVEL) / 2.0))
 
 
@@ -150,10 +150,10 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
     Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
     """
-    tested = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    tested = sorted((value, index) for index, value in enumerate(p) if value is not None)
     corrected: list[float | None] = [None] * len(p)
     largest = 0.0
-    for rank, (value, place) in enumerate(tested):
+    for rank, (value, index) in enumerate(tested):
         largest = max(largest, min(1.0, (len(tested) - rank) * value))
-        corrected[place] = largest
+        corrected[index] = largest
     return corrected

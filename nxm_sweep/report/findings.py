@@ -1,10 +1,10 @@
-"""What a reader of the scores must know before quoting them."""
+"""Notes, warnings and findings of a report, as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,8 @@ _AXES = ("learning_rate.value", "rho.value")  # others only where three values o
 _DEVIATIONS, _LOSS = (
     10.0,
     0.05,
-)  # median absolute deviations, and in the metric's unit: below both lies a seed that failed
-_FEW = 6  # seeds below which a difference's distribution cannot be looked at
+)  # median absolute deviations, and in the metric's unit: a failed seed is below both
+_FEW = 6  # seeds; fewer do not show the distribution of a difference
 _NOT_AXES = ("seed", "training.batch_size")
 _CHOSEN_ON = {"dev": "the reported rows", "heldout": "held-out training rows"}
 _REASONS = {
@@ -39,19 +39,35 @@ _REASONS = {
 }
 
 
+class Note(str):
+    """A sentence beside the results table.
+
+    Attributes:
+        of_one_table: Whether it is about that table only, and not about the trials that a comparison of two shares.
+    """
+
+    __slots__ = ("of_one_table",)
+    of_one_table: bool
+
+    def __new__(cls, text: str, *, of_one_table: bool = False) -> Self:
+        note = super().__new__(cls, text)
+        note.of_one_table = of_one_table
+        return note
+
+
 def table_notes(
     report: Report, by: str, *, optimistic: bool, tasks: Sequence[str], averaged: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the notes.
+    """Yield the table's notes.
 
     Args:
-        report: What was read.
+        report: Frames as read.
         by: ``best`` or ``seed``.
-        optimistic: Whether an entry was selected on the rows that it is reported on.
+        optimistic: Whether an entry was selected on the reported rows.
         tasks: The columns' labels.
-        averaged: Those of the tasks that the average is over.
+        averaged: Labels of the averaged tasks.
     """
-    yield "Scores times 100; a column's head names the metric and the number of training rows."
+    yield Note("Scores times 100; a column's head names the metric and the number of training rows.", of_one_table=True)
     yield "Tasks with two metrics count with their mean, MNLI with the mean of m and mm (GLUE's rule)."
     if optimistic:
         yield (
@@ -59,14 +75,14 @@ def table_notes(
             "selection=heldout selects on training rows)."
         )
     yield _ENTRY[by]
-    yield from _constant(report)
+    yield from _note_constant(report)
     if averaged:
-        yield f"The average is over the tasks that every row has: {', '.join(averaged)}."
+        yield Note(f"The average is over the tasks that every row has: {', '.join(averaged)}.", of_one_table=True)
     elif len(tasks) > 1:
-        yield "No task has a score in every row, so there is no average."
+        yield Note("No task has a score in every row, so there is no average.", of_one_table=True)
     trials = report.trials
-    yield from _precisions(trials)
-    yield from _uneven(trials, by)
+    yield from _note_precisions(trials)
+    yield from _note_uneven(trials, by)
     for name in [name for name in BUDGET if name in trials]:
         differing = trials.groupby("task")[name].nunique(dropna=False)
         for task in differing[differing > 1].index:
@@ -81,11 +97,11 @@ def table_notes(
         yield f"{int((~trials['exact'].astype(bool)).sum())} trials hold fewer weights than their pattern allows."
     if len(report.problems):
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.problems["kind"].value_counts().items())
-        yield f"Points without a usable record: {len(report.problems)} ({kinds})."
+        yield Note(f"Points without a usable record: {len(report.problems)} ({kinds}).", of_one_table=True)
 
 
-def _constant(report: Report) -> Iterator[str]:
-    """Yield what the row of the constant answer is, which records lack it, and what the mark means."""
+def _note_constant(report: Report) -> Iterator[str]:
+    """Explain the constant answer's row and mark, and count the records without its score."""
     yield (
         "The constant answer is the training rows' most frequent class, or their mean label for a regression, for every row; a "
         "correlation with it counts as 0. It is not tested as a method."
@@ -98,8 +114,8 @@ def _constant(report: Report) -> Iterator[str]:
         yield f"{MARK}: does not beat the constant answer; the training may have collapsed."
 
 
-def _precisions(trials: pd.DataFrame) -> Iterator[str]:
-    """Yield what trials were trained and scored in, per task where tasks differ."""
+def _note_precisions(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield the precisions of training and scoring, per task where they differ."""
     if PRECISION not in trials:
         return
     of_tasks = trials[PRECISION].dropna().groupby(trials["task"]).agg(lambda values: " and ".join(sorted(set(values))))
@@ -112,23 +128,29 @@ def _precisions(trials: pd.DataFrame) -> Iterator[str]:
         yield f"Trained and scored in {precisions}{apart}{where}."
 
 
-def _uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:
-    """Yield what seeds and numbers of trials do to the entries."""
+def _note_uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:
+    """Yield the effects of unequal seeds and numbers of trials."""
     seeds = trials.groupby(CELL)["seed"].nunique()
     if by == "seed" and len(seeds) and seeds.min() < seeds.max():
-        yield f"Cells have {seeds.min()} to {seeds.max()} seeds; an entry without ± rests on one."
+        yield Note(
+            f"Cells have {seeds.min()} to {seeds.max()} seeds; an entry without ± rests on one.", of_one_table=True
+        )
     if by == "best" and len(seeds) and seeds.max() > 1:
-        yield f"The best is also the best of up to {seeds.max()} seeds: --by seed gives means, which are less optimistic."
+        yield Note(
+            f"The best is also the best of up to {seeds.max()} seeds: --by seed gives means, which are less optimistic.",
+            of_one_table=True,
+        )
     for task, counts in trials.groupby(CELL).size().groupby("task") if by == "best" else ():
         if counts.min() < counts.max():
-            yield (
+            yield Note(
                 f"Cells of {task} have {counts.min()} to {counts.max()} trials, and the best of more is higher by chance: "
-                "see the expected best score."
+                "see the expected best score.",
+                of_one_table=True,
             )
 
 
 def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
-    """Yield the warnings: too few seeds, constant scores, seeds that failed, best values at an axis's edge."""
+    """Yield the warnings: too few seeds, constant scores, failed seeds, best values at the edge of an axis."""
     trials = report.trials
     compared = differences[differences["n"] > 0]
     if len(compared) and (fewest := int(compared["n"].min())) < _FEW:
@@ -136,41 +158,41 @@ def cautions(report: Report, differences: pd.DataFrame) -> Iterator[str]:
         counts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         why = "Student's interval over so few assumes normal differences: a seed that fails now and then is not in it."
         yield f"Differences rest on {counts} seed{'s' if most > 1 else ''}: {'there is no test.' if most == 1 else why}"
-    yield from _collapsed(trials)
-    yield from _failed(trials, [name for name in report.hyperparameters() if name != "seed"])
+    yield from _warn_collapsed(trials)
+    yield from _warn_failed(trials, [name for name in report.hyperparameters() if name != "seed"])
     for axis in report.hyperparameters():
         if axis in _NOT_AXES or not _is_number(trials[axis]) or trials[axis].nunique() < 2:
             continue
-        at_edge = list(_at_edge(trials, axis))
+        at_edge = list(_find_edges(trials, axis))
         if at_edge:
             yield f"The best lies at an edge of {axis}, so a wider grid may be better: {'; '.join(at_edge)}."
 
 
-def _collapsed(trials: pd.DataFrame) -> Iterator[str]:
+def _warn_collapsed(trials: pd.DataFrame) -> Iterator[str]:
     """Name the cells with trials that learned nothing.
 
-    They do not beat the constant answer. Of records that do not hold its score, they all scored the same, or the best of them
+    They do not beat the constant answer. Where records lack its score, all of them scored the same, or the best one
     gives every row the same answer.
     """
     constant, value, rank = (trials[name].to_numpy(dtype=float) for name in ("constant", "value", "rank"))
     is_below = (trials["beats_constant"] == False).to_numpy(dtype=bool)  # noqa: E712 - None is unknown
-    places, cells = trials.groupby(CELL, sort=False).indices, trials[CELL].drop_duplicates()
-    for names in cells.itertuples(index=False, name=None):  # arrays: cutting a frame into its cells takes seconds
-        cell, place, why = np.asarray(places[names]), " ".join(map(str, names)), "the training may have collapsed"
+    indices, cells = trials.groupby(CELL, sort=False).indices, trials[CELL].drop_duplicates()
+    for names in cells.itertuples(index=False, name=None):  # arrays: splitting a frame into cells takes seconds
+        cell, label, why = np.asarray(indices[names]), " ".join(map(str, names)), "the training may have collapsed"
         below, unknown = cell[is_below[cell]], cell[np.isnan(constant[cell])]
         if len(below):
             constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(constant[below]))
-            of_cell = f"{len(below)} of {len(cell)} trial{'s' if len(cell) > 1 else ''} of {place}"
+            of_cell = f"{len(below)} of {len(cell)} trial{'s' if len(cell) > 1 else ''} of {label}"
             do = "does" if len(below) == 1 else "do"
             yield f"{of_cell} {do} not beat the constant answer ({', '.join(constants)}): {why}."
         if len(unknown) > 1 and len(set(value[unknown])) == 1:
-            yield f"All {len(unknown)} trials of {place} scored {value[unknown[0]]:.4f}: {why}."
+            yield f"All {len(unknown)} trials of {label} scored {value[unknown[0]]:.4f}: {why}."
         elif len(unknown) and is_constant(Path(trials["path"].iloc[unknown[rank[unknown].argmin()]]).parent):
-            yield f"The best trial of {place} gives every row the same answer: {why}."
+            yield f"The best trial of {label} gives every row the same answer: {why}."
 
 
-def _failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
-    """Name the seeds that scored so far below the others of their settings that they may have failed, and move every mean."""
+def _warn_failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
+    """Name the seeds so far below the others of their settings that they may have failed; they move every mean."""
     point = trials.groupby([*CELL, *settings], dropna=False, sort=False).ngroup()
     scores = trials["value"].groupby(point)
     middle, count = scores.transform("median"), scores.transform("size")
@@ -184,8 +206,8 @@ def _failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
         )
 
 
-def _at_edge(trials: pd.DataFrame, axis: str) -> Iterator[str]:
-    """The cells whose best trial has the lowest or the highest value tried of an axis."""
+def _find_edges(trials: pd.DataFrame, axis: str) -> Iterator[str]:
+    """Yield the cells whose best trial has the lowest or highest value of an axis."""
     for names, cell in trials[[*CELL, axis, "rank"]].groupby(CELL, sort=False):
         values = np.sort(cell[axis].dropna().unique())
         best = cell[axis].to_numpy()[cell["rank"].to_numpy().argmin()]
@@ -198,7 +220,7 @@ def _is_number(column: pd.Series[float]) -> bool:
 
 
 def procedure(differences: pd.DataFrame) -> Iterator[str]:
-    """Yield how the differences of a table were tested, by what there was to choose."""
+    """Yield the procedure behind a table's differences, by how settings were chosen."""
     tests = int(differences["p"].notna().sum())
     if tests:
         averages = ", averages included" if (differences["task"] == "average").any() else ""
@@ -206,18 +228,21 @@ def procedure(differences: pd.DataFrame) -> Iterator[str]:
             "Differences are paired by seed. Intervals are Student's, 95% for each on its own; p is of the same test, "
             f"two-sided, with Holm's correction for the {many(tests, 'test')} of this table{averages}."
         )
-    made = differences[differences["n"] > 0]
-    others, same = made[made["choice"] == OTHER_SEEDS], made[made["choice"] == SAME_SEED]
+    compared = differences[differences["n"] > 0]
+    others, same = compared[compared["choice"] == OTHER_SEEDS], compared[compared["choice"] == SAME_SEED]
     if len(others):
         yield (
             "Each method stands with its best settings, chosen on other seeds than the one that is scored, by "
-            f"{_rows(others)}: no score is reported for a choice that it took part in."
+            f"{_describe_rows(others)}: no score is reported for a choice that it took part in."
         )
     if len(same):
-        yield f"With one seed the settings are chosen on that seed, by {_rows(same)}: such a difference has no test."
-    if (made["choice"] == NONE).any():
-        alone = len(others) == len(same) == 0
-        yield f"{'E' if alone else 'Elsewhere e'}ach method has one combination of settings, so nothing is chosen."
+        yield (
+            f"With one seed the settings are chosen on that seed, by {_describe_rows(same)}: "
+            "such a difference has no test."
+        )
+    if (compared["choice"] == NONE).any():
+        no_choice = len(others) == len(same) == 0
+        yield f"{'E' if no_choice else 'Elsewhere e'}ach method has one combination of settings, so nothing is chosen."
     if (tests := int(differences["mcnemar"].notna().sum())) > 0:
         yield (
             "McNemar's test is given where no trial was picked by the rows that it counts. It is of two trained models, "
@@ -225,60 +250,62 @@ def procedure(differences: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _rows(differences: pd.DataFrame) -> str:
-    """What chose, in words: ``their scores on the reported rows``."""
+def _describe_rows(differences: pd.DataFrame) -> str:
+    """Return a text like ``their scores on the reported rows``."""
     return f"their scores on {' or '.join(_CHOSEN_ON[name] for name in sorted(set(differences['selection'])))}"
 
 
 def difference_sentences(differences: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence per difference, and per comparison that is impossible."""
+    """Yield a sentence per difference, and per impossible comparison."""
     for row in differences.to_dict("records"):
         yield (
-            _difference(row) if row["n"] > 0 else f"{_place(row)}, {_method(row)} and {row['against']}: {row['note']}."
+            _describe_difference(row)
+            if row["n"] > 0
+            else f"{_format_task(row)}, {_format_method(row)} and {row['against']}: {row['note']}."
         )
 
 
 def gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence per share of a gap between ASP and dense, and one per reason why others have none."""
+    """Yield a sentence per share of a gap between ASP and dense, and one per reason for having none."""
     for row in gaps[gaps["reason"] == ""].to_dict("records"):
         yield (
-            f"{_place(row)}, {_method(row)} closes {100 * row['share']:.0f}% (95% interval {100 * row['low']:.0f}% to "
-            f"{100 * row['high']:.0f}%, {many(int(row['n']), 'seed')}) of the {100 * row['gap']:.1f} points between ASP and "
-            "dense."
+            f"{_format_task(row)}, {_format_method(row)} closes {100 * row['share']:.0f}% (95% interval "
+            f"{100 * row['low']:.0f}% to {100 * row['high']:.0f}%, {many(int(row['n']), 'seed')}) of the "
+            f"{100 * row['gap']:.1f} points between ASP and dense."
         )
     for reason, rows in gaps[gaps["reason"] != ""].groupby("reason", sort=False):
-        places = dict.fromkeys(f"{row['task']} ({row['model']}, {row['sparsity']})" for row in rows.to_dict("records"))
-        yield f"No share of the gap between ASP and dense is given on {', '.join(places)}: {_REASONS[str(reason)]}."
+        cells = dict.fromkeys(f"{row['task']} ({row['model']}, {row['sparsity']})" for row in rows.to_dict("records"))
+        yield f"No share of the gap between ASP and dense is given on {', '.join(cells)}: {_REASONS[str(reason)]}."
 
 
-def _difference(row: dict[Any, Any]) -> str:
+def _describe_difference(row: dict[Any, Any]) -> str:
     points = 100 * row["mean"]
-    words = f"{_place(row)}, {_method(row)}{_with(row['settings'])} is {abs(points):.1f} points "
-    words += f"{'above' if points >= 0 else 'below'} {row['against']}{_with(row['against_settings'])} ("
-    words += many(int(row["n"]), "seed")
+    text = f"{_format_task(row)}, {_format_method(row)}{_format_settings(row['settings'])} is {abs(points):.1f} points "
+    text += f"{'above' if points >= 0 else 'below'} {row['against']}{_format_settings(row['against_settings'])} ("
+    text += many(int(row["n"]), "seed")
     if not pd.isna(row["low"]):
-        words += (
+        text += (
             f"; 95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; p = {row['p_holm']:.3g}, corrected"
         )
     if not pd.isna(row["mcnemar"]):
-        words += f"; McNemar's p of the two trials {row['mcnemar_holm']:.3g}, corrected"
+        text += f"; McNemar's p of the two trials {row['mcnemar_holm']:.3g}, corrected"
     if row["missing"] > 0:
-        words += f"; {int(row['missing'])} of {int(row['n'] + row['missing'])} pairs missing"
-    return words + ")."
+        text += f"; {int(row['missing'])} of {int(row['n'] + row['missing'])} pairs missing"
+    return text + ")."
 
 
-def _with(settings: Any) -> str:
+def _format_settings(settings: Any) -> str:
     return f" with {settings}" if settings and not pd.isna(settings) else ""
 
 
 def many(count: int, what: str) -> str:
-    """Return a number with its noun."""
+    """Return a count with its noun."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _place(row: dict[Any, Any]) -> str:
+def _format_task(row: dict[Any, Any]) -> str:
     return f"{'On average' if row['task'] == 'average' else 'On ' + str(row['task'])} ({row['model']})"
 
 
-def _method(row: dict[Any, Any]) -> str:
+def _format_method(row: dict[Any, Any]) -> str:
     return f"{row['method']} ({row['sparsity']})"

@@ -1,6 +1,6 @@
-"""Records as tables of plain values: what every part of the report is made from.
+"""Read records into frames of plain values, from which every part of the report is made.
 
-Columns that a setting gave are named by its config key: ``learning_rate.value``, ``training.batch_size``, ``seed``.
+A column of a setting is named by its config key: ``learning_rate.value``, ``training.batch_size``, ``seed``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nxm_sweep.report.problems import damaged_plans, planned, problem, unplanned
 from nxm_sweep.settings import LEFT_OUT_AT, PRECISION
 from nxm_sweep.store.paths import RESULT, TRIALS
 from nxm_sweep.store.plans import cells_of, read_plans
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import (
     beats,
     constant_value,
@@ -48,20 +49,20 @@ COLUMNS = {
     "matrices": (*_TRIAL_KEY, "matrix", "constraint", "rows", "columns", "zeros"),
 }
 NOT_A_RECORD = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, ArithmeticError)
-"""What reading a value that is missing or of a wrong type raises."""
-_LARGEST = 2**53  # what is larger, or no number, nobody measured; a setting like that is shown as it was written
+"""Exceptions from reading a missing value or one of a wrong type."""
+_LARGEST = 2**53  # nothing measured is larger; a larger setting, or one that is no number, is shown as written
 _NUMBERS = ("learning_rate.value", "rho.value", "training.batch_size", "seed")
 CELL = ["task", "method", "sparsity", "model"]
-"""What makes an entry of the results table."""
+"""Columns of an entry of the results table."""
 RULES = ["sparsity_name", "rules"]
-"""What tells which trials were given the same rules, by name and content; a method may make another pattern of them."""
+"""Columns that identify the rules of a trial, by name and content; a method may make another pattern of them."""
 DENSE_RULES = ("dense", "")
-"""The same of a trial that reads no rules."""
+""":data:`RULES` of a trial without rules."""
 USUAL = ["learning_rate.value", "rho.value", "training.batch_size", "seed"]
-"""The axes that every table names, in this order, where they exist."""
+"""Axes in every table, in this order, where they exist."""
 _NOT_HYPERPARAMETERS = ("task.", "sparsity.", "method.name")
 _KEY = ["folder", "identity"]
-_FIRST = {  # the columns that are there without any row
+_FIRST = {  # columns that exist even without rows
     "trials": [
         *CELL,
         *_KEY,
@@ -79,30 +80,32 @@ _FIRST = {  # the columns that are there without any row
 }
 
 
-def rows_of(folder: Path, path: Path, record: Mapping[str, Any]) -> FrameRows:
+def rows_of(folder: Path, path: Path, record: Record) -> FrameRows:
     """Return a record's rows for the frames of :class:`~nxm_sweep.report.frames.Report`.
 
     Args:
         folder: The output folder.
         path: The record's file.
-        record: What it holds.
+        record: Its content.
 
     Raises:
-        KeyError: A value is missing; :data:`NOT_A_RECORD` lists what else is raised where one is not what it should be.
+        KeyError: A value is missing; :data:`NOT_A_RECORD` lists the exceptions for other damage.
     """
     key = {"folder": str(folder), "identity": str(record["identity"])}
     if key["identity"] != path.parent.name:
         raise ValueError(f"it is the record of trial {clean_name(key['identity'])}")
     sparsity, epoch = record["sparsity"], selected_epoch(record)
     return {
-        "trials": [{**_trial(record, epoch), **key, "path": str(path)}],
+        "trials": [{**_trial_row(record, epoch), **key, "path": str(path)}],
         "scores": [
-            (*key.values(), clean_name(part), clean_name(metric), _number(score))
+            (*key.values(), clean_name(part), clean_name(metric), _to_number(score))
             for part, values in reported_scores(record).items()
             for metric, score in values.items()
         ],
-        "epochs": [(*key.values(), *_epoch(entry)) for entry in record["epochs"]],
-        "iterations": [(*key.values(), *group) for iteration in record["iterations"] for group in _groups(iteration)],
+        "epochs": [(*key.values(), *_epoch_values(entry)) for entry in record["epochs"]],
+        "iterations": [
+            (*key.values(), *group) for iteration in record["iterations"] for group in _group_values(iteration)
+        ],
         "matrices": [
             (
                 *key.values(),
@@ -117,24 +120,24 @@ def rows_of(folder: Path, path: Path, record: Mapping[str, Any]) -> FrameRows:
     }
 
 
-def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any]:
-    best, model = record["best"], record["model"]
-    value, constant = _score(reported_value(record)), _number(constant_value(record))
+def _trial_row(record: Record, epoch: Mapping[str, Any]) -> dict[str, Any]:
+    best, model, last_prune = record["best"], record["model"], record.get("last_prune")
+    value, constant = _to_score(reported_value(record)), _to_number(constant_value(record))
     return {
         "task": clean_name(record["task"]),
-        "method": method_name(record["method"], (record.get("distillation") or {}).get("name")),
+        "method": method_name(record["method"], record["distillation"]["name"] if "distillation" in record else None),
         "sparsity": clean_name(pattern_of(record)),
         "sparsity_name": clean_name(record["sparsity_name"]),
         "model": clean_name(record["model_name"]),
         "value": value,
-        "selected": _score(selected_value(record)),
+        "selected": _to_score(selected_value(record)),
         "selection": clean_name(record["selection"].get("name", "dev")),
         "metric": clean_name(record["selection"]["metric"]),
         "constant": constant,
         "beats_constant": beats(value, constant),
         "epoch": int(best["epoch"]),
-        "unpruned": _number(unpruned_value(record)),
-        "residual": _number(epoch["relative_distance"]),
+        "unpruned": _to_number(unpruned_value(record)),
+        "residual": _to_number(epoch["relative_distance"]),
         "exact": bool(record["sparsity"]["exact"]),
         "seconds": float(record["seconds"]["total"]),
         "seconds_per_step": float(record["seconds"]["train"]) / max(1, int(record["steps"])),
@@ -147,7 +150,7 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
         "rules": _digest(record["hashed"].get("sparsity")),
         "parameters": int(model["parameters"]),
         "target_parameters": int(model["target_parameters"]),
-        "cost_of_prune": _number((record.get("last_prune") or {}).get("cost")),
+        "cost_of_prune": _to_number(last_prune["cost"] if last_prune else None),
         "device": clean_name(record["hardware"].get("gpu") or record["hardware"]["device"]),
         "machine": json.dumps(
             {clean_name(key): clean_name(value) for key, value in sorted(record["hardware"].items())}
@@ -157,56 +160,58 @@ def _trial(record: Mapping[str, Any], epoch: Mapping[str, Any]) -> dict[str, Any
             {clean_name(key): clean_name(value) for key, value in sorted(record["versions"].items())}
         ),
         "finished": clean_name(record["finished"]),
-        **_settings(record["hashed"]),
+        **_read_settings(record["hashed"]),
     }
 
 
-def _cpu_per_step(record: Mapping[str, Any]) -> float | None:
-    spent = _number(record["seconds"].get("train_cpu"))
+def _cpu_per_step(record: Record) -> float | None:
+    spent = _to_number(record["seconds"].get("train_cpu"))
     return None if spent is None else spent / max(1, int(record["steps"]))
 
 
-def _epoch(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    scores = (_number(entry[key]) for key in ("selection", "unpruned_selection", "training_loss", "relative_distance"))
+def _epoch_values(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    scores = (
+        _to_number(entry[key]) for key in ("selection", "unpruned_selection", "training_loss", "relative_distance")
+    )
     return int(entry["epoch"]), int(entry["step"]), *scores
 
 
-def _groups(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    step, shared = int(iteration["step"]), [_number(iteration.get(key)) for key in _STRENGTHS]
+def _group_values(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    step, shared = int(iteration["step"]), [_to_number(iteration.get(key)) for key in _STRENGTHS]
     for group in ({**iteration, "group": "all"}, *iteration.get("groups", [])):
-        yield clean_name(group["group"]), step, *(_number(group[key]) for key in _RESIDUALS), *shared
+        yield clean_name(group["group"]), step, *(_to_number(group[key]) for key in _RESIDUALS), *shared
 
 
-def _settings(hashed: Mapping[str, Any]) -> dict[str, Any]:
-    found = {"seed": hashed["seed"], **LEFT_OUT_AT, **{key: value for key, value in _flat(hashed) if "." in key}}
-    return {**found, **{key: _number(found[key]) for key in _NUMBERS if key in found}}
+def _read_settings(hashed: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {"seed": hashed["seed"], **LEFT_OUT_AT, **{key: value for key, value in _flatten(hashed) if "." in key}}
+    return {**settings, **{key: _to_number(settings[key]) for key in _NUMBERS if key in settings}}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        place = f"{prefix}{clean_name(key)}"
+        name = f"{prefix}{clean_name(key)}"
         match value:
             case dict():
-                yield from _flat(value, f"{place}.")
+                yield from _flatten(value, f"{name}.")
             case None | bool():
-                yield place, value
+                yield name, value
             case int() | float() if abs(value) < _LARGEST:
-                yield place, value
+                yield name, value
             case list():
-                yield place, clean_name(json.dumps(value))
+                yield name, clean_name(json.dumps(value))
             case _:
-                yield place, clean_name(value)
+                yield name, clean_name(value)
 
 
-def _score(value: Any) -> float:
-    score = _number(value)
+def _to_score(value: Any) -> float:
+    score = _to_number(value)
     if score is None:
         raise ValueError(f"its score is {clean_name(value)}")
     return score
 
 
-def _number(value: Any) -> float | None:
-    """A number that can be computed with, or None for what was not measured or is not finite."""
+def _to_number(value: Any) -> float | None:
+    """Return a finite number, or None for what was not measured or is not finite."""
     return None if value is None or not abs(float(value)) < _LARGEST else float(value)
 
 
@@ -216,7 +221,7 @@ def _digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found under the output folders.
+    """Contents of the output folders.
 
     Attributes:
         folders: The folders, as given.
@@ -224,23 +229,23 @@ class Report:
             (reported; for MNLI the mean of m and mm), ``selected`` (the score that selects; for MNLI that on m), ``rank`` in
             its cell (1 is the best), ``selection`` (``dev`` or ``heldout``), ``metric``, ``constant`` (the constant answer's
             score; NaN: unknown), ``beats_constant`` (None: unknown), ``epoch``, ``unpruned``, ``residual``, ``exact``,
-            ``sparsity_name`` (of the rules; ``sparsity`` is what the matrices hold), ``seconds``, ``seconds_per_step`` and
-            ``cpu_per_step`` (of training; NaN: unknown), ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``,
-            ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``machine``, ``commit``,
-            ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does not read one. A
-            name that stands for several things has an addition in brackets, as have methods with a teacher.
+            ``sparsity_name`` (of the rules; ``sparsity`` is that of the matrices), ``seconds``, ``seconds_per_step``
+            and ``cpu_per_step`` (of training; NaN: unknown), ``steps``, ``tokens``, ``train_rows``, ``data``, ``weights``,
+            ``rules`` (digests), ``parameters``, ``target_parameters``, ``cost_of_prune``, ``device``, ``machine``,
+            ``commit``, ``versions``, ``finished``, ``path`` and one column per hashed setting. NaN where the method does
+            not read one. An ambiguous name has an addition in brackets, as has a method with a teacher.
         scores: One row per trial, validation set and metric: ``folder``, ``identity``, ``set``, ``metric``, ``value``.
         epochs: One row per trial and epoch: ``folder``, ``identity``, ``epoch``, ``step``, ``selected``, ``unpruned``,
             ``training_loss``, ``residual``.
         iterations: One row per trial, ADMM iteration and group of matrices (``group`` is ``all`` for all together): ``folder``,
             ``identity``, ``step``, ``primal``, ``dual``, ``distance``, ``support_flips``, ``rho``,
-            ``mean_penalty_share`` (NaN for a record of schema 1, which holds that of one step), ``kappa``, ``efolds``,
+            ``mean_penalty_share`` (NaN for a record of schema 1, which has that of one step), ``kappa``, ``efolds``,
             ``mean_clip_factor`` (:class:`~nxm_sweep.methods.base.Iteration`; NaN for records of earlier versions).
         matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
             ``zeros``.
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,
             ``kind``, ``reason``, ``point``, ``seed`` (None: unknown).
-        commands: The command lines that sweeps under the folders were started with.
+        commands: Command lines of the sweeps under the folders.
     """
 
     folders: tuple[Path, ...]
@@ -258,7 +263,7 @@ class Report:
         return [name for name in names if not name.startswith(_NOT_HYPERPARAMETERS)]
 
     def hyperparameters(self) -> list[str]:
-        """Return the settings that do differ among trials of one cell, the usual ones first."""
+        """Return the usual settings, then others that differ among trials of one cell."""
         return list(self._hyperparameters)
 
     @cached_property
@@ -271,47 +276,47 @@ class Report:
 
 
 def read_report(folders: Sequence[Path]) -> Report:
-    """Read every record, plan and failure under output folders. What cannot be read becomes a problem and stops nothing.
+    """Read every record, plan and failure under output folders. An unreadable file becomes a problem, not an error.
 
     Raises:
         RecordError: A folder does not exist.
     """
     rows: FrameRows = {name: [] for name in (*_FIRST, *COLUMNS)}
     commands: dict[str, None] = {}
-    places: dict[tuple[str, str], int] = {}
+    positions: dict[tuple[str, str], int] = {}
     for folder in folders:
         if not folder.is_dir():
             raise RecordError(f"there is no folder {folder}", hint="give the output_dir of a sweep or a trial")
-        settled, open_ = _read_trials(folder, rows)
+        settled, unfinished = _read_trials(folder, rows)
         patterns = {row["identity"]: row["sparsity"] for row in rows["trials"] if row["folder"] == str(folder)}
         rows["problems"].extend(damaged_plans(folder))
         for plan in read_plans(folder):
             commands[command(plan.get("command", []))] = None
             for identity in (point.identity for cell in cells_of(plan) for point in cell.points):
-                places.setdefault((str(folder), identity), len(places))
+                positions.setdefault((str(folder), identity), len(positions))
             missing = planned(folder, plan, settled, patterns)
             rows["problems"].extend(missing)
             settled |= {row["identity"] for row in missing}
-        rows["problems"].extend(unplanned(folder, identity) for identity in open_ if identity not in settled)
+        rows["problems"].extend(unplanned(folder, identity) for identity in unfinished if identity not in settled)
     frames = {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items()}
     for name, columns in _FIRST.items():
         frame = pd.DataFrame(rows[name])
         frames[name] = frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
-    frames["trials"] = _ranked(_told_apart(_in_grid_order(frames["trials"], places)))
+    frames["trials"] = _add_rank(_disambiguate(_sort_by_plan(frames["trials"], positions)))
     return Report(tuple(folders), **frames, commands=tuple(commands))
 
 
 def _read_trials(folder: Path, rows: FrameRows) -> tuple[set[str], list[str]]:
-    """Add a folder's records and damaged files; return the identities found, and those of folders without a record."""
-    settled, open_ = set(), []
-    for place in sorted((folder / TRIALS).glob("*/")):
-        identity = place.name
+    """Add a folder's records and damaged files; return the settled identities, and those without a record."""
+    settled, unfinished = set(), []
+    for path in sorted((folder / TRIALS).glob("*/")):
+        identity = path.name
         try:
-            record = read_record(place)
+            record = read_record(path)
             if record is None:
-                open_.append(identity)
+                unfinished.append(identity)
                 continue
-            for name, entries in rows_of(folder, place / RESULT, record).items():
+            for name, entries in rows_of(folder, path / RESULT, record).items():
                 rows[name].extend(entries)
         except RecordError as error:
             rows["problems"].append(problem(folder, identity, "unreadable", error.message))
@@ -319,28 +324,28 @@ def _read_trials(folder: Path, rows: FrameRows) -> tuple[set[str], list[str]]:
             why = f"{RESULT} is not what a record is: {error if isinstance(error, ValueError) else repr(error)}"
             rows["problems"].append(problem(folder, identity, "incomplete", why))
         settled.add(identity)
-    return settled, open_
+    return settled, unfinished
 
 
-def _in_grid_order(trials: pd.DataFrame, places: Mapping[tuple[str, str], int]) -> pd.DataFrame:
-    """The trials in the order of their plans' points, the newest plan's first; those in no plan behind, by identity."""
+def _sort_by_plan(trials: pd.DataFrame, positions: Mapping[tuple[str, str], int]) -> pd.DataFrame:
+    """Sort trials by the points of their plans, the newest plan first; trials in no plan last, by identity."""
     keys = list(zip(trials["folder"], trials["identity"], strict=True))
-    order = sorted(range(len(keys)), key=lambda row: (places.get(keys[row], math.inf), keys[row][1]))
+    order = sorted(range(len(keys)), key=lambda row: (positions.get(keys[row], math.inf), keys[row][1]))
     return trials.iloc[order].reset_index(drop=True)
 
 
-def _ranked(trials: pd.DataFrame) -> pd.DataFrame:
-    """Add the rank of each trial in its cell, 1 for the best, to trials in the order of the grid."""
+def _add_rank(trials: pd.DataFrame) -> pd.DataFrame:
+    """Add each trial's rank in its cell, 1 for the best, to trials in grid order."""
     keys = [
-        rank_key(score, epoch, place)
-        for place, (score, epoch) in enumerate(zip(trials["selected"], trials["epoch"], strict=True))
+        rank_key(score, epoch, index)
+        for index, (score, epoch) in enumerate(zip(trials["selected"], trials["epoch"], strict=True))
     ]
     best_first = trials.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
     return trials.assign(rank=best_first.groupby(CELL, sort=False).cumcount() + 1)
 
 
-def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
-    """Add to names that stand for several things what tells these apart: a digest, how a trial was selected, its precision.
+def _disambiguate(trials: pd.DataFrame) -> pd.DataFrame:
+    """Add a digest, the selection or the precision to ambiguous names.
 
     Once a cell mixes precisions, every method is named with its own, so that a reference of the same precision is found.
     """

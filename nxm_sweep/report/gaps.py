@@ -1,4 +1,4 @@
-"""Which share of the gap between ASP and dense a method closes, where the gap exceeds its own noise."""
+"""Share of the gap between ASP and dense that a method closes, where the gap exceeds its noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nxm_sweep.report.estimates import Array, chooser_sets, estimate, ratio, tak
 from nxm_sweep.report.pairing import Aligned, CellName, Side, align, reference_of
 
 FEW_SEEDS, NOISE, NO_GAP = "too few seeds", "within its noise", "dense is below ASP"
-"""Why a gap has no share: no interval can be formed, its interval holds 0, or there is nothing to close."""
+"""Why a gap has no share: it has no interval, its interval contains 0, or there is nothing to close."""
 _COLUMNS = [
     "task",
     "model",
@@ -33,42 +33,42 @@ _COLUMNS = [
 def gaps_closed(sides: dict[CellName, Side], settings: Sequence[str]) -> pd.DataFrame:
     """Return one row per task (and ``average``), model and method with both references.
 
-    Columns: ``task``, ``model``, ``method``, ``sparsity``, ``n`` (seeds that all three have), ``gap`` (dense less ASP) with its
-    95% interval ``gap_low``, ``gap_high``, ``gain`` (method less ASP), ``share`` (gain / gap) with Fieller's 95% interval
-    ``low``, ``high``, and ``reason``. Where the gap's interval does not lie above 0 there is a reason and no share: the ratio
-    would be that of two noises.
+    Columns: ``task``, ``model``, ``method``, ``sparsity``, ``n`` (common seeds of all three), ``gap`` (dense less ASP)
+    with its 95% interval ``gap_low``, ``gap_high``, ``gain`` (method less ASP), ``share`` (gain / gap) with Fieller's
+    95% interval ``low``, ``high``, and ``reason``. Where the gap's interval is not above 0, there is a reason and no
+    share: the ratio would be one of noise to noise.
 
     Args:
         sides: Trials per cell.
         settings: Names of the settings that may differ.
     """
-    return pd.DataFrame(list(_rows(sides, settings)), columns=_COLUMNS)
+    return pd.DataFrame(list(_compute_rows(sides, settings)), columns=_COLUMNS)
 
 
-def _rows(sides: dict[CellName, Side], settings: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _compute_rows(sides: dict[CellName, Side], settings: Sequence[str]) -> Iterator[dict[str, Any]]:
     of_tasks: dict[tuple[str, str, str], list[Aligned]] = {}
-    for cell, mine in sides.items():
+    for cell, side in sides.items():
         task, method, sparsity, model = cell
         dense, asp = reference_of(sides, cell, "dense"), reference_of(sides, cell, "asp")
         if method.partition(" (")[0] in {"dense", "asp"} or dense is None or asp is None:
             continue
-        aligned = align([mine, asp, dense], settings)
+        aligned = align([side, asp, dense], settings)
         if aligned.seeds:
             of_tasks.setdefault((model, method, sparsity), []).append(aligned)
-            yield {"task": task, "model": model, "method": method, "sparsity": sparsity, **_share([aligned])}
+            yield {"task": task, "model": model, "method": method, "sparsity": sparsity, **_compute_share([aligned])}
     for (model, method, sparsity), tasks in of_tasks.items():
         if len(tasks) > 1:
-            yield {"task": "average", "model": model, "method": method, "sparsity": sparsity, **_share(tasks)}
+            yield {"task": "average", "model": model, "method": method, "sparsity": sparsity, **_compute_share(tasks)}
 
 
-def _share(tasks: Sequence[Aligned]) -> dict[str, Any]:
-    """Gap, gain and share of the mean over tasks."""
+def _compute_share(tasks: Sequence[Aligned]) -> dict[str, Any]:
+    """Compute gap, gain and share of the mean over tasks."""
     seeds = sorted(set.intersection(*(set(aligned.seeds) for aligned in tasks)))
     if not seeds:
         return {"n": 0, "reason": FEW_SEEDS}
     choosers = chooser_sets(len(seeds), any(aligned.choice for aligned in tasks))
     scores = [aligned.at(seeds).terms(choosers) for aligned in tasks]
-    gains: Array = np.mean([mine - asp for mine, asp, _ in scores], axis=0)
+    gains: Array = np.mean([method - asp for method, asp, _ in scores], axis=0)
     gaps: Array = np.mean([dense - asp for _, asp, dense in scores], axis=0)
     known = ~np.isnan(gains) & ~np.isnan(gaps)  # the ratio is of sums over the same terms
     gains, gaps = (np.where(known, terms, np.nan) for terms in (gains, gaps))

@@ -1,4 +1,4 @@
-"""Texts that people or machines chose, made fit to be shown: short, on one line, without control characters."""
+"""Labels from people or machines, safe to show: short, on one line, without control characters."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nxm_sweep.formatting import format_value, short_name
 METHOD_ORDER = ("dense", "asp", "warmup_asp", "admm_unstructured", "nxm_paper", "nxm", "nxm_refit", "sr_ste", "gradual")
 """The order of methods in tables, legends and sentences; others follow by name."""
 CONSTANT = "constant answer"
-"""What the row of the constant answer is called."""
+"""Label of the constant answer's row."""
 MARK = "\u2020"
-"""A dagger, behind scores that do not beat the constant answer."""
+"""A dagger, after scores that do not beat the constant answer."""
 LONGEST = 120
-"""Characters of a name; of a longer one the rest is cut, and that is said."""
+"""Most characters of a name; a longer one is cut with a note."""
 _REASON = 300
 
 
 def clean_name(value: Any, longest: int = LONGEST) -> str:
-    """Return a text for a table: what cannot be printed is replaced, what is too long is cut with a note."""
+    """Return a text for a table: unprintable characters are replaced, a long text is cut with a note."""
     text = str(value)
     if len(text) <= longest and text.isprintable():
         return text
@@ -31,18 +31,18 @@ def clean_name(value: Any, longest: int = LONGEST) -> str:
 
 
 def reason(value: Any) -> str:
-    """Return why something failed, for a table: as :func:`name`, in words as they stand."""
+    """Return a reason for a table: on one line, cleaned as by :func:`clean_name`."""
     return clean_name(" ".join(str(value)[: 4 * _REASON].split()), _REASON)
 
 
 def place_in(order: Sequence[str]) -> Callable[[str], tuple[int, str]]:
-    """Return the key that sorts names into an order, those that it lacks behind them by name; additions do not count."""
+    """Return a key that sorts names into ``order``, others after them by name; additions in brackets are ignored."""
 
-    def place(text: str) -> tuple[int, str]:
+    def sort_key(text: str) -> tuple[int, str]:
         base = text.partition(" (")[0]
         return (order.index(base) if base in order else len(order)), text
 
-    return place
+    return sort_key
 
 
 def command(words: list[Any]) -> str:
@@ -51,7 +51,7 @@ def command(words: list[Any]) -> str:
 
 
 def method_name(method: Any, distillation: Any) -> str:
-    """Return what a table's row is called: a method that learns from a teacher is another one than without."""
+    """Return a method's label; with a teacher it is a method of its own."""
     return (
         clean_name(method)
         if distillation in {None, "none"}
@@ -60,6 +60,6 @@ def method_name(method: Any, distillation: Any) -> str:
 
 
 def settings_text(trial: Mapping[str, Any] | pd.Series[Any], names: Sequence[str]) -> str:
-    """Return a trial's settings of those names in one line; those that its method does not read are left out."""
+    """Return a trial's named settings on one line, without those that its method does not read."""
     known = [name for name in names if name in trial and pd.notna(trial[name])]
     return ", ".join(f"{short_name(name)} {format_value(trial[name])}" for name in known)

@@ -1,4 +1,4 @@
-"""Trials of two methods side by side: equal budgets, common seeds, each method's settings chosen on other seeds."""
+"""Pair trials of two methods: equal budgets, common seeds, each method's settings chosen on other seeds."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Trial = Mapping[str, Any]
 CellName = tuple[str, str, str, str]
 """Values of :data:`~nxm_sweep.report.frames.CELL`."""
 NONE, OTHER_SEEDS, SAME_SEED = "none", "other seeds", "same seed"
-"""What chose the settings of a comparison: there was one combination, other seeds, the one seed that is reported."""
+"""How the settings of a comparison were chosen: one combination only, on other seeds, on the one reported seed."""
 _TUNED = ("learning_rate.", "rho.", "method.", "distillation.", "training.batch_size", "training.gradient_accumulation")
-_NAMED = 4  # seeds that a note names
+_NAMED = 4  # most seeds listed in a note
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the methods that are compared.
+    """A method in a comparison.
 
     Attributes:
         method: Its name.
-        trials: Its trials: ``value``, ``selected``, ``selection``, ``seed`` and settings, None for what it does not read.
-        lost: Seed (None where unknown) and kind of each of its points without a usable record.
+        trials: Its trials: ``value``, ``selected``, ``selection``, ``seed`` and settings (None: not read).
+        lost: Seed (None: unknown) and kind of each point without a usable record.
         rules: Values of :data:`~nxm_sweep.report.frames.RULES`; empty without a trial.
     """
 
@@ -48,8 +48,8 @@ class Grid:
 
     Attributes:
         values: Reported scores.
-        selected: Scores that choose among the combinations.
-        texts: The combinations in words.
+        selected: Scores that select a combination.
+        texts: The combinations as text.
     """
 
     values: Array
@@ -57,12 +57,15 @@ class Grid:
     texts: tuple[str, ...]
 
     def choose(self, choosers: NDArray[np.bool_]) -> tuple[Array, NDArray[np.intp]]:
-        """Return, per set of choosing seeds and seed, the score with the settings that those choose, and which these are.
+        """Return, per set of choosing seeds and scored seed, the score with the chosen settings, and their row.
 
-        Settings without a record on the seed or on one of the choosing seeds are no candidates. The first wins a tie.
+        Candidates have a record on the scored seed and on every choosing seed. The first wins a tie.
 
         Args:
-            choosers: Shape ``(sets, seeds)``, each row with as many seeds.
+            choosers: Shape ``(sets, seeds)``, the same number of seeds in each row.
+
+        Returns:
+            Both of shape ``(sets, seeds)``; the score is NaN without a candidate.
         """
         if len(self.values) == 1 and not choosers.any():
             return self.values, np.zeros(self.values.shape, dtype=np.intp)
@@ -75,18 +78,18 @@ class Grid:
         return scores, best
 
     def columns(self, places: Sequence[int]) -> Grid:
-        """Return the grid of some of the seeds."""
+        """Return the grid of a subset of the seeds."""
         return Grid(self.values[:, list(places)], self.selected[:, list(places)], self.texts)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Methods over the seeds that all of them have.
+    """Methods on their common seeds.
 
     Attributes:
-        seeds: These seeds.
-        grids: Their scores, a grid per method.
-        expected: Seeds that any of them has, or was to have.
+        seeds: Common seeds.
+        grids: Scores, one grid per method.
+        expected: Recorded or lost seeds of any method.
         heldout: Whether held-out rows choose the settings.
         note: Why seeds are missing or trials are left out.
     """
@@ -103,18 +106,18 @@ class Aligned:
         return any(len(grid.values) > 1 for grid in self.grids)
 
     def at(self, seeds: Sequence[float]) -> Aligned:
-        """Return the same over some of the seeds."""
+        """Restrict the methods to ``seeds``."""
         grids = tuple(grid.columns([self.seeds.index(seed) for seed in seeds]) for grid in self.grids)
         return Aligned(tuple(seeds), grids, self.expected, self.heldout, self.note)
 
     def terms(self, choosers: NDArray[np.bool_]) -> list[Array]:
-        """Return per method the score for each set of choosing seeds and seed; NaN where the seed itself chooses."""
+        """Return each method's scores, shape ``(sets, seeds)``; NaN where the scored seed also chooses."""
         scores = [grid.choose(choosers)[0] for grid in self.grids]
         return scores if len(self.seeds) == 1 else [np.where(choosers, np.nan, table) for table in scores]
 
 
 def sides_of(report: Report, settings: Sequence[str]) -> dict[CellName, Side]:
-    """Return the trials and the lost points of each cell, trained or planned, as plain rows."""
+    """Return the trials and lost points of each cell, trained or planned, as plain rows."""
     needed = list(dict.fromkeys([*CELL, *RULES, "path", "value", "selected", "rank", "selection", "seed", *settings]))
     trials = report.trials.reindex(columns=needed).astype(object)
     rows: dict[CellName, list[dict[str, Any]]] = {}
@@ -134,44 +137,44 @@ def sides_of(report: Report, settings: Sequence[str]) -> dict[CellName, Side]:
 
 
 def reference_of(sides: Mapping[CellName, Side], cell: CellName, against: str) -> Side | None:
-    """Return what a cell is compared with: ``dense`` or ``asp``, with the same addition to the name if there is one.
+    """Return the reference of a cell: ``dense`` or ``asp``, preferably with the same addition to its name.
 
-    The reference follows the same rules, of which a method may make another pattern; by its pattern where no trial tells the
-    rules.
+    It is matched by rules, since a method may make another pattern of them, or by pattern where the rules are unknown.
     """
     task, method, sparsity, model = cell
     rules, pattern = (DENSE_RULES, "dense") if against == "dense" else (sides[cell].rules, sparsity)
     for name in (against + method.removeprefix(method.partition(" (")[0]), against):
-        there = {key[2]: side for key, side in sides.items() if (key[0], key[1], key[3]) == (task, name, model)}
-        found = next((side for side in there.values() if rules and side.rules == rules), there.get(pattern))
-        if found is not None:
-            return found
+        candidates = {key[2]: side for key, side in sides.items() if (key[0], key[1], key[3]) == (task, name, model)}
+        reference = next(
+            (side for side in candidates.values() if rules and side.rules == rules), candidates.get(pattern)
+        )
+        if reference is not None:
+            return reference
     return None
 
 
 def align(sides: Sequence[Side], settings: Sequence[str], *, equal: bool = True) -> Aligned:
-    """Return methods over their common seeds.
+    """Align methods on their common seeds.
 
     Args:
         sides: The methods.
         settings: Names of the settings that may differ.
-        equal: Whether to compare only trials of equal budgets, and of equal settings otherwise, save those that are tuned or
-            swept.
+        equal: Whether to compare only trials of equal budgets, and of equal settings except tuned or swept ones.
     """
-    trials, reason = _comparable(sides, settings) if equal else ([side.trials for side in sides], "")
+    trials, reason = _keep_comparable(sides, settings) if equal else ([side.trials for side in sides], "")
     of_sides = [{trial["seed"] for trial in each} for each in trials]
     common = set.intersection(*of_sides)
-    differing = _differing(trials, settings)
-    grids = [_grid(each, sorted(common), settings, differing) for each in trials]
+    differing = _find_differing(trials, settings)
+    grids = [_make_grid(each, sorted(common), settings, differing) for each in trials]
     lost = {seed for side in sides for seed, _ in side.lost if seed is not None}
     expected = frozenset(set.union(*of_sides) | lost)
-    notes = [reason, _missing_note(sides, of_sides, expected, len(common)), _lost_note(sides)]
+    notes = [reason, _describe_missing(sides, of_sides, expected, len(common)), _describe_lost(sides)]
     heldout = all(trial["selection"] == "heldout" for each in trials for trial in each)
     return Aligned(tuple(sorted(common)), tuple(grids), expected, heldout, "; ".join(filter(None, notes)))
 
 
 def difference(aligned: Aligned) -> dict[str, Any]:
-    """Return how far the first of two methods is above the second.
+    """Return the difference of two methods, first less second.
 
     Keys: ``n`` (seeds that both have), ``missing`` (pairs), ``selection``, ``choice``, ``mean``, ``low``, ``high``, ``p``,
     ``settings`` and ``against_settings`` (those chosen most often), ``note``; without a common seed only ``n``, ``missing``,
@@ -182,11 +185,17 @@ def difference(aligned: Aligned) -> dict[str, Any]:
     notes = [aligned.note or "no seed in common"]
     if n:
         choosers = chooser_sets(n, aligned.choice)
-        mine, reference = aligned.terms(choosers)
-        row |= assess(mine - reference, choosers, aligned.choice)
-        row["settings"], row["against_settings"] = (_chosen_text(grid, choosers) for grid in aligned.grids)
-        alone = sum(int(((~np.isnan(grid.values)).sum(axis=1) == 1).sum()) for grid in aligned.grids) if n > 1 else 0
-        notes = [row["note"], aligned.note, f"{alone} trials of settings with one seed take no part" if alone else ""]
+        scores, reference = aligned.terms(choosers)
+        row |= assess(scores - reference, choosers, aligned.choice)
+        row["settings"], row["against_settings"] = (_describe_choice(grid, choosers) for grid in aligned.grids)
+        single_seed = (
+            sum(int(((~np.isnan(grid.values)).sum(axis=1) == 1).sum()) for grid in aligned.grids) if n > 1 else 0
+        )
+        notes = [
+            row["note"],
+            aligned.note,
+            f"{single_seed} trials of settings with one seed take no part" if single_seed else "",
+        ]
     return {**row, "missing": len(aligned.expected) - row["n"], "note": "; ".join(filter(None, notes))}
 
 
@@ -195,23 +204,23 @@ def assess(terms: Array, choosers: NDArray[np.bool_], choice: bool) -> dict[str,
     n = int(taking_part(terms, choosers).sum())
     if n == 0:
         return {"n": 0, "note": "no combination of settings has been trained with two of the common seeds"}
-    found = estimate(terms, choosers)
+    result = estimate(terms, choosers)
     note = ""
     if n == 1:
         note = "one seed: no interval, no test" + ("; it also chose the settings" if choice else "")
     elif n == 2 and choice:
         note = "2 seeds: each chose the settings of the other, so no interval and no test"
-    elif found.p is None and np.ptp(terms[~np.isnan(terms)]) < NO_SPREAD:
+    elif result.p is None and np.ptp(terms[~np.isnan(terms)]) < NO_SPREAD:
         note = f"all {n} seeds differ by the same amount: no interval, no test"
-    elif found.p is None:
+    elif result.p is None:
         note = f"too few of the {n} seeds share settings: no interval, no test"
-    made = NONE if not choice else SAME_SEED if n == 1 else OTHER_SEEDS
-    tested = {"mean": found.mean, "low": found.low, "high": found.high, "p": found.p}
-    return {"n": n, "choice": made, **tested, "note": note}
+    chosen_on = NONE if not choice else SAME_SEED if n == 1 else OTHER_SEEDS
+    tested = {"mean": result.mean, "low": result.low, "high": result.high, "p": result.p}
+    return {"n": n, "choice": chosen_on, **tested, "note": note}
 
 
-def _comparable(sides: Sequence[Side], settings: Sequence[str]) -> tuple[list[list[Trial]], str]:
-    """The trials of each side that have an equal in all others in every budget and constant setting, and what was left out."""
+def _keep_comparable(sides: Sequence[Side], settings: Sequence[str]) -> tuple[list[list[Trial]], str]:
+    """Keep trials whose budgets and constant settings occur on every side; return them and a note on the others."""
     every = [trial for side in sides for trial in side.trials]
     must_agree = [
         name
@@ -223,28 +232,28 @@ def _comparable(sides: Sequence[Side], settings: Sequence[str]) -> tuple[list[li
     ]
     if not must_agree or not all(side.trials for side in sides):
         return [list(side.trials) for side in sides], ""
-    found = [[tuple(trial[name] for name in must_agree) for trial in side.trials] for side in sides]
-    common = set.intersection(*map(set, found))
+    side_keys = [[tuple(trial[name] for name in must_agree) for trial in side.trials] for side in sides]
+    common = set.intersection(*map(set, side_keys))
     kept = [
         [trial for trial, key in zip(side.trials, keys, strict=True) if key in common]
-        for side, keys in zip(sides, found, strict=True)
+        for side, keys in zip(sides, side_keys, strict=True)
     ]
     out = len(every) - sum(map(len, kept))
     return kept, f"{out} of {len(every)} trials left out: not of equal {', '.join(must_agree)}" if out else ""
 
 
-def _grid(trials: Sequence[Trial], seeds: Sequence[float], settings: Sequence[str], differing: set[str]) -> Grid:
-    """The scores of one side; its combinations are named by what varies within it and by ``differing``."""
+def _make_grid(trials: Sequence[Trial], seeds: Sequence[float], settings: Sequence[str], differing: set[str]) -> Grid:
+    """Tabulate one side's scores; what varies within it, and ``differing``, name its combinations."""
     names = [name for name in settings if name != "seed" and len({trial[name] for trial in trials}) > 1]
     scores: dict[tuple[Any, ...], dict[float, list[Trial]]] = {}
     for trial in trials:
         scores.setdefault(tuple(trial[name] for name in names), {}).setdefault(trial["seed"], []).append(trial)
     rows = [scores[key] for key in sorted(scores, key=str)]
     tables = np.full((2, len(rows), len(seeds)), np.nan)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         for column, seed in enumerate(seeds):
             if same := row.get(seed):
-                tables[:, place, column] = [
+                tables[:, index, column] = [
                     sum(trial[name] for trial in same) / len(same) for name in ("value", "selected")
                 ]
     named = [name for name in settings if name in names or name in differing]
@@ -252,41 +261,43 @@ def _grid(trials: Sequence[Trial], seeds: Sequence[float], settings: Sequence[st
     return Grid(tables[0], tables[1], tuple(texts))
 
 
-def _differing(sides: Sequence[Sequence[Trial]], settings: Sequence[str]) -> set[str]:
-    """Settings that every side reads and that are not the same in all trials."""
+def _find_differing(sides: Sequence[Sequence[Trial]], settings: Sequence[str]) -> set[str]:
+    """Return the settings that every side reads and that vary among trials."""
     every = [trial for side in sides for trial in side]
     read = [name for name in settings if name != "seed" and all(trial[name] is not None for trial in every)]
     return {name for name in read if len({trial[name] for trial in every}) > 1}
 
 
-def _chosen_text(grid: Grid, choosers: NDArray[np.bool_]) -> str:
-    """The settings that were chosen most often, and how often if not always."""
+def _describe_choice(grid: Grid, choosers: NDArray[np.bool_]) -> str:
+    """Return the settings chosen most often, and their share if not always."""
     if len(grid.texts) == 1:
         return grid.texts[0]
     scores, best = grid.choose(choosers)
     counted = ~np.isnan(scores) & (~choosers | (choosers.shape[1] == 1))
     if not counted.any():
         return ""
-    place, times = Counter(best[counted].tolist()).most_common(1)[0]
+    index, times = Counter(best[counted].tolist()).most_common(1)[0]
     share = times / int(counted.sum())
-    text = grid.texts[place]
+    text = grid.texts[index]
     return text if share > 1.0 - 1e-9 or not text else f"{text} (in {100 * share:.0f}% of the choices)"
 
 
-def _missing_note(sides: Sequence[Side], found: Sequence[set[float]], expected: frozenset[float], common: int) -> str:
-    """How many pairs are missing, and which side has no record of which seeds."""
+def _describe_missing(
+    sides: Sequence[Side], seeds_of_sides: Sequence[set[float]], expected: frozenset[float], common: int
+) -> str:
+    """Count the missing pairs and name each side's seeds without a record."""
     if len(expected) == common:
         return ""
     parts = []
-    for side, seeds in zip(sides, found, strict=True):
+    for side, seeds in zip(sides, seeds_of_sides, strict=True):
         without = sorted(expected - seeds)
         named = ", ".join(format_value(seed) for seed in without[:_NAMED]) + (", ..." if len(without) > _NAMED else "")
         parts += [f"{side.method} with seed {named}"] if without else []
     return f"{len(expected) - common} of {len(expected)} pairs missing: no record of {' and of '.join(parts)}"
 
 
-def _lost_note(sides: Sequence[Side]) -> str:
-    """How many points of each side have no usable record, by kind."""
+def _describe_lost(sides: Sequence[Side]) -> str:
+    """Count each side's points without a usable record, by kind."""
     counts = [(side.method, Counter(kind for _, kind in side.lost)) for side in sides if side.lost]
-    kinds = [f"{method} {', '.join(f'{n} {kind}' for kind, n in found.items())}" for method, found in counts]
+    kinds = [f"{method} {', '.join(f'{n} {kind}' for kind, n in counter.items())}" for method, counter in counts]
     return f"points without a record: {'; '.join(kinds)}" if kinds else ""

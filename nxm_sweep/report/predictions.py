@@ -1,4 +1,4 @@
-"""Two trials example by example, where both kept their predictions."""
+"""Tests of trials example by example, from their kept predictions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from nxm_sweep.store.paths import PREDICTIONS
 
 
 def mcnemar(first: Path, second: Path) -> float | None:
-    """Return McNemar's exact two-sided p of two trials' kept predictions; None where they cannot be compared.
+    """Return McNemar's exact two-sided p of two trials' kept predictions; None if they are not comparable.
 
-    All validation sets of a task count together.
+    The validation sets of a task are pooled.
 
     Args:
         first: A trial's folder, with ``predictions.json``.
-        second: Another's, on the same rows.
+        second: Another one's, on the same rows.
     """
-    kept = [_predictions(folder) for folder in (first, second)]
+    kept = [_read_predictions(folder) for folder in (first, second)]
     if kept[0] is None or kept[1] is None or not np.array_equal(kept[0][0], kept[1][0]):
         return None
     right = [pair[0] == pair[1] for pair in kept if pair is not None]
@@ -33,13 +33,13 @@ def mcnemar(first: Path, second: Path) -> float | None:
 
 
 def is_constant(folder: Path) -> bool:
-    """Return whether a trial's kept predictions give every row the same class; False without them."""
-    kept = _predictions(folder)
+    """Return whether a trial's kept predictions are all one class; False without predictions."""
+    kept = _read_predictions(folder)
     return kept is not None and len(kept[1]) > 1 and len(np.unique(kept[1])) == 1
 
 
-def _predictions(folder: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Labels and predictions of classes; None without them, or of a regression, which has no right and wrong."""
+def _read_predictions(folder: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Read labels and predicted classes; None without them, or for a regression, which has no right or wrong."""
     try:
         sets = json.loads((folder / PREDICTIONS).read_text())["sets"]
         labels, predictions = (

@@ -1,4 +1,4 @@
-"""How sure a difference is, how much of a gap a method closes, what so many trials would have found."""
+"""Paired tests between methods, shares of the gap closed, expected best score by number of trials."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the trials say about the methods.
+    """Comparisons of the methods.
 
     Attributes:
-        differences: One row per task (and ``average``), model, method and reference: ``sparsity``, ``against``, ``n`` (seeds
-            that both have), ``missing`` (seeds that only one has, or that were planned), ``mean`` (method less reference, in
-            the metric's unit), ``low``, ``high`` (Student's 95% interval), ``p`` (of the same test, two-sided), ``p_holm``
-            (corrected for the tests of the table), ``mcnemar`` (exact, of two trials' predictions) and ``mcnemar_holm``,
-            ``choice`` (what chose the settings: ``none``, ``other seeds``, ``same seed``), ``selection`` (``dev`` or
-            ``heldout``: the rows that they were chosen on), ``settings`` and ``against_settings`` (those chosen most
-            often), ``note``.
+        differences: One row per task (and ``average``), model, method and reference: ``sparsity``, ``against``, ``n``
+            (common seeds), ``missing`` (seeds that only one has, or that were only planned), ``mean`` (method less
+            reference, in the metric's unit), ``low``, ``high`` (Student's 95% interval), ``p`` (of the same test,
+            two-sided), ``p_holm`` (corrected for the tests of the table), ``mcnemar`` (exact, of two trials'
+            predictions) and ``mcnemar_holm``, ``choice`` (how the settings were chosen: ``none``, ``other seeds``,
+            ``same seed``), ``selection`` (``dev`` or ``heldout``: the rows they were chosen on), ``settings`` and
+            ``against_settings`` (those chosen most often), ``note``.
         gaps: One row per task (and ``average``), model and method: see :func:`~nxm_sweep.report.gaps.gaps_closed`.
         expected: One row per cell and number of trials: :data:`CELL`, ``trials``, ``value``.
-        warnings: What a reader must know.
-        sentences: How the differences were tested, and the findings in words.
+        warnings: Cautions for the reader.
+        sentences: Test procedure and findings, in prose.
     """
 
     differences: pd.DataFrame
@@ -60,10 +60,10 @@ class Statistics:
 
 
 def compare(report: Report) -> Statistics:
-    """Return the statistics of a report."""
+    """Compute the statistics of a report."""
     settings = tested_settings(report)
     sides = sides_of(report, settings)
-    rows = [row for against in BASELINES for row in _differences(sides, settings, against)]
+    rows = [row for against in BASELINES for row in _compute_differences(sides, settings, against)]
     tasks = place_in(["average", *sorted({cell[0] for cell in sides}, key=place_in(TASK_ORDER))])
     rows.sort(
         key=lambda row: (row["model"], tasks(row["task"]), place_in(METHOD_ORDER)(row["method"]), row["sparsity"])
@@ -84,15 +84,15 @@ def compare(report: Report) -> Statistics:
 
 
 def tested_settings(report: Report) -> list[str]:
-    """Return the settings that are not the same in all trials, the usual ones first."""
+    """Return the settings that vary among trials, the usual ones first."""
     names = [name for name in report.settings() if len(report.trials[name].unique()) > 1]
     return sorted(names, key=lambda name: USUAL.index(name) if name in USUAL else len(USUAL))
 
 
 def expected_best(report: Report) -> pd.DataFrame:
-    """Return the expected reported score of the best of k trials of each cell, for every k up to its number of trials.
+    """Return each cell's expected reported score of the best of k trials, for k up to its number of trials.
 
-    With the n trials in the order of the selecting score, trial i (from 1) is the best of k with probability
+    With the n trials ordered by selecting score, worst first, trial i (from 1) is the best of k with probability
     ``C(i - 1, k - 1) / C(n, k)``.
 
     Source: see :data:`ESTIMATOR`.
@@ -101,43 +101,43 @@ def expected_best(report: Report) -> pd.DataFrame:
     for names, values in report.trials.sort_values("rank").groupby(CELL)["value"]:
         cell = dict(zip(CELL, names, strict=True))
         best_first = values.to_numpy(dtype=float)
-        for k, weights in _weights(len(values)):
+        for k, weights in _compute_weights(len(values)):
             rows.append({**cell, "trials": k, "value": float(np.dot(weights, best_first[: len(weights)]))})
     return pd.DataFrame(rows, columns=[*CELL, "trials", "value"])
 
 
 @cache
-def _weights(n: int) -> list[tuple[int, NDArray[np.float64]]]:
-    """Per k, how probable it is that each of n trials, the best first, is the best of k."""
-    found = []
-    for k in _some(n):
+def _compute_weights(n: int) -> list[tuple[int, NDArray[np.float64]]]:
+    """Return, per k, the probability of each of n trials, best first, of being the best of k."""
+    weights = []
+    for k in _thin_counts(n):
         i = np.arange(n, k, -1)  # C(i - 2, k - 1) / C(i - 1, k - 1) = (i - k) / (i - 1)
-        found.append((k, k / n * np.cumprod([1.0, *((i - k) / (i - 1))])))
-    return found
+        weights.append((k, k / n * np.cumprod([1.0, *((i - k) / (i - 1))])))
+    return weights
 
 
-def _differences(sides: dict[CellName, Side], settings: list[str], against: str) -> Iterator[dict[str, Any]]:
-    """Rows of the differences to a reference, those of single tasks before the averages."""
+def _compute_differences(sides: dict[CellName, Side], settings: list[str], against: str) -> Iterator[dict[str, Any]]:
+    """Yield the differences to a reference, single tasks before averages."""
     of_tasks: dict[tuple[str, str, str], dict[str, Aligned]] = {}
-    for cell, mine in sides.items():
+    for cell, side in sides.items():
         task, method, sparsity, model = cell
         reference = reference_of(sides, cell, against)
         if method.partition(" (")[0] in {"dense", against} or reference is None:
             continue
-        aligned = align([mine, reference], settings)
+        aligned = align([side, reference], settings)
         row: dict[str, Any] = {"task": task, "model": model, "method": method, "sparsity": sparsity, "against": against}
         row |= difference(aligned)
-        yield {**row, "mcnemar": _mcnemar(mine.trials, reference.trials) if row["n"] else None}
+        yield {**row, "mcnemar": _test_best_trials(side.trials, reference.trials) if row["n"] else None}
         if row["n"]:
             of_tasks.setdefault((model, method, sparsity), {})[task] = aligned
     for (model, method, sparsity), tasks in of_tasks.items():
         if len(tasks) > 1:
             row = {"task": "average", "model": model, "method": method, "sparsity": sparsity, "against": against}
-            yield row | _average(tasks)
+            yield row | _average_tasks(tasks)
 
 
-def _average(tasks: dict[str, Aligned]) -> dict[str, Any]:
-    """The mean over tasks of the differences on each seed that all of them have, assessed as a single task's."""
+def _average_tasks(tasks: dict[str, Aligned]) -> dict[str, Any]:
+    """Average the differences over tasks on their common seeds, and assess them as a single task's."""
     seeds = sorted(set.intersection(*(set(aligned.seeds) for aligned in tasks.values())))
     expected = frozenset.union(*(aligned.expected for aligned in tasks.values()))
     choice = any(aligned.choice for aligned in tasks.values())
@@ -147,7 +147,7 @@ def _average(tasks: dict[str, Aligned]) -> dict[str, Any]:
     if seeds:
         choosers = chooser_sets(len(seeds), choice)
         scores = [aligned.at(seeds).terms(choosers) for aligned in tasks.values()]
-        row |= assess(np.mean([mine - reference for mine, reference in scores], axis=0), choosers, choice)
+        row |= assess(np.mean([method - reference for method, reference in scores], axis=0), choosers, choice)
         note = row["note"]
     row["missing"] = len(expected) - row["n"]
     missing = f"{row['missing']} of {len(expected)} seeds are not paired in every task" if row["missing"] else ""
@@ -155,17 +155,17 @@ def _average(tasks: dict[str, Aligned]) -> dict[str, Any]:
     return {**row, "note": "; ".join(filter(None, [over, note, missing]))}
 
 
-def _mcnemar(mine: Sequence[Trial], reference: Sequence[Trial]) -> float | None:
-    """McNemar's p of each side's best trial; None where a best trial was picked by the very rows that the test counts."""
-    if not mine or not reference:
+def _test_best_trials(trials: Sequence[Trial], reference: Sequence[Trial]) -> float | None:
+    """Return McNemar's p of both best trials; None if the rows of the test also picked one of them."""
+    if not trials or not reference:
         return None
-    sides = (mine, reference)
+    sides = (trials, reference)
     if any(len(side) > 1 and any(trial["selection"] == "dev" for trial in side) for side in sides):
         return None
     best = [min(side, key=lambda trial: int(trial["rank"])) for side in sides]
     return mcnemar(*(Path(trial["path"]).parent for trial in best))
 
 
-def _some(n: int) -> list[int]:
-    """All numbers up to n, or about 50 of them."""
+def _thin_counts(n: int) -> list[int]:
+    """Return 1 to n, thinned to about 50."""
     return list(range(1, n + 1)) if n <= 50 else sorted({round(k) for k in np.geomspace(1, n, 50)})

@@ -1,4 +1,4 @@
-"""The results table: a row per method, sparsity and model, a column per task, the best of a cell or a mean over seeds in it."""
+"""The results table: a row per method, sparsity and model, a column per task, entries a best or a mean over seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAPER_FIGURES = (
     ("ADMM-Unstructured, average of the dev scores", 81.3),
     ("NxMTransformer over masked fine-tuning (ASP), points of GLUE score", 1.7),
 )
-"""All that was read of the paper's figures (NxMTransformer, NeurIPS 2021: its abstract and its text at Table 1)."""
+"""All known figures of the paper (NxMTransformer, NeurIPS 2021: abstract and text at Table 1)."""
 _LABELS = {
     "glue/mnli": "MNLI m/mm",
     "glue/sst2": "SST-2",
@@ -44,12 +44,12 @@ class Task:
     """A column of the table.
 
     Attributes:
-        name: Of the task.
-        label: Of the column.
-        metric: In words.
-        train_rows: Of its training set as used; the largest, where trials differ.
-        constants: Scores of the constant answer in the metric's unit, from the lowest on; several where trials were trained or
-            scored on other rows, none where no record holds one.
+        name: Task name.
+        label: Column label.
+        metric: For display.
+        train_rows: Training rows used; the largest number, where trials differ.
+        constants: Scores of the constant answer in the metric's unit, ascending; several where trials were trained or
+            scored on different rows, none where no record has one.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a cell comes to.
+    """The result of a cell.
 
     Attributes:
         value: Reported score in the metric's unit; for MNLI the mean of both validation sets. None: no trial has a record.
@@ -70,13 +70,13 @@ class Entry:
         high: Its upper end.
         trials: Finished trials of the cell.
         seeds: Seeds behind the value.
-        hyperparameters: Those that gave it.
+        hyperparameters: Those of the value.
         identities: Of the trials behind the value.
         scores: Reported score of each of them, in the metric's unit.
         holes: Points without a usable record, by kind: ``{"non-finite": 1}``.
-        optimistic: Whether it was selected on the rows that it is reported on.
-        rules: Name and digest of the rules that its trials were given.
-        beats_constant: Whether it is above the constant answer's score; None where that is unknown.
+        optimistic: Whether it was selected on the reported rows.
+        rules: Name and digest of the rules of its trials.
+        beats_constant: Whether it is above the constant answer's score; None: unknown.
     """
 
     value: float | None
@@ -96,7 +96,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """A method with its sparsity on a model; ``average`` is over the tasks that every row has, None without such."""
+    """A method with its sparsity on a model; ``average`` is over the tasks of every row, None without any."""
 
     method: str
     sparsity: str
@@ -107,14 +107,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The table with what must be said beside it.
+    """The table and its notes.
 
     Attributes:
         by: ``best`` or ``seed``.
         tasks: The columns.
         rows: The rows.
-        averaged: Names of the tasks that the average is over.
-        notes: What must be said beside it.
+        averaged: Names of the averaged tasks.
+        notes: Notes for the reader.
     """
 
     by: str
@@ -128,7 +128,7 @@ def make_table(report: Report, by: str = "best") -> Table:
     """Return the results table.
 
     Args:
-        report: What was read.
+        report: Frames as read.
         by: ``best``: the trial with the best selecting score of each cell, the paper's protocol. ``seed``: the mean over the
             seeds of the hyperparameters with the best mean, with Student's 95% interval.
     """
@@ -137,11 +137,12 @@ def make_table(report: Report, by: str = "best") -> Table:
     needed = [*CELL, *RULES, *scored, *names]
     trials = report.trials.reindex(columns=list(dict.fromkeys(needed)))
     entries: dict[_Cell, Entry] = {
-        _cell(cell): _entry(report.scores, mine, by, names) for cell, mine in trials.groupby(CELL, sort=False)
+        _name_cell(cell): _make_entry(report.scores, group, by, names)
+        for cell, group in trials.groupby(CELL, sort=False)
     }
     for missing, kinds in report.problems[report.problems["task"] != ""].groupby(CELL)["kind"]:
-        holes = {str(kind): int(n) for kind, n in kinds.value_counts().items()}
-        entries[_cell(missing)] = replace(entries.get(_cell(missing), Entry(None, "-")), holes=holes)
+        counts = {str(kind): int(n) for kind, n in kinds.value_counts().items()}
+        entries[_name_cell(missing)] = replace(entries.get(_name_cell(missing), Entry(None, "-")), holes=counts)
     tasks = sorted({cell[0] for cell in entries}, key=place_in(TASK_ORDER))
     keys = sorted({cell[1:] for cell in entries}, key=lambda key: (key[2], place_in(METHOD_ORDER)(key[0]), key[1]))
     of_rows = {
@@ -152,10 +153,10 @@ def make_table(report: Report, by: str = "best") -> Table:
     }
     averaged = [task for task in tasks if all(task in row and row[task].value is not None for row in of_rows.values())]
     rows = [
-        Row(method, sparsity, model, entries=row, average=_average(row, averaged))
+        Row(method, sparsity, model, entries=row, average=_average_entries(row, averaged))
         for (method, sparsity, model), row in of_rows.items()
     ]
-    columns = tuple(_task(report, name) for name in tasks)
+    columns = tuple(_make_task(report, name) for name in tasks)
     notes = table_notes(
         report,
         by,
@@ -167,7 +168,7 @@ def make_table(report: Report, by: str = "best") -> Table:
 
 
 def table_frame(table: Table) -> pd.DataFrame:
-    """Return the table as texts, scores times 100, for any writer."""
+    """Return the table as texts, scores times 100, for any format."""
     header = {task.name: f"{task.label} ({task.metric}; {task.train_rows:,})" for task in table.tasks}
     rows: list[dict[str, str]] = []
     for row in table.rows:
@@ -184,13 +185,13 @@ def table_frame(table: Table) -> pd.DataFrame:
 
 
 def constant_text(task: Task) -> str:
-    """Return what a table shows of the constant answer's score: a range where trials differ, ``-`` where it is unknown."""
+    """Format the constant answer's score: a range where trials differ, ``-`` where it is unknown."""
     ends = dict.fromkeys(f"{100 * score:.1f}" for score in (*task.constants[:1], *task.constants[-1:]))
     return " to ".join(ends) or "-"
 
 
 def constant_average(table: Table) -> str:
-    """Return the constant answer's average over the table's; ``-`` where one of its scores is unknown or not one number."""
+    """Return the constant answer's average over the averaged tasks; ``-`` where a score is unknown or a range."""
     scores = [task.constants for task in table.tasks if task.name in table.averaged]
     if not scores or any(len(of_task) != 1 for of_task in scores):
         return "-"
@@ -198,7 +199,7 @@ def constant_average(table: Table) -> str:
 
 
 def detail_frame(table: Table) -> pd.DataFrame:
-    """Return one row per entry: what the score is, of how many trials, and which hyperparameters gave it."""
+    """Return one row per entry: score, number of trials, and hyperparameters."""
     labels = {task.name: task.label for task in table.tasks}
     rows = [
         {
@@ -221,22 +222,22 @@ def detail_frame(table: Table) -> pd.DataFrame:
 
 
 def shown(entry: Entry | None) -> str:
-    """Return an entry as a table shows it: score, interval, and how many points have no record."""
+    """Format an entry for a table: score, interval, and number of points without a record."""
     if entry is None:
         return "-"
-    holes = sum(entry.holes.values())
-    return entry.text + (f" [{holes} missing]" if holes else "")
+    missing = sum(entry.holes.values())
+    return entry.text + (f" [{missing} missing]" if missing else "")
 
 
 _Cell = tuple[str, str, str, str]
 
 
-def _cell(names: Any) -> _Cell:
+def _name_cell(names: Any) -> _Cell:
     task, method, sparsity, model = map(str, names)
     return task, method, sparsity, model
 
 
-def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
+def _make_entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
     if by == "best":
         chosen = trials.iloc[[int(trials["rank"].to_numpy().argmin())]]
         seeds = 1
@@ -244,7 +245,7 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
         names = [name for name in names if name != "seed"]
         chosen = best_settings(trials, names)
         seeds = chosen["seed"].nunique()
-    of_sets = _scores(scores, chosen)
+    of_sets = _pivot_scores(scores, chosen)
     of_trials = chosen["value"].astype(float).to_numpy()
     value, low, high = float(of_trials.mean()), None, None
     text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
@@ -273,27 +274,27 @@ def _entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]
 
 
 def half_interval(values: NDArray[np.floating[Any]]) -> float:
-    """Return half of Student's 95% interval of the mean of two values or more."""
+    """Return half of Student's 95% interval of the mean of at least two values."""
     return float(critical(len(values)) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def best_settings(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return the trials of a cell's settings with the best mean selecting score, of those with the most seeds.
+    """Return the trials of a cell's settings with the best mean selecting score among those with most seeds.
 
     Args:
-        trials: A cell's, in the order of the grid.
-        names: Of the settings, without the seed.
+        trials: A cell's, in grid order.
+        names: Settings, without the seed.
     """
     present = [name for name in names if name in trials]
     groups = [group for _, group in trials.groupby(present, dropna=False, sort=False)] if present else [trials]
     most = max(group["seed"].nunique() for group in groups)
     full = [group for group in groups if group["seed"].nunique() == most]
-    keys = [rank_key(fmean(group["selected"]), fmean(group["epoch"]), place) for place, group in enumerate(full)]
+    keys = [rank_key(fmean(group["selected"]), fmean(group["epoch"]), index) for index, group in enumerate(full)]
     return full[keys.index(min(keys))]
 
 
-def _scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Reported scores: the rows of ``chosen``, a column per validation set where a task has several (NaN: not scored)."""
+def _pivot_scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Return reported scores: the rows of ``chosen``, a column per validation set of the task (NaN: not scored)."""
     one = chosen[["value"]].astype(float)
     if chosen["task"].iloc[0] != "glue/mnli" and not chosen["task"].iloc[0].startswith("glue/mnli "):
         return one
@@ -303,7 +304,7 @@ def _scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return one if wide.empty else wide.reindex(chosen["identity"]).set_index(chosen.index)
 
 
-def _task(report: Report, name: str) -> Task:
+def _make_task(report: Report, name: str) -> Task:
     trials = report.trials[report.trials["task"] == name]
     base = name.partition(" (")[0]
     label = _LABELS.get(base, base) + name.removeprefix(base)
@@ -317,7 +318,7 @@ def _task(report: Report, name: str) -> Task:
     return Task(name, label, _METRICS.get(metric, metric), int(trials["train_rows"].max()), constants)
 
 
-def _average(row: dict[str, Entry], tasks: Sequence[str]) -> float | None:
+def _average_entries(row: dict[str, Entry], tasks: Sequence[str]) -> float | None:
     values = [row[task].value for task in tasks]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

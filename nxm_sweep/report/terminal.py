@@ -1,9 +1,9 @@
-"""What the terminal shows: one finished trial, and finished trials side by side."""
+"""Terminal output: one finished trial, or finished trials side by side."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from rich.table import Table
 from nxm_sweep.formatting import constraint_text, format_value
 from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.store.paths import RESULT, trial_folder
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import beats, constant_value, pattern_of, reported_value, selected_epoch, unpruned_value
 
 
-def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) -> None:
-    """Print a finished trial: a line per epoch, the best, what was verified, and where the record is."""
+def trial_summary(record: Record, output_dir: str, console: Console) -> None:
+    """Print a finished trial: its epochs, the best score, the verification, and the record's path."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = record["selection"]["metric"]
     pruned = bool(record["sparsity"]["targets"])
@@ -25,26 +26,26 @@ def trial_summary(record: Mapping[str, Any], output_dir: str, console: Console) 
     for header in headers if pruned else ["epoch", metric, "training loss"]:
         table.add_column(header, justify="right")
     for entry in record["epochs"]:
-        cells = [str(entry["epoch"]), _number(entry["selection"])]
+        cells = [str(entry["epoch"]), _format_number(entry["selection"])]
         if pruned:
-            cells.append(_number(entry["unpruned_selection"]))
-        cells.append(_number(entry["training_loss"]))
+            cells.append(_format_number(entry["unpruned_selection"]))
+        cells.append(_format_number(entry["training_loss"]))
         if pruned:
-            cells.append(_number(entry["relative_distance"], 3))
+            cells.append(_format_number(entry["relative_distance"], 3))
         table.add_row(*cells, style="bold" if entry["epoch"] == record["best"]["epoch"] else None)
     console.print(table)
-    console.print(_best(record), soft_wrap=True)
-    console.print(_verified(record), soft_wrap=True)
+    console.print(_describe_best(record), soft_wrap=True)
+    console.print(_describe_verification(record), soft_wrap=True)
     path = trial_folder(Path(output_dir), record["identity"]) / RESULT
     console.print(f"{record['seconds']['total']:.0f} s, {record['tokens']:,} tokens; record: {path}", soft_wrap=True)
 
 
-def print_trials(records: Iterable[Mapping[str, Any]], console: Console) -> None:
+def print_trials(records: Iterable[Record], console: Console) -> None:
     """Print finished trials side by side: a table per task, model and precision, a row per trial.
 
-    A score is the reported one at the selected epoch; for MNLI it is the mean of m and mm.
+    Scores are those reported at the selected epoch; MNLI's is the mean of m and mm.
     """
-    for (task, model, precision), trials in itertools.groupby(sorted(records, key=_order), key=_table_of):
+    for (task, model, precision), trials in itertools.groupby(sorted(records, key=_sort_key), key=_table_key):
         table = Table(
             box=None,
             pad_edge=False,
@@ -59,21 +60,21 @@ def print_trials(records: Iterable[Mapping[str, Any]], console: Console) -> None
             table.add_column(header, justify="right", no_wrap=True)
         metrics, constants = set(), set()
         for record in trials:
-            table.add_row(*_row(record))
+            table.add_row(*_format_row(record))
             metrics.add(record["selection"]["metric"])
             constants.add(constant_value(record))
-        known = sorted(_number(constant) for constant in constants - {None}) or ["-"]
+        known = sorted(_format_number(constant) for constant in constants - {None}) or ["-"]
         score = " to ".join(dict.fromkeys([known[0], known[-1]]))
         table.add_row(CONSTANT, *"----", score, score, *"---")
         console.print(table)
         console.print(f"score: {', '.join(sorted(metrics))}; {MARK} does not beat the constant answer", style="dim")
 
 
-def _row(record: Mapping[str, Any]) -> list[str]:
+def _format_row(record: Record) -> list[str]:
     config = record["config"]
     epoch, value = selected_epoch(record), reported_value(record)
     pruned = bool(epoch["pruned"])
-    score = _number(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
+    score = _format_number(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
     return [
         record["method"],
         pattern_of(record),
@@ -81,32 +82,33 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         str(config["training"]["batch_size"]),
         format_value(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
         score if pruned else "-",
-        _number(unpruned_value(record)) if pruned else score,
+        _format_number(unpruned_value(record)) if pruned else score,
         str(epoch["epoch"]),
-        _number(epoch["relative_distance"], 3),
+        _format_number(epoch["relative_distance"], 3),
         f"{record['seconds']['total']:.0f}",
     ]
 
 
-def _table_of(record: Mapping[str, Any]) -> tuple[str, str, str]:
+def _table_key(record: Record) -> tuple[str, str, str]:
     return record["task"], record["model_name"], record["config"]["training"]["precision"]
 
 
-def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return *_table_of(record), place_in(METHOD_ORDER)(record["method"]), record["identity"]
+def _sort_key(record: Record) -> tuple[Any, ...]:
+    return *_table_key(record), place_in(METHOD_ORDER)(record["method"]), record["identity"]
 
 
-def _best(record: Mapping[str, Any]) -> str:
+def _describe_best(record: Record) -> str:
     best, selection, precision = record["best"], record["selection"], record["config"]["training"]["precision"]
     if selection.get("name", "dev") == "dev":
-        return f"best {selection['metric']} {_number(best['value'])} at epoch {best['epoch']}, in {precision}"
+        return f"best {selection['metric']} {_format_number(best['value'])} at epoch {best['epoch']}, in {precision}"
     return (
-        f"selected epoch {best['epoch']}: {selection['metric']} {_number(best['selection_value'])} on held-out training rows; "
-        f"{_number(best['value'])} on {selection['reported_set']}, in {precision}"
+        f"selected epoch {best['epoch']}: {selection['metric']} {_format_number(best['selection_value'])} on held-out "
+        "training rows; "
+        f"{_format_number(best['value'])} on {selection['reported_set']}, in {precision}"
     )
 
 
-def _verified(record: Mapping[str, Any]) -> str:
+def _describe_verification(record: Record) -> str:
     checked = record["sparsity"]["checked"]
     if not checked:
         return "dense: no matrix is pruned"
@@ -115,5 +117,5 @@ def _verified(record: Mapping[str, Any]) -> str:
     return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {constraints}"
 
 
-def _number(value: float | None, digits: int = 4) -> str:
+def _format_number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""``--watch``: the report's files are written anew whenever a record has come, until Ctrl-C."""
+"""``--watch``: rewrite the report's files whenever a record arrives, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Signature = frozenset[tuple[str, int, int]]
 
 
 def signature(folders: Sequence[Path]) -> Signature:
-    """Return what changes when a record, a failure or a plan under the folders does: paths, sizes, times."""
-    found = set()
+    """Return paths, sizes and modification times of the records, failures and plans under the folders."""
+    entries = set()
     for folder in folders:
         for path in (path for pattern in _WATCHED for path in folder.glob(pattern)):
             try:
                 state = path.stat()
-            except FileNotFoundError:  # it was replaced or removed just now
+            except FileNotFoundError:  # replaced or removed since the listing
                 continue
-            found.add((str(path), state.st_size, state.st_mtime_ns))
-    return frozenset(found)
+            entries.add((str(path), state.st_size, state.st_mtime_ns))
+    return frozenset(entries)
 
 
 def watch(
@@ -32,16 +32,16 @@ def watch(
     tell: Callable[[str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Call ``refresh(seconds)`` now and whenever something has changed, looking every ``seconds``; return on Ctrl-C.
+    """Call ``refresh(seconds)`` now and after every change, polling each ``seconds``; return on Ctrl-C.
 
-    Records that are still missing are waited for. On Ctrl-C ``refresh(None)`` is called a last time, so that the page that
-    stays does not reload itself.
+    Missing records are waited for. On Ctrl-C ``refresh(None)`` is called a last time, so that the final page does not
+    reload itself.
 
     Args:
         folders: The output folders.
-        seconds: Between two looks.
+        seconds: Polling interval.
         refresh: Writes the files; its argument is the page's interval.
-        tell: Shows a line to the user.
+        tell: Prints a line for the user.
         pause: Sleeps.
 
     Raises:
@@ -56,16 +56,16 @@ def watch(
         while True:
             now = signature(folders)
             if now != seen:
-                seen, before, written = now, written, True  # Ctrl-C may come while the files are written
-                written = _try(refresh, seconds, tell) or before
+                seen, before, written = now, written, True  # Ctrl-C may interrupt the write
+                written = _try_refresh(refresh, seconds, tell) or before
             pause(seconds)
     except KeyboardInterrupt:
         if written:
             tell("stopped; the page is written once more, and reloads itself no longer")
-            _try(refresh, None, tell)
+            _try_refresh(refresh, None, tell)
 
 
-def _try(refresh: Callable[[float | None], None], seconds: float | None, tell: Callable[[str], None]) -> bool:
+def _try_refresh(refresh: Callable[[float | None], None], seconds: float | None, tell: Callable[[str], None]) -> bool:
     try:
         refresh(seconds)
     except RecordError as error:

@@ -1,1 +1,1 @@
-"""Which matrices bear which pattern: ``python -m nxm_sweep.sensitivity``."""
+"""Measure which matrices tolerate which pattern: ``python -m nxm_sweep.sensitivity``."""

@@ -1,8 +1,8 @@
-"""``python -m nxm_sweep.sensitivity TRIAL --to FILE``: which matrices bear which pattern, and rules that meet a budget.
+"""``python -m nxm_sweep.sensitivity TRIAL --to FILE``: which matrices tolerate which pattern, and rules for a budget.
 
-Each matrix of a trained dense model is pruned alone to each candidate and scored on a slice of the training set; the
-validation rows have no part in it. ``sparsity=mixed sparsity.scan=FILE`` trains with the rules.
-An interrupted scan continues where it was. Exit codes: 0 the file is written; 2 bad input; 130 interrupted.
+One matrix of a trained dense model at a time is pruned to each candidate and scored on a slice of the training set; the
+validation rows are not used. ``sparsity=mixed sparsity.scan=FILE`` trains with the resulting rules.
+An interrupted scan continues where it stopped. Exit codes: 0 the file is written; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.config.sparsity_rules import SCHEMA, read_scan
-from nxm_sweep.console import BAD_INPUT, error_console, print_error
+from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
 from nxm_sweep.errors import ConfigError, NxmSweepError
 from nxm_sweep.sensitivity.scanner import Unfinished
 from nxm_sweep.settings import DataSettings
@@ -34,12 +34,12 @@ from nxm_sweep.store.files import write_json
 _INTERRUPTED = 130
 _ROWS = 512
 _CANDIDATES = ("2of4", "1of4")
-_PIPED_WIDTH = 160  # columns, where nobody's window wraps them
+_PIPED_WIDTH = 160  # columns, where no terminal wraps them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _build_parser().parse_args(arguments)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scan = settle(read_scan(Path(options.source)), options.density, hardware=options.hardware)
             write_json(options.to, scan)
         else:
-            scan = _scan(_find(options), candidates, options, console)
+            scan = _scan(_find_model(options), candidates, options, console)
     except KeyboardInterrupt:
         error_console().print("stopped; the same command continues")
         return _INTERRUPTED
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m nxm_sweep.sensitivity",
+        prog=program("sensitivity"),
         description="Which matrices of a trained dense model bear which pattern, and rules that meet a budget.",
         epilog="exit codes: 0 the file is written; 2 bad input; 130 interrupted, and the same command continues",
     )
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> list[Constraint]:
-    """Refuse bad options before anything is loaded; return the candidates."""
+    """Reject bad options before anything is loaded; return the candidates."""
     if options.to.exists() or not options.to.absolute().parent.is_dir():
         wrong = "exists" if options.to.exists() else "is in no folder that exists"
         raise ConfigError(f"{options.to} {wrong}", hint="nothing is overwritten: give --to a new file")
@@ -109,28 +109,28 @@ def _check(options: argparse.Namespace) -> list[Constraint]:
     if again and (options.settings or options.candidates):
         raise ConfigError("a scan's file says itself what was measured", hint="it takes --density and --hardware alone")
     named = options.candidates or (["2of4"] if options.hardware else _CANDIDATES)
-    found = list(dict.fromkeys(parse_constraint(name) for name in named))
-    if any(held.is_dense for held in found):
+    candidates = list(dict.fromkeys(parse_constraint(name) for name in named))
+    if any(candidate.is_dense for candidate in candidates):
         raise ConfigError("--candidates holds a pattern that keeps everything", hint="dense is always a candidate")
-    if options.hardware and not again and TWO_OF_FOUR not in found:
+    if options.hardware and not again and TWO_OF_FOUR not in candidates:
         raise ConfigError("--hardware chooses 2 of 4, which is none of the candidates", hint="--candidates 2of4")
-    reachable = min(held.density for held in ([TWO_OF_FOUR] if options.hardware else found))
+    reachable = min(candidate.density for candidate in ([TWO_OF_FOUR] if options.hardware else candidates))
     if not again and options.density < reachable:
         raise ConfigError(
             f"--density {options.density:g} cannot be reached: the sparsest candidate keeps {reachable:g}",
             hint="raise it, or add a candidate",
         )
-    return found
+    return candidates
 
 
-def _find(options: argparse.Namespace) -> Any:
-    """The model to scan: a trial's, or that of a folder whose task the settings say."""
+def _find_model(options: argparse.Namespace) -> Any:
+    """Return the model to scan: a trial's, or that of a folder whose task is among the settings."""
     from nxm_sweep.export.trial_model import load_finished_trial  # noqa: PLC0415
     from nxm_sweep.sensitivity.scanner import Seen, Trained  # noqa: PLC0415
 
     folder = Path(options.source).expanduser()
     if (folder / "config.json").is_file():
-        if not any(word.startswith("task=") for word in options.settings):
+        if not any(setting.startswith("task=") for setting in options.settings):
             raise ConfigError(
                 f"{folder} does not say what it was trained on", hint="add its task, such as task=glue/mrpc"
             )
@@ -150,7 +150,7 @@ def _find(options: argparse.Namespace) -> Any:
             )
         config = trial.record["config"]
         selection = config.get("selection", {})
-        held = selection["fraction"] if selection.get("name") == "heldout" else None
+        heldout = selection["fraction"] if selection.get("name") == "heldout" else None
         source = Trained(
             trial.model_folder,
             trial.task,
@@ -158,7 +158,7 @@ def _find(options: argparse.Namespace) -> Any:
             config["training"]["max_length"],
             config["training"]["precision"],
             trial.record["identity"],
-            Seen(config["training"]["max_train_samples"], held),
+            Seen(config["training"]["max_train_samples"], heldout),
         )
     return source if options.data is None else replace(source, data=DataSettings(options.data, None))
 
@@ -193,45 +193,44 @@ def _scan(
     return scan
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def show_scan(scan: Mapping[str, Any], console: Console) -> None:
     """Print a settled scan."""
-    console.print(_table(scan))
-    console.print(f"{_rows(scan['rows'])}; in {scan.get('precision', 'fp32')}")
+    console.print(_build_table(scan))
+    console.print(f"{_describe_rows(scan['rows'])}; in {scan.get('precision', 'fp32')}")
     metric, dense = scan["metric"], scan["dense"]
-    console.print(f"dense: loss {dense['loss']:.4f}, {metric} {_score(dense['score'])}")
-    for name, found in scan["everywhere"].items():
-        console.print(
-            f"{name} everywhere: loss {found['loss']:.4f}, {metric} {_score(found['score'])}; no training after"
-        )
+    console.print(f"dense: loss {dense['loss']:.4f}, {metric} {_format_score(dense['score'])}")
+    for name, measured in scan["everywhere"].items():
+        score = _format_score(measured["score"])
+        console.print(f"{name} everywhere: loss {measured['loss']:.4f}, {metric} {score}; no training after")
     chosen = scan["chosen"]
     count = Counter(chosen["matrices"].values())
-    parts = ", ".join(f"{held} in {count[held]}" for held in sorted(count))
-    result = "" if chosen["loss"] is None else f": loss {chosen['loss']:.4f}, {metric} {_score(chosen['score'])}"
+    parts = ", ".join(f"{constraint} in {count[constraint]}" for constraint in sorted(count))
+    result = "" if chosen["loss"] is None else f": loss {chosen['loss']:.4f}, {metric} {_format_score(chosen['score'])}"
     console.print(
         f"chosen for a density of {scan['settings']['density']:g}: {parts} matrices; density {chosen['density']:.4f}{result}"
     )
 
 
-def _table(scan: Mapping[str, Any]) -> Table:
+def _build_table(scan: Mapping[str, Any]) -> Table:
     candidates = scan["candidates"]
-    found = {(reading["matrix"], reading["constraint"]): reading for reading in scan["readings"]}
-    worst = {name: max(found[name, held]["loss_rise"] for held in candidates) for name in sizes_of(scan)}
+    by_key = {(reading["matrix"], reading["constraint"]): reading for reading in scan["readings"]}
+    worst = {name: max(by_key[name, candidate]["loss_rise"] for candidate in candidates) for name in sizes_of(scan)}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("matrix", overflow="fold")
     for header in ("weights", *(f"{name}: {column}" for name in candidates for column in ("loss", "score")), "chosen"):
         table.add_column(header, justify="right")
     for name, size in sorted(sizes_of(scan).items(), key=lambda item: -worst[item[0]]):
-        readings = [found[name, held] for held in candidates]
-        cells = [cell for reading in readings for cell in (_signed(reading["loss_rise"]), _drop(reading["score_drop"]))]
+        readings = [by_key[name, candidate] for candidate in candidates]
+        cells = [
+            cell
+            for reading in readings
+            for cell in (_format_signed(reading["loss_rise"]), _format_drop(reading["score_drop"]))
+        ]
         table.add_row(name.removesuffix(".weight"), f"{size:,}", *cells, scan["chosen"]["matrices"][name])
     return table
 
 
-def _rows(rows: Mapping[str, Any]) -> str:
+def _describe_rows(rows: Mapping[str, Any]) -> str:
     if rows["seen"] is None:
         seen = "whether the model was trained on them is not known"
     elif rows["seen"]:
@@ -241,13 +240,17 @@ def _rows(rows: Mapping[str, Any]) -> str:
     return f"scored on {rows['count']} of {rows['of']} training rows; {seen}"
 
 
-def _signed(value: float) -> str:
+def _format_signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # never -0.0000
 
 
-def _drop(value: float | None) -> str:
-    return "-" if value is None else _signed(-value)
+def _format_drop(value: float | None) -> str:
+    return "-" if value is None else _format_signed(-value)
 
 
-def _score(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A sensitivity scan: each matrix of a trained model pruned alone, scored on a slice of the training set."""
+"""A sensitivity scan: one matrix of a trained model at a time is pruned and scored on a slice of the training set."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from nxm_sweep.training.models import digest_model, label_words, load_classifier
 
 
 class Unfinished:
-    """What an interrupted scan has measured, in a file beside the one that it will write.
+    """Measurements of an interrupted scan, in a file beside the scan's own.
 
     Args:
-        scan: The file that the scan will write; this one has ``.unfinished`` behind its name.
-        setup: All that decides the measurements. A file of another setup is begun anew.
+        scan: The scan's own file; this one has ``.unfinished`` appended to its name.
+        setup: Everything that determines the measurements. A file of another setup is discarded.
 
     Attributes:
         measured: The measurements, by name.
@@ -39,27 +39,27 @@ class Unfinished:
 
     def __init__(self, scan: Path, setup: Mapping[str, Any]) -> None:
         self._path, self._setup = scan.with_name(f"{scan.name}.unfinished"), {"schema": SCHEMA, **setup}
-        held = read_json(self._path)
-        same = isinstance(held, dict) and held.get("setup") == self._setup
-        self.measured: dict[str, dict[str, Any]] = held["measured"] if same else {}
+        stored = read_json(self._path)
+        same = isinstance(stored, dict) and stored.get("setup") == self._setup
+        self.measured: dict[str, dict[str, Any]] = stored["measured"] if same else {}
 
     def add(self, name: str, found: dict[str, Any]) -> None:
-        """Keep a measurement."""
+        """Add a measurement, and write the file."""
         self.measured[name] = found
         write_json(self._path, {"setup": self._setup, "measured": self.measured})
 
     def remove(self) -> None:
-        """Remove the file: the scan is whole."""
+        """Remove the file, once the scan is complete."""
         self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Which of the training rows a model was trained on.
+    """Training rows that a model was trained on.
 
     Args:
-        first: It saw the first so many; None: all.
-        heldout: The share that its trial held out to select by; None: none was.
+        first: Number of rows, from the first; None: all.
+        heldout: Share that its trial held out for selection; None: none.
     """
 
     first: int | None = None
@@ -72,7 +72,7 @@ class ScanRows:
 
     Attributes:
         numbers: The rows' numbers in the training set, ascending.
-        seen: How many of them the model was trained on; None if nobody knows.
+        seen: Number of them that the model was trained on; None if unknown.
     """
 
     numbers: list[int]
@@ -80,15 +80,16 @@ class ScanRows:
 
 
 def scan_rows(rows: int, count: int, seen: Seen | None) -> ScanRows:
-    """Return a fixed slice of the training set, of rows that the model has not seen if there are enough.
+    """Return a fixed slice of the training set, from rows that the model was not trained on if there are enough.
 
     Args:
         rows: Size of the training set.
-        count: Rows wanted.
-        seen: What the model was trained on; None if nobody knows. Of rows held out, the slice is drawn from them alone.
+        count: Number of rows to draw.
+        seen: Rows that the model was trained on; None if unknown. If rows were held out, the slice is drawn only from
+            them.
 
     Raises:
-        DataError: There are not two rows.
+        DataError: There are fewer than two rows.
     """
     if seen is None:
         return ScanRows(_draw(range(rows), count), None)
@@ -107,10 +108,10 @@ def digest_rows(rows: Dataset) -> str:
 
 
 def _draw(rows: Sequence[int], count: int) -> list[int]:
-    """So many of the rows, ascending, always the same."""
+    """Return ``count`` of the rows, or all of fewer, ascending; deterministic."""
     if count >= len(rows):
         return list(rows)
-    return [rows[place] for place in heldout_rows(len(rows), count / len(rows))[1]]
+    return [rows[index] for index in heldout_rows(len(rows), count / len(rows))[1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +119,13 @@ class Trained:
     """A trained model, and what it was trained on.
 
     Args:
-        folder: Of the model and its tokenizer.
-        task: What it was trained on.
-        data: Where the rows are.
-        max_length: Tokens; longer inputs are cut.
-        precision: What the model is scored in: that of its trial.
-        trial: The identity of its trial, if it has one.
-        seen: Which training rows it was trained on; None if nobody knows.
+        folder: Folder of the model and its tokenizer.
+        task: Task that it was trained on.
+        data: Location of the rows.
+        max_length: Limit in tokens; longer inputs are cut.
+        precision: Precision to score in: that of its trial.
+        trial: Identity of its trial, if it has one.
+        seen: Training rows that it was trained on; None if unknown.
     """
 
     folder: Path
@@ -137,46 +138,46 @@ class Trained:
 
 
 def check_head(folder: Path, labels: Sequence[str]) -> None:
-    """Refuse a saved model whose outputs are not the task's classes.
+    """Raise unless a saved model's outputs are the task's classes.
 
-    A model that calls its classes ``LABEL_0``, ``LABEL_1``, ... is taken to have them in the task's order.
+    Classes named ``LABEL_0``, ``LABEL_1``, ... are assumed to be in the task's order.
 
     Args:
-        folder: The model's.
-        labels: The task's classes in order; none for a regression.
+        folder: Folder of the model.
+        labels: The task's classes in order; empty for a regression.
 
     Raises:
-        ModelError: Another number of outputs, or other names, or another order.
+        ModelError: The number, the names or the order of the outputs differ.
     """
-    words = label_words(folder)
-    if len(words) != max(1, len(labels)):
-        raise ModelError(f"the model in {folder} has {len(words)} outputs but the task needs {max(1, len(labels))}")
-    unnamed = list(words) == [f"LABEL_{number}" for number in range(len(words))]
-    if labels and not unnamed and [word.lower() for word in words] != [label.lower() for label in labels]:
+    names = label_words(folder)
+    if len(names) != max(1, len(labels)):
+        raise ModelError(f"the model in {folder} has {len(names)} outputs but the task needs {max(1, len(labels))}")
+    unnamed = list(names) == [f"LABEL_{number}" for number in range(len(names))]
+    if labels and not unnamed and [name.lower() for name in names] != [label.lower() for label in labels]:
         raise ModelError(
-            f"the classes of the model in {folder} are {', '.join(words)} but the task's are {', '.join(labels)}",
+            f"the classes of the model in {folder} are {', '.join(names)} but the task's are {', '.join(labels)}",
             hint="task.labels sets the task's order",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A model's mean loss over the slice, and its score; None where the score does not exist: all answers are equal."""
+    """A model's mean loss over the slice, and its score; None where the score is undefined: all answers are equal."""
 
     loss: float
     score: float | None
 
 
 class Meter:
-    """Measures a model as it is now on fixed rows.
+    """Measure the current state of a model on fixed rows.
 
     Args:
         model: A trained classifier, in evaluation mode.
         tokenizer: Its tokenizer.
         rows: Columns ``text``, ``label`` and, if the task has two texts, ``pair``.
-        task: Its metrics, and the one that selects.
-        max_length: Tokens; longer inputs are cut.
-        precision: What the model runs in.
+        task: The task, for its metrics and its selection metric.
+        max_length: Limit in tokens; longer inputs are cut.
+        precision: Precision that the model runs in.
     """
 
     def __init__(
@@ -205,10 +206,10 @@ class Meter:
         if not bool(np.isfinite(outputs).all()):
             raise NonFiniteError("the model's outputs are not finite", hint="its training has diverged")
         try:
-            found = score(self._task.metrics, outputs, self._labels)[self._task.selection_metric]
+            value = score(self._task.metrics, outputs, self._labels)[self._task.selection_metric]
         except NonFiniteError:  # a correlation, where all answers are equal
             return Measured(mean_loss(outputs, self._labels), None)
-        return Measured(mean_loss(outputs, self._labels), found)
+        return Measured(mean_loss(outputs, self._labels), value)
 
 
 def mean_loss(outputs: Array, labels: Array) -> float:
@@ -231,37 +232,37 @@ def scan_targets(model: nn.Module, match: str, candidates: Sequence[Constraint])
     Raises:
         SparsityError: Nothing matches, or a matrix does not divide into groups.
     """
-    found: dict[str, list[Target]] = {}
+    targets: dict[str, list[Target]] = {}
     for candidate in candidates:
         for target in select_targets(model, [Rule(match, candidate)]):
-            found.setdefault(target.name, []).append(target)
-    return found
+            targets.setdefault(target.name, []).append(target)
+    return targets
 
 
 def measure_alone(
     targets: Mapping[str, Sequence[Target]], measure: Callable[[Target], Measured]
 ) -> Iterator[tuple[Target, Measured]]:
-    """Prune each matrix alone to each of its candidates and measure; the weights come back bit for bit.
+    """Prune one matrix at a time to each of its candidates and measure; the weights are restored bit for bit.
 
     Args:
         targets: As :func:`scan_targets` returns them.
-        measure: Measures the model as it is now, with one matrix pruned.
+        measure: Measures the current state of the model, with one matrix pruned.
     """
     for target in itertools.chain.from_iterable(targets.values()):
         with pruned([target]):
-            found = measure(target)
-        yield target, found
+            measured = measure(target)
+        yield target, measured
 
 
 def measure_together(
     targets: Mapping[str, Sequence[Target]], chosen: Mapping[str, Constraint | None], measure: Callable[[], Measured]
 ) -> Measured:
-    """Measure the model with every matrix pruned to its chosen constraint; the weights come back bit for bit.
+    """Measure the model with every matrix pruned to its chosen constraint; the weights are restored bit for bit.
 
     Args:
         targets: As :func:`scan_targets` returns them.
         chosen: One of its candidates for every matrix, or None for dense.
-        measure: Measures the model as it is now.
+        measure: Measures the current state of the model.
     """
     together = [target for name, options in targets.items() for target in options if target.constraint == chosen[name]]
     with pruned(together):
@@ -273,18 +274,18 @@ class Scanner:
 
     Args:
         source: The model, and what it was trained on.
-        candidates: What each matrix is pruned to.
+        candidates: Constraints to prune each matrix to.
         match: Globs for the modules.
-        count: Rows to score on.
-        on_measurement: Hears of every measurement.
+        count: Number of rows to score on.
+        on_measurement: Called after every measurement.
 
     Attributes:
         targets: Each matched matrix once per candidate, by its name.
-        count: How many rows there are to score on.
+        count: Number of rows available to score on, at most the given one.
 
     Raises:
         DataError: The data set is missing or not what the task expects.
-        ModelError: The model is damaged, or is none of the task's.
+        ModelError: The model is damaged, or does not fit the task.
         SparsityError: Nothing matches, or a matrix does not divide into groups.
     """
 
@@ -309,12 +310,12 @@ class Scanner:
 
     @property
     def measurements(self) -> int:
-        """How many :meth:`run` makes."""
+        """Number of measurements that :meth:`run` makes."""
         return 1 + len(self._candidates) + sum(map(len, self.targets.values()))
 
     @cached_property
     def setup(self) -> dict[str, Any]:
-        """All that decides the measurements: model, rows, metric and candidates."""
+        """Everything that determines the measurements: model, rows, metric and candidates."""
         source = self._source
         return {
             "made_from": {
@@ -333,32 +334,34 @@ class Scanner:
             "max_length": source.max_length,
             "precision": source.precision,
             "match": self._match,
-            "candidates": [str(held) for held in self._candidates],
+            "candidates": [str(candidate) for candidate in self._candidates],
         }
 
     def run(self, unfinished: Unfinished) -> dict[str, Any]:
-        """Return :attr:`setup` and what was measured, for JSON; the model is as before, bit for bit.
+        """Return :attr:`setup` and the measurements, for JSON; the model is unchanged, bit for bit.
 
         Args:
-            unfinished: What an interrupted scan has measured already; every measurement is added to it.
+            unfinished: Measurements of an interrupted scan; every new one is added.
         """
 
-        def known(name: str, measure: Callable[[], Measured]) -> Measured:
+        def measure_once(name: str, measure: Callable[[], Measured]) -> Measured:
             if name not in unfinished.measured:
                 unfinished.add(name, asdict(measure()))
             else:
                 self._heard()
             return Measured(**unfinished.measured[name])
 
-        dense = known("dense", self._measure)
+        dense = measure_once("dense", self._measure)
         everywhere = {
-            str(held): asdict(known(f"{held} everywhere", partial(self.together, dict.fromkeys(self.targets, held))))
-            for held in self._candidates
+            str(candidate): asdict(
+                measure_once(f"{candidate} everywhere", partial(self.together, dict.fromkeys(self.targets, candidate)))
+            )
+            for candidate in self._candidates
         }
         alone = measure_alone(
-            self.targets, lambda target: known(f"{target.constraint} in {target.name}", self._measure)
+            self.targets, lambda target: measure_once(f"{target.constraint} in {target.name}", self._measure)
         )
-        readings = [_reading(*each, dense) for each in alone]
+        readings = [_make_reading(*each, dense) for each in alone]
         return {**self.setup, "dense": asdict(dense), "everywhere": everywhere, "readings": readings}
 
     def together(self, chosen: Mapping[str, Constraint | None]) -> Measured:
@@ -366,20 +369,20 @@ class Scanner:
         return measure_together(self.targets, chosen, self._measure)
 
     def _measure(self) -> Measured:
-        found = self._meter.measure()
+        measured = self._meter.measure()
         self._heard()
-        return found
+        return measured
 
 
-def _reading(target: Target, found: Measured, dense: Measured) -> dict[str, Any]:
+def _make_reading(target: Target, measured: Measured, dense: Measured) -> dict[str, Any]:
     return {
         "matrix": target.name,
         "rows": target.weight.shape[0],
         "columns": target.weight.shape[1],
         "constraint": str(target.constraint),
         "kept": kept_weights(target.constraint, target.weight.numel()),
-        "loss": found.loss,
-        "loss_rise": found.loss - dense.loss,
-        "score": found.score,
-        "score_drop": None if dense.score is None or found.score is None else dense.score - found.score,
+        "loss": measured.loss,
+        "loss_rise": measured.loss - dense.loss,
+        "score": measured.score,
+        "score_drop": None if dense.score is None or measured.score is None else dense.score - measured.score,
     }

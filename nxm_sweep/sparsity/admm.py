@@ -29,15 +29,15 @@ FIRST_ITERATIONS = ("project", "zero_dual", "no_dual")
 
 @dataclass(frozen=True, slots=True)
 class Residuals:
-    """How far one Z and dual step found the weights from the constraint, over all targets together.
+    """Distances of the weights from the constraint at one Z and dual step, over all targets.
 
     Attributes:
         primal: ``||W - Z|| / max(||W||, ||Z||)``.
         dual: ``||Z - Z_before|| / ||U||``, 0 where both vanish (relative dual residual of the scaled form); where there is no
             dual, ``||Z - Z_before|| / ||Z||``.
         distance: ``||W - P(W)|| / ||W||``: what a hard prune would cut now.
-        support_flips: Share of Z's kept entries that the step before had not kept.
-        rho: The penalty's strength during the W-step before.
+        support_flips: Share of Z's kept entries that the previous step did not keep.
+        rho: Strength of the penalty during the preceding W-step.
         groups: The same for each group of matrices (:attr:`Target.group`); empty inside a group.
     """
 
@@ -50,14 +50,14 @@ class Residuals:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the residuals of ``dataclasses.asdict``; the groups may be missing."""
+        """Rebuild residuals from ``dataclasses.asdict``; the groups may be missing."""
         groups = {name: cls.from_dict(group) for name, group in values.get("groups", {}).items()}
         return cls(**{**values, "groups": groups})
 
 
 @dataclass(slots=True)
 class Energies:
-    """Squared norms and counts over a set of matrices, from which residuals are made."""
+    """Squared norms and counts over a set of matrices, from which residuals are computed."""
 
     weight: float = 0.0
     cut: float = 0.0
@@ -69,7 +69,7 @@ class Energies:
     kept: int = 0
 
     def add_(self, **more: float) -> None:
-        """Add to the sums by name."""
+        """Add each value to the sum of its name."""
         for name, value in more.items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -85,7 +85,7 @@ class Energies:
 
 
 def _ratio(numerator: float, denominator: float) -> float:
-    """Ratio of two norms given as energies; 0 where the numerator vanishes, infinite where only the denominator does."""
+    """Return the ratio of two norms given as energies; 0 for ``0 / 0``, infinite for any other ``x / 0``."""
     if numerator == 0.0:
         return 0.0
     return (numerator / denominator) ** 0.5 if denominator else float("inf")
@@ -102,11 +102,11 @@ class Admm:
             ...  # at the end of every epoch:
             admm.update_()
 
-    Z and U are held in fp32 (fp64 for fp64 weights) whatever the weights' dtype. ``masks`` is what the last Z-step kept, by
-    parameter name (boolean, True is kept): a kept entry may be zero, so that Z alone does not show it.
+    Z and U are fp32, or fp64 for fp64 weights. ``masks`` is the support of the last Z-step by parameter name (boolean,
+    True is kept): a kept entry may be zero, so Z does not determine its support.
 
     Args:
-        targets: What is constrained.
+        targets: Matrices to constrain.
         rho: Strength of the penalty, not negative.
         first_iteration: ``project`` starts with a Z and a dual step, ``Z0 = P(W0), U0 = W0 - Z0``, as the paper's authors
             do in later code; ``zero_dual`` starts with ``Z0 = P(W0), U0 = 0``; ``no_dual`` keeps U = 0 throughout, which is not
@@ -167,10 +167,10 @@ class Admm:
         """Add ``scale * rho * (W - Z + U)`` to the targets' gradients: once per optimizer step, not per micro-batch.
 
         Args:
-            scale: A gradient scaler's factor, where the gradients at hand are multiplied by one.
+            scale: Factor of a gradient scaler, if the current gradients are multiplied by one.
 
         Returns:
-            The norm of what was added, over all targets: a scalar on their device.
+            Norm of the added gradient over all targets: a scalar on their device.
         """
         if self._rho == 0.0 or not self.targets:
             return torch.zeros(())
@@ -189,20 +189,20 @@ class Admm:
         """Decoupled penalty: ``W <- W - strength * (W - Z + U)``, after ``optimizer.step()``, as AdamW decays weights.
 
         Args:
-            strength: Share of the way to ``Z - U`` that one step goes, in [0, 1].
+            strength: Fraction of the distance to ``Z - U`` that one step covers, in [0, 1].
         """
         for target in self.targets:
             target.weight.sub_(self._gap(target).to(target.weight.dtype), alpha=strength)
 
     @torch.no_grad()
     def update_(self) -> Residuals:
-        """Do the Z-step and the dual step; return the residuals they found.
+        """Run the Z-step and the dual step; return the residuals.
 
-        Of several ranks each projects and measures a share of the targets; Z, U and residuals are the same on all.
+        Each rank projects and measures a share of the targets; Z, U and residuals are the same on all.
         """
         owner = distributed.owners_of(self.targets)
         masks = distributed.supports(self.targets, lambda target: _full_precision(target.weight) + self.u[target.name])
-        found = torch.zeros(len(self.targets), len(dataclasses.fields(Energies)), dtype=torch.float64)
+        rows = torch.zeros(len(self.targets), len(dataclasses.fields(Energies)), dtype=torch.float64)
         for index, (target, mask) in enumerate(zip(self.targets, masks, strict=True)):
             weight, z_before = _full_precision(target.weight), self.z[target.name]
             dual = weight + self.u[target.name]
@@ -225,13 +225,13 @@ class Admm:
                 flipped=int(torch.count_nonzero(mask & ~kept_before)),
                 kept=int(torch.count_nonzero(mask)),
             )
-            found[index] = torch.tensor(dataclasses.astuple(energies), dtype=torch.float64)
-        return self._residuals(distributed.total(found))
+            rows[index] = torch.tensor(dataclasses.astuple(energies), dtype=torch.float64)
+        return self._residuals(distributed.total(rows))
 
-    def _residuals(self, found: Tensor) -> Residuals:
-        """The residuals of a Z and dual step, from a row of energies per target."""
+    def _residuals(self, rows: Tensor) -> Residuals:
+        """Return the residuals of a Z and dual step, from a row of energies per target."""
         sums: dict[str, Energies] = {}
-        for target, row in zip(self.targets, found.tolist(), strict=True):
+        for target, row in zip(self.targets, rows.tolist(), strict=True):
             sums.setdefault(target.group, Energies()).add_(**dataclasses.asdict(Energies(*row)))
         total = Energies()
         for energies in sums.values():
@@ -244,38 +244,38 @@ class Admm:
         prune_(self.targets)
 
     def pruned(self) -> AbstractContextManager[None]:
-        """Hold the hard-pruned weights inside a block, and give back the unpruned ones bit for bit."""
+        """Hard-prune the weights inside a block, and restore the unpruned ones bit for bit."""
         return pruned(self.targets)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that a resumed run needs: ``z.<name>``, ``u.<name>`` and ``rho`` (fp64 scalar)."""
+        """Return the state that a resumed run needs: ``z.<name>``, ``u.<name>`` and ``rho`` (fp64 scalar)."""
         state = {f"z.{name}": z for name, z in self.z.items()} | {f"u.{name}": u for name, u in self.u.items()}
         return {**state, "rho": torch.tensor(self._rho, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the state of :meth:`state_dict`; tensors are copied to the targets' devices.
+        """Load the state of :meth:`state_dict`; tensors are copied to the targets' devices.
 
-        The masks are not part of it: they are the support of Z. Of equal scores the projection keeps the lower index, so what
-        it keeps of its own result is what it has kept before, zeros included. An importance metric must have set the targets'
-        factors to those of the last Z-step.
+        The masks are not part of it: they are the support of Z. Ties keep the lower index, so a projection of Z keeps
+        the same entries again, zeros included. An importance metric must first restore the targets' factors of the last
+        Z-step.
 
         Raises:
-            SparsityError: The state is of other targets.
+            SparsityError: The state belongs to other targets.
         """
-        expected = {"rho"} | {f"{kind}.{target.name}" for target in self.targets for kind in "zu"}
+        expected = {"rho"} | {f"{variable}.{target.name}" for target in self.targets for variable in "zu"}
         if set(state) != expected:
             raise SparsityError(f"the saved ADMM state is of other targets: {min(expected ^ set(state))}")
         for target in self.targets:
-            for kind in "zu":
-                shape = state[f"{kind}.{target.name}"].shape
+            for variable in "zu":
+                shape = state[f"{variable}.{target.name}"].shape
                 if shape != target.weight.shape:
                     raise SparsityError(
                         f"{target.name} has shape {tuple(target.weight.shape)} but its saved state {tuple(shape)}"
                     )
         self._rho = _checked_rho(float(state["rho"]))
-        for kind, tensors in (("z", self.z), ("u", self.u)):
+        for variable, tensors in (("z", self.z), ("u", self.u)):
             for name, tensor in tensors.items():
-                tensors[name] = state[f"{kind}.{name}"].to(tensor, copy=True)
+                tensors[name] = state[f"{variable}.{name}"].to(tensor, copy=True)
         supports = distributed.supports(self.targets, lambda target: self.z[target.name])
         self.masks = {target.name: mask for target, mask in zip(self.targets, supports, strict=True)}
 
@@ -289,7 +289,7 @@ class Admm:
             self.prune_()
 
     def _gap(self, target: Target) -> Tensor:
-        """``W - Z + U`` of one target, so that no more than one is held at a time."""
+        """Return ``W - Z + U`` of one target; only one is in memory at a time."""
         return (_full_precision(target.weight) - self.z[target.name]).add_(self.u[target.name])
 
 

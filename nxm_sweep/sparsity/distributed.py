@@ -1,7 +1,7 @@
-"""Several processes (ranks) that train one model: who computes what, and how all come to hold the same.
+"""Distributed training of one model: collectives over its ranks, and the assignment of projections to ranks.
 
-The ranks are those of ``torch.distributed``'s default group. In a process that is not one of several, each function here
-does all of the work itself and speaks to nobody.
+The ranks are those of ``torch.distributed``'s default group. Without one, each function here does all of the work
+itself and communicates with no other process.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from nxm_sweep.sparsity.targets import Target
 
 
 def count() -> int:
-    """Return how many processes train this model; 1 without a process group."""
+    """Return the number of processes that train this model; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return which of them this is, from 0; 0 without a process group."""
+    """Return the rank of this process, from 0; 0 without a process group."""
     return dist.get_rank() if count() > 1 else 0
 
 
 def share(value: Any, source: int = 0) -> Any:
-    """Return on every rank what ``value`` is on rank ``source``.
+    """Broadcast ``value`` from rank ``source``, and return it on every rank.
 
     Args:
-        value: Anything that JSON holds; only that of rank ``source`` is looked at.
-        source: Whose value counts.
+        value: A value that JSON can represent; ignored on all ranks but ``source``.
+        source: Rank to broadcast from.
     """
     if count() == 1:
         return value
     text = b"" if value is None or rank() != source else json.dumps(value).encode()
-    size = torch.tensor(len(text), device=_carrier())
+    size = torch.tensor(len(text), device=_message_device())
     dist.broadcast(size, source)
     if not int(size):
         return None
-    data = torch.empty(int(size), dtype=torch.uint8, device=_carrier())
+    data = torch.empty(int(size), dtype=torch.uint8, device=_message_device())
     if rank() == source:
         data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(data, source)
@@ -52,42 +52,42 @@ def share(value: Any, source: int = 0) -> Any:
 
 
 def total(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks, the same bits on each."""
+    """Return the sum of a tensor over all ranks, bit-identical on each."""
     if count() == 1:
         return value
-    carried = value.detach().to(_carrier(), copy=True)
+    carried = value.detach().to(_message_device(), copy=True)
     dist.all_reduce(carried)
     return carried.to(value.device)
 
 
 def mean(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over all ranks, the same bits on each."""
+    """Return the mean of a tensor over all ranks, bit-identical on each."""
     return value if count() == 1 else total(value) / count()
 
 
 def stack(rows: Tensor) -> Tensor:
-    """Return the rows of all ranks, rank 0's first. Each rank has as many: shape ``(n, ...)`` becomes ``(ranks * n, ...)``."""
+    """Concatenate the rows of all ranks in order: ``(rows, ...)``, equal on each, becomes ``(ranks * rows, ...)``."""
     if count() == 1:
         return rows
-    carried = rows.detach().to(_carrier()).contiguous()
+    carried = rows.detach().to(_message_device()).contiguous()
     parts = [torch.empty_like(carried) for _ in range(count())]
     dist.all_gather(parts, carried)
     return torch.cat(parts).to(rows.device)
 
 
 def wait() -> None:
-    """Wait until every rank is here."""
+    """Block until every rank has reached this call."""
     total(torch.zeros(()))
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let an error that one rank meets inside the block end the block on all of them.
+    """Raise an error of any rank inside the block on every rank when the block ends.
 
-    What a rank does in the block may wait for other ranks only where they do the same.
+    A rank may call a collective in the block only where all ranks do.
 
     Raises:
-        NxmSweepError: That of the lowest rank that met one.
+        NxmSweepError: The error of the lowest rank that has one.
     """
     error: NxmSweepError | None = None
     try:
@@ -95,13 +95,13 @@ def together() -> Iterator[None]:
     except NxmSweepError as caught:
         error = caught
     if count() > 1:
-        error = _first_error(error)
+        error = _share_first_error(error)
     if error is not None:
         raise error
 
 
 def owners(sizes: Sequence[int]) -> list[int]:
-    """Return which rank does each piece of work, so that all have about as much: the largest first, to whom has least."""
+    """Return the rank of each piece of work, balanced greedily: the largest piece first, to the least loaded rank."""
     loads = [0] * count()
     owner = [0] * len(sizes)
     for piece in sorted(range(len(sizes)), key=lambda piece: -sizes[piece]):
@@ -111,19 +111,19 @@ def owners(sizes: Sequence[int]) -> list[int]:
 
 
 def owners_of(targets: Sequence[Target]) -> list[int]:
-    """Return which rank projects each target."""
+    """Return the rank that projects each target."""
     return owners([target.weight.numel() for target in targets])
 
 
 def supports(targets: Sequence[Target], matrix: Callable[[Target], Tensor] | None = None) -> list[Tensor]:
-    """Return the support of a matrix per target. Each rank projects its share and sends it to the others.
+    """Return the support of a matrix per target. Each rank projects its share and broadcasts the result.
 
     Args:
-        targets: What is projected.
+        targets: Targets to project.
         matrix: Returns a target's matrix; default: its weight.
 
     Raises:
-        SparsityError: A matrix cannot be projected; on every rank.
+        SparsityError: A matrix cannot be projected; raised on every rank.
     """
     masks: list[Tensor] = []
     with together():
@@ -137,7 +137,7 @@ def supports(targets: Sequence[Target], matrix: Callable[[Target], Tensor] | Non
 
 
 def spread_(tensors: Sequence[Tensor], owner: Sequence[int]) -> None:
-    """Overwrite each tensor by that of its owner."""
+    """Broadcast each tensor from its owner, in place."""
     if count() == 1:
         return
     for tensor, source in zip(tensors, owner, strict=True):
@@ -147,24 +147,24 @@ def spread_(tensors: Sequence[Tensor], owner: Sequence[int]) -> None:
         tensor.copy_(carried)
 
 
-def _carrier() -> torch.device:
-    """Where small messages are put: the backend of NVIDIA's GPUs carries nothing else."""
+def _message_device() -> torch.device:
+    """Return the device for small messages: NCCL transfers only CUDA tensors."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
-def _first_error(error: NxmSweepError | None) -> NxmSweepError | None:
-    """The error of the lowest rank that has one."""
-    lowest = torch.tensor(count() if error is None else rank(), device=_carrier())
+def _share_first_error(error: NxmSweepError | None) -> NxmSweepError | None:
+    """Return, on every rank, the error of the lowest rank that has one."""
+    lowest = torch.tensor(count() if error is None else rank(), device=_message_device())
     dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
     source = int(lowest)
     if source == count():
         return None
-    told = [] if error is None else [type(error).__name__, error.message, error.hint]
-    kind, message, hint = share(told, source)
+    fields = [] if error is None else [type(error).__name__, error.message, error.hint]
+    name, message, hint = share(fields, source)
     if source == rank():
         return error
-    found = getattr(errors, kind, NxmSweepError)
-    other: NxmSweepError = found(message, hint)
-    return other
+    error_class = getattr(errors, name, NxmSweepError)
+    remote: NxmSweepError = error_class(message, hint)
+    return remote

@@ -1,7 +1,7 @@
-"""Importance metrics beside magnitude: what ``|W|`` is multiplied by before weights are ranked.
+"""Importance metrics: factors that multiply ``|W|`` before weights are ranked.
 
-A projection that keeps the largest ``f * |W|`` is the nearest feasible point in the norm ``||f * .||_F``: its kept entries
-are those of W, only the support differs from magnitude's.
+A projection that keeps the largest ``f * |W|`` is the nearest feasible point in the norm ``||f * .||_F``: its kept
+entries are those of W, and only the support differs from that of magnitude.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from nxm_sweep.sparsity.targets import Target
 
 Batch = Mapping[str, Tensor]
 
-_FLOOR = 1e-6  # of a matrix's mean factor: where a factor vanishes, magnitude still ranks
+_FLOOR = 1e-6  # of a matrix's mean factor: where factors vanish, weights still rank by magnitude
 
 
 class Importance:
-    """Sets the factors of targets from what a model does on calibration batches.
+    """Set the factors of targets by running their model on calibration batches.
 
     Args:
-        targets: Whose factors are set.
-        model: The model that they belong to; called as ``model(**batch)``, returns an object with a ``loss``.
-        batches: Calibration batches, always the same ones.
+        targets: Targets whose factors are set.
+        model: The model of the targets; called as ``model(**batch)``, returns an object with a ``loss``.
+        batches: Calibration batches, the same for every measurement.
     """
 
     def __init__(self, targets: Sequence[Target], model: nn.Module, batches: Sequence[Batch]) -> None:
@@ -35,22 +35,22 @@ class Importance:
         self._model, self._batches = model, batches
 
     def refresh_(self) -> None:
-        """Measure anew and set the factors. Gradients, random state and mode of the model stay as they were."""
+        """Measure and set the factors. The model's gradients, random state and mode are unchanged."""
         for target, measured in zip(self.targets, self._measure(), strict=True):
             factors = measured.detach().to(torch.promote_types(measured.dtype, torch.float32))
             mean = factors.mean()
             if not bool(mean.isfinite()):
                 raise SparsityError(f"the importance of {target.name} is not finite", hint="the training has diverged")
             target.factors.values = factors / mean + _FLOOR if float(mean) > 0.0 else None
-        found = [target.factors.values for target in self.targets if target.factors.values is not None]
-        distributed.spread_(found, [0] * len(found))  # the same bits on every rank
+        values = [target.factors.values for target in self.targets if target.factors.values is not None]
+        distributed.spread_(values, [0] * len(values))  # bit-identical on every rank
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the factors by parameter name."""
         return {target.name: target.factors.values for target in self.targets if target.factors.values is not None}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the factors of :meth:`state_dict`."""
+        """Load the factors of :meth:`state_dict`."""
         for target in self.targets:
             factors = state.get(target.name)
             target.factors.values = None if factors is None else factors.to(target.weight.device)
@@ -76,7 +76,7 @@ class InputNorms(Importance):
         modules = [module for module in self._model.modules() if id(getattr(module, "weight", None)) in energy]
         hooks = [module.register_forward_pre_hook(observe) for module in modules]
         try:
-            with _at_rest(self._model), torch.no_grad():
+            with _evaluation_mode(self._model), torch.no_grad():
                 for batch in self._batches:
                     self._model(**batch)
         finally:
@@ -87,16 +87,16 @@ class InputNorms(Importance):
 
 
 class SecondMoments(Importance):
-    """Root of the second moment of every weight's gradient, as Adam keeps it.
+    """Root of the second moment of every weight's gradient, as estimated by Adam.
 
-    Before the first optimizer step there is none: then it is the mean square of the calibration batches' gradients.
-    ``|W| * sqrt(E[g^2])`` ranks as the diagonal of the empirical Fisher matrix does, ``W^2 * E[g^2] / 2``.
+    Before the first optimizer step, the mean square of the calibration batches' gradients replaces it.
+    ``|W| * sqrt(E[g^2])`` ranks weights as the diagonal of the empirical Fisher matrix does, ``W^2 * E[g^2] / 2``.
 
     Args:
         targets: As for :class:`Importance`.
         model: As for :class:`Importance`.
         batches: As for :class:`Importance`.
-        optimizer: Returns the optimizer, or None while there is none.
+        optimizer: Returns the optimizer, or None before it exists.
 
     Source: LeCun et al. (1990), "Optimal brain damage", with Adam's moment for the curvature.
     """
@@ -116,14 +116,14 @@ class SecondMoments(Importance):
         states = [{} if optimizer is None else optimizer.state.get(target.weight, {}) for target in self.targets]
         moments = [state.get("exp_avg_sq") for state in states]
         if any(moment is None for moment in moments):
-            moments = self._squared_gradients()
+            moments = self._sum_squared_gradients()
         for moment in moments:
             yield moment.sqrt()
 
-    def _squared_gradients(self) -> list[Tensor]:
+    def _sum_squared_gradients(self) -> list[Tensor]:
         weights = [target.weight for target in self.targets]
         squares = [torch.zeros_like(weight) for weight in weights]
-        with _at_rest(self._model), torch.enable_grad():
+        with _evaluation_mode(self._model), torch.enable_grad():
             for batch in self._batches:
                 gradients = torch.autograd.grad(self._model(**batch).loss, weights)
                 for square, gradient in zip(squares, gradients, strict=True):
@@ -132,8 +132,8 @@ class SecondMoments(Importance):
 
 
 @contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Hold the model in evaluation mode inside the block."""
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch the model to evaluation mode inside the block; restore each module's mode at its end."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -22,9 +22,9 @@ def as_bits(mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def keep_(matrix: Tensor, bits: Tensor) -> None:
-    """Set to exactly ``+0`` what ``bits`` (of :func:`as_bits`) does not keep; what it keeps stays bit for bit.
+    """Set entries that ``bits`` (of :func:`as_bits`) does not keep to exactly ``+0``; the others stay bit for bit.
 
-    An eighth of ``masked_fill_``'s time on a CPU, and nothing is allocated.
+    Takes an eighth of ``masked_fill_``'s time on a CPU, and allocates nothing.
     """
     matrix.view(_INTEGERS[matrix.element_size()]).bitwise_and_(bits)
 
@@ -44,14 +44,14 @@ def merge_(matrix: Tensor, other: Tensor) -> None:
 
 @torch.no_grad()
 def prune_(targets: Sequence[Target]) -> None:
-    """Replace every target weight by its projection, in place. Of several ranks each does it for itself."""
+    """Replace every target weight by its projection, in place. Each rank does all of the work itself."""
     for target in targets:
         keep_(target.weight, as_bits(target.support()))
 
 
 @contextmanager
 def pruned(targets: Sequence[Target]) -> Iterator[None]:
-    """Hold the hard-pruned weights inside the block; give back the unpruned ones, bit for bit, whatever happens in it."""
+    """Hard-prune the weights inside the block; restore the unpruned ones bit for bit, even after an error."""
     whole = [target.weight.detach().clone() for target in targets]
     try:
         prune_(targets)
@@ -80,9 +80,9 @@ class Masking:
     :meth:`apply_` after every ``optimizer.step()``.
 
     Args:
-        targets: What is masked.
-        masks: The supports, by parameter name: boolean, True is kept. Default: what a projection of each weight keeps as
-            it is now. They are applied at once.
+        targets: Matrices to mask.
+        masks: The supports, by parameter name: boolean, True is kept. Default: the support of each current weight's
+            projection. They are applied immediately.
     """
 
     def __init__(self, targets: Sequence[Target], masks: Mapping[str, Tensor] | None = None) -> None:
@@ -106,7 +106,7 @@ class Masking:
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
-        """Drop the gradient of pruned weights, so that clipping sees the gradient of what is trained."""
+        """Zero the gradients of pruned weights, so that clipping depends only on the weights in training."""
         for target in self.targets:
             if target.weight.grad is not None:
                 keep_(target.weight.grad, self._bits[target.name])
@@ -116,7 +116,7 @@ class Masking:
         return {name: mask.to(torch.uint8) for name, mask in self.masks.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the masks of :meth:`state_dict` and apply them.
+        """Load the masks of :meth:`state_dict` and apply them.
 
         Raises:
             SparsityError: The names or shapes are not those of the targets.

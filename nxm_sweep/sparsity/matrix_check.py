@@ -1,4 +1,4 @@
-"""Proof that weights hold their pattern, from the tensors alone."""
+"""Check that weights satisfy their constraint, from the tensors only."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from nxm_sweep.sparsity.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class MatrixCheck:
-    """What was counted in one matrix.
+    """Counts of one matrix, checked against its constraint.
 
     Attributes:
         matrix: Its name in the state dict.
-        constraint: What it should satisfy, in words.
+        constraint: The constraint to satisfy, as text.
         shape: ``(rows, columns)``.
-        zeros: How many entries are exactly zero.
-        kept_per_group: For a pattern: how many groups hold 0, 1, ... ``group`` non-zeros. Empty for a density.
-        violations: Groups (or, for a density, entries) with more non-zeros than allowed.
-        first_violation: ``(row, column)`` where the first such group begins; None where it holds.
-        exact: Whether every group (or the matrix) holds exactly the allowed number of non-zeros, not fewer.
+        zeros: Number of entries that are exactly zero.
+        kept_per_group: For a pattern: number of groups with 0, 1, ... ``group`` non-zeros. Empty for a density.
+        violations: Number of groups (or, for a density, entries) with more non-zeros than allowed.
+        first_violation: ``(row, column)`` where the first violation begins; None if there is none.
+        exact: Whether every group (or the matrix) has exactly the allowed number of non-zeros, not fewer.
     """
 
     matrix: str
@@ -84,7 +84,7 @@ def check_matrix(matrix: str, weight: Tensor, constraint: Constraint) -> MatrixC
 
 
 def check_targets(targets: Sequence[Target]) -> list[MatrixCheck]:
-    """Check the weights that a model holds now."""
+    """Check the current weights of a model."""
     return [check_matrix(target.name, target.weight, target.constraint) for target in targets]
 
 
@@ -93,7 +93,7 @@ def check_file(path: Path, constraints: Mapping[str, Constraint]) -> list[Matrix
 
     Args:
         path: The file.
-        constraints: What each matrix should satisfy, by its name in the file.
+        constraints: Constraint of each matrix, by its name in the file.
 
     Raises:
         SparsityError: A matrix is not in the file, or cannot be divided into groups.

@@ -1,4 +1,4 @@
-"""What may stay: N:M patterns and unstructured densities, as values."""
+"""Sparsity constraints as values: N:M patterns and unstructured densities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nxm_sweep.errors import SparsityError
 class Pattern:
     """Keep ``keep`` of every ``group`` contiguous inputs of a weight row.
 
-    Papers and tools disagree whether the first or the second number of "4:2" counts what is kept; here both have names.
+    Papers and tools disagree on whether the first or the second number of "4:2" is the kept one; here both have names.
 
     Raises:
         SparsityError: Not ``1 <= keep <= group``.
@@ -61,7 +61,7 @@ class Unstructured:
         return self.density == 1.0
 
     def count(self, size: int) -> int:
-        """How many of ``size`` weights stay."""
+        """Return how many of ``size`` weights stay."""
         return max(1, round(self.density * size))
 
     def __str__(self) -> str:
@@ -74,10 +74,10 @@ Constraint = Pattern | Unstructured
 def constraint(
     *, keep: int | None = None, group: int | None = None, density: float | None = None, dense: bool = False
 ) -> Constraint | None:
-    """Return what a rule in words allows to stay: ``keep`` of every ``group``, a ``density``, or all of it (None).
+    """Return the constraint of a rule's keys: ``keep`` of every ``group``, a ``density``, or dense (None).
 
     Raises:
-        SparsityError: Nothing is given, or two things, or a value out of its range.
+        SparsityError: None or more than one of the three is given, or a value is out of range.
     """
     given = [keep is not None or group is not None, density is not None, dense]
     if sum(given) != 1:
@@ -95,10 +95,10 @@ def constraint(
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Return the constraint that a text names: ``2 of 4``, ``2of4`` or ``0.5 unstructured``; ``str`` gives it back.
+    """Parse ``2 of 4``, ``2of4`` or ``0.5 unstructured``; the inverse of ``str``.
 
     Raises:
-        SparsityError: The text names none, or a value is out of its range.
+        SparsityError: The text is no constraint, or a value is out of range.
     """
     if named := re.fullmatch(r"\s*(\d+)\s*of\s*(\d+)\s*", text):
         return Pattern(int(named[1]), int(named[2]))

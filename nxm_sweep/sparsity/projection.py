@@ -2,7 +2,7 @@
 
 The Frobenius distance to a matrix with a given support is the norm of what is cut, so the nearest feasible matrix keeps
 the largest magnitudes: per group for N:M, per matrix for an unstructured density. Ties keep the lower index. Quantiles
-and thresholds break on ties and zeros; nothing here uses them alone.
+and thresholds break on ties and zeros; nothing here relies only on them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def support(weight: Tensor, constraint: Constraint) -> Tensor:
     if constraint.is_dense:
         return torch.ones_like(weight, dtype=torch.bool)
     magnitude = weight.detach().abs()
-    if bool(magnitude.sum().isnan()):  # of values that are not negative, only NaN makes it NaN
+    if bool(magnitude.sum().isnan()):  # a sum of non-negative values is NaN only if one of them is
         raise SparsityError("the matrix holds NaN, which has no magnitude to rank", hint="the training has diverged")
     if isinstance(constraint, Unstructured):
         return _largest(magnitude, constraint.count(magnitude.numel()))
@@ -53,7 +53,7 @@ def project(weight: Tensor, constraint: Constraint) -> Tensor:
 
     Args:
         weight: Shape ``(out_features, in_features)``; not modified.
-        constraint: What may stay; see :func:`support`.
+        constraint: As for :func:`support`.
 
     Returns:
         Same shape, dtype and device; kept entries are bit-identical, the others are exactly ``+0``.
@@ -85,12 +85,12 @@ def check_projectable(weight: Tensor, constraint: Constraint) -> None:
 
 def _by_ranks(groups: Tensor, pattern: Pattern) -> Tensor:
     """Mask of shape (n, group): an entry's rank is the number of entries of its group that precede it."""
-    places = [groups[:, place].contiguous() for place in range(pattern.group)]  # group tensors of shape (n,)
+    columns = [groups[:, index].contiguous() for index in range(pattern.group)]  # group tensors of shape (n,)
     last = pattern.group - 1
-    ranks = [torch.full_like(place, last - index, dtype=torch.uint8) for index, place in enumerate(places)]
+    ranks = [torch.full_like(column, last - index, dtype=torch.uint8) for index, column in enumerate(columns)]
     for low in range(pattern.group):
         for high in range(low + 1, pattern.group):
-            low_wins = (places[low] >= places[high]).view(torch.uint8)  # the lower index wins a tie
+            low_wins = (columns[low] >= columns[high]).view(torch.uint8)  # the lower index wins a tie
             ranks[high] += low_wins
             ranks[low] -= low_wins
     return torch.stack(ranks, dim=1) < pattern.keep

@@ -1,4 +1,4 @@
-"""How a strength (rho, or the decoupled penalty's) goes over a run."""
+"""Schedule of a strength (rho, or that of the decoupled penalty) over a run."""
 
 from __future__ import annotations
 

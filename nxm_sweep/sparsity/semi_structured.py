@@ -1,7 +1,7 @@
-"""2:4 matrices in packed form: half the values, and two bits for the place of each.
+"""2:4 matrices in packed form: half the values, and two bits for the position of each.
 
-The layout is that of PyTorch's CUTLASS kernels. cuSPARSELt's own depends on its version and on the GPU, so it is made when a
-packed model is loaded there.
+The layout is that of PyTorch's CUTLASS kernels. cuSPARSELt's layout depends on its version and on the GPU, so it is
+created when a packed model is loaded there.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from nxm_sweep.sparsity.pattern import Constraint, Pattern
 
 TWO_OF_FOUR = Pattern(2, 4)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""What a packed matrix may hold, by the name on the command line."""
+"""Dtypes of packed matrices, by their name on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeRule:
-    """Rows and columns must be multiples of these.
+    """Numbers that a matrix's rows and columns must be multiples of.
 
     Args:
         rows: Multiple for ``out_features``.
@@ -41,7 +41,7 @@ class ShapeRule:
     columns: int
 
     def refusal(self, shape: tuple[int, int]) -> str:
-        """Return why a matrix of this shape is refused, or an empty text."""
+        """Return why a matrix of this shape is refused, or an empty string."""
         for name, size, multiple in (("rows", shape[0], self.rows), ("columns", shape[1], self.columns)):
             if size % multiple or not size:
                 return f"{size} {name}: no multiple of {multiple}"
@@ -54,13 +54,13 @@ KERNELS: Mapping[str, ShapeRule] = MappingProxyType(
         "CUTLASS": ShapeRule(32, 64),  # compute capability 8.x
     }
 )
-"""What each backend takes in fp16 and bf16.
+"""Shapes that each backend supports in fp16 and bf16.
 
 Source: ``_DTYPE_SHAPE_CONSTRAINTS`` of ``torch/sparse/semi_structured.py``, PyTorch 2.13.
 """
 STORED = ShapeRule(32, 32)
-"""What can be packed into the layout that is stored: rows are reordered by 32, 16 columns share a metadata word, and words
-are swapped in pairs.
+"""Shapes that fit the stored layout: rows are reordered by 32, 16 columns share a metadata word, and words are swapped
+in pairs.
 
 Source: ``_calculate_meta_reordering_scatter_offsets`` of ``torch/sparse/_semi_structured_conversions.py``, PyTorch 2.13, whose
 own check lets odd multiples of 16 columns pass and then fails on them.
@@ -68,7 +68,7 @@ own check lets odd multiples of 16 columns pass and then fails on them.
 
 
 def fits(constraint: Constraint) -> bool:
-    """Whether every matrix that holds the constraint is 2:4."""
+    """Return whether every matrix that satisfies the constraint is 2:4."""
     if not isinstance(constraint, Pattern):
         return False
     if 4 % constraint.group == 0:
@@ -77,12 +77,12 @@ def fits(constraint: Constraint) -> bool:
 
 
 def eligibility(shape: tuple[int, int], constraint: Constraint = TWO_OF_FOUR) -> str:
-    """Return in words which kernels take a matrix: ``cuSPARSELt, CUTLASS``, or why none does."""
+    """Describe which kernels support a matrix: ``cuSPARSELt, CUTLASS``, or why none does."""
     if not fits(constraint):
         return "none (not 2 of 4)"
     refusals = {name: rule.refusal(shape) for name, rule in KERNELS.items()}
-    taken = [name for name, refusal in refusals.items() if not refusal]
-    return ", ".join(taken) if taken else f"none ({refusals['cuSPARSELt']})"
+    supported = [name for name, refusal in refusals.items() if not refusal]
+    return ", ".join(supported) if supported else f"none ({refusals['cuSPARSELt']})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,9 +104,9 @@ class Packed:
 
 
 def narrow(matrix: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``weight`` in ``dtype`` with ``+0`` for every zero, also for one that is too small for the type.
+    """Cast ``weight`` to ``dtype``, with ``+0`` for every zero and every value that underflows.
 
-    Kernels were seen to mistake ``-0`` for a value.
+    Kernels have been observed to treat ``-0`` as a value.
 
     Raises:
         SparsityError: A value is not finite in ``dtype``.
@@ -121,18 +121,18 @@ def narrow(matrix: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def pack(matrix: str, weight: Tensor) -> Packed:
-    """Pack a 2:4 matrix, and prove that unpacking gives back every bit of it.
+    """Pack a 2:4 matrix, and check that unpacking restores every bit of it.
 
     Args:
         matrix: Its name, for messages.
         weight: Shape ``(out_features, in_features)``, fp16 or bf16, as :func:`narrow` returns it; on any device.
 
     Raises:
-        SparsityError: It is not 2:4, not fp16 or bf16, of a shape that cannot be packed, or does not come back bit by bit.
+        SparsityError: It is not 2:4, not fp16 or bf16, of a shape that cannot be packed, or not restored bit for bit.
     """
     if weight.dtype not in DTYPES.values():
         raise SparsityError(f"{matrix}: packed matrices are {' or '.join(DTYPES)} but this one is {weight.dtype}")
-    check = check_matrix(matrix, weight, TWO_OF_FOUR)  # PyTorch drops a third value of a group without a word
+    check = check_matrix(matrix, weight, TWO_OF_FOUR)  # PyTorch silently drops a third value of a group
     if check.first_violation is not None:
         row, column = check.first_violation
         raise SparsityError(f"{matrix} breaks 2 of 4 at row {row}, column {column}, and nothing else can be packed")
@@ -162,10 +162,10 @@ def unpack(packed: Packed) -> Tensor:
 
 
 def choose_backend(device: torch.device) -> str:
-    """Return whose 2:4 kernels run on a device: ``cuSPARSELt``, else ``CUTLASS``.
+    """Return the backend whose 2:4 kernels run on a device: ``cuSPARSELt``, else ``CUTLASS``.
 
     Raises:
-        SparsityError: None do.
+        SparsityError: Neither does.
     """
     if device.type != "cuda" or not torch.cuda.is_available():
         raise SparsityError("PyTorch's 2:4 kernels need a CUDA device", hint="device='cpu' loads the dense weights")
@@ -181,12 +181,12 @@ def choose_backend(device: torch.device) -> str:
 
 
 def to_kernels(packed: Packed, backend: str) -> Tensor | None:
-    """Return a packed matrix on a CUDA device as the tensor whose products run on the 2:4 kernels.
+    """Convert a packed matrix to a tensor whose products run on the 2:4 kernels.
 
-    None where the backend does not take the shape.
+    Return None if the backend does not support the shape.
 
     Args:
-        packed: On the CUDA device.
+        packed: The matrix, on the CUDA device.
         backend: ``cuSPARSELt`` or ``CUTLASS``.
     """
     if KERNELS[backend].refusal(packed.shape):

@@ -20,27 +20,27 @@ and the feed-forward matrices. Embeddings, pooler and classifier lie outside the
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Gives the linear modules that ``match`` names a constraint, or none (dense).
+    """Assign a constraint, or none (dense), to the linear modules that ``match`` names.
 
     Args:
         match: Globs over module names joined by ``|``. A glob matches a whole name, or its end after a dot:
             ``encoder.layer.0.*`` matches ``bert.encoder.layer.0.attention.self.query``.
-        constraint: What may stay; None leaves the matched modules dense.
+        constraint: The constraint; None leaves the matched modules dense.
     """
 
     match: str
     constraint: Constraint | None
 
     def matches(self, name: str) -> bool:
-        """Whether a module's dotted name is matched."""
+        """Return whether a module's dotted name is matched."""
         return any(fnmatchcase(name, glob) or fnmatchcase(name, f"*.{glob}") for glob in self.match.split("|"))
 
 
 @dataclass(slots=True, eq=False)
 class Factors:
-    """What a matrix's magnitudes are multiplied by before they are ranked: positive, of its shape or of one row of it.
+    """Factors that multiply a matrix's magnitudes before ranking: positive, of its shape or of one row of it.
 
-    None ranks by magnitude alone.
+    None ranks by magnitude only.
     """
 
     values: Tensor | None = None
@@ -53,8 +53,8 @@ class Target:
     Args:
         name: The parameter's name in ``model.state_dict()``.
         weight: Shape ``(out_features, in_features)``.
-        constraint: What may stay of it.
-        factors: What its magnitudes are multiplied by before they are ranked; an importance metric sets them.
+        constraint: The constraint to satisfy.
+        factors: Factors that multiply its magnitudes before ranking; set by an importance metric.
     """
 
     name: str
@@ -88,7 +88,7 @@ def select_targets(model: nn.Module, rules: Sequence[Rule] | Constraint) -> list
 
     Only weights of ``nn.Linear`` are candidates; a weight shared by several modules is taken once, under its first name.
     A module that no rule matches, or whose last matching rule says dense (no constraint, or one that keeps everything),
-    is no target.
+    is not a target.
 
     Args:
         model: Any module.

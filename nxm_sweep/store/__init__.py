@@ -1,1 +1,1 @@
-"""What lies on disk under an output directory: records, plans, progress, attempts. No PyTorch, Hydra or Optuna."""
+"""Files of an output directory: records, plans, progress, attempts. Imports no PyTorch, Hydra or Optuna."""

@@ -1,4 +1,4 @@
-"""Attempts that failed: what went wrong with a point, how often, and whether it is worth another try."""
+"""Failed attempts of a trial: what went wrong, how often, and whether a retry is worthwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nxm_sweep.store.files import read_json, write_json
 from nxm_sweep.store.paths import FAILURES
 
 RETRIED = ("killed", "out of memory", "timeout", "exception", "exit")
-"""Kinds that another attempt may survive. NaN and bad input come again."""
+"""Kinds that another attempt may survive; NaN and bad input recur."""
 
 
 STOPPED = "stopped"
@@ -25,9 +25,9 @@ class Failure:
 
     Attributes:
         kind: ``killed``, ``out of memory``, ``timeout``, ``non-finite``, ``exit``, ``bad input`` or ``exception``.
-        message: One line for people.
+        message: One line for the user.
         when: UTC time.
-        traceback: Of an exception that nobody expected.
+        traceback: Of an unexpected exception.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Failure:
 
 
 def classify(error: BaseException, traceback: str = "") -> Failure:
-    """Return what an exception in a trial means."""
+    """Return the failure that an exception in a trial stands for."""
     message = first_line(error)
     match error:
         case RankError():
@@ -54,48 +54,48 @@ def classify(error: BaseException, traceback: str = "") -> Failure:
 
 
 def failure(kind: str, message: str, traceback: str = "") -> Failure:
-    """Return a failure of now."""
+    """Return a failure with the current time."""
     return Failure(kind, message, datetime.now(UTC).isoformat(timespec="seconds"), traceback[-4000:])
 
 
 def add_failure(folder: Path, new: Failure) -> None:
-    """Add an attempt to the failed ones of a trial."""
+    """Append a failed attempt to those of a trial."""
     write_json(folder / FAILURES, [*map(asdict, read_failures(folder)), asdict(new)])
 
 
 def read_failures(folder: Path) -> list[Failure]:
     """Return the failed attempts of a trial, oldest first."""
-    found = read_json(folder / FAILURES)
-    if not isinstance(found, list):
+    entries = read_json(folder / FAILURES)
+    if not isinstance(entries, list):
         return []
     names = [field.name for field in fields(Failure)]
     return [
         Failure(**{name: str(entry[name]) for name in names if name in entry})
-        for entry in found
+        for entry in entries
         if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)
     ]
 
 
 def forget_failures(folder: Path) -> None:
-    """Let a trial start with no failed attempt, as ``sweep.retry_failed`` asks."""
+    """Delete the failed attempts of a trial, for ``sweep.retry_failed``."""
     (folder / FAILURES).unlink(missing_ok=True)
 
 
 def is_worth_a_try(failures: list[Failure], max_attempts: int) -> bool:
-    """Return whether a point that failed so far may be tried again."""
+    """Return whether a point may be tried again after these failures."""
     return not failures or (failures[-1].kind in RETRIED and len(failures) < max_attempts)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """With a record (neither is set), stopped on request, or failed."""
+    """End of an attempt: a record (neither is set), a requested stop or a failure."""
 
     stopped: str | None = None
     failure: Failure | None = None
 
 
 def outcome_of(result: Mapping[str, Any] | None) -> Outcome:
-    """Return what a worker's answer means: None is a record, ``{"stopped": why}``, else a failure's fields."""
+    """Decode a worker's result: None is a record, ``{"stopped": why}`` a stop, else a failure's fields."""
     if result is None:
         return Outcome()
     return Outcome(stopped=result[STOPPED]) if STOPPED in result else Outcome(failure=Failure(**result))

@@ -1,4 +1,4 @@
-"""The drawn points of a search with several seeds: which trainings make one up, its mean, and how they are counted."""
+"""Drawn points of a search with several seeds: their trainings, means and counts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SEED = "seed"
 
 
 class Training(Protocol):
-    """A training as a plan has it."""
+    """One training of a plan."""
 
     @property
     def identity(self) -> str:
-        """Its identity."""
+        """Identity of the trial."""
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """Its values of the axes, the seed among them."""
+        """Values of the axes, including the seed."""
 
 
 T = TypeVar("T", bound=Training)
@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Training)
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of a drawn point over the seeds that have a record: ``counted`` of ``seeds``; the others failed for good."""
+    """Mean of a drawn point over the seeds that have a record, ``counted`` of ``seeds``; the others failed for good."""
 
     value: float
     values: Mapping[str, Any]
@@ -45,16 +45,16 @@ def best_mean(
     failed: Collection[str],
     epoch_of: Callable[[T], float],
 ) -> Mean | None:
-    """Return the drawn point with the best mean, by the rule of :func:`~nxm_sweep.store.records.rank_key` on mean epochs.
+    """Return the drawn point with the best mean, ranked by :func:`~nxm_sweep.store.records.rank_key` on mean epochs.
 
     None if no point is finished.
 
-    A point counts once each of its seeds has a score or has failed for good: the first, lucky seed of a point is no mean.
+    A point counts once each of its seeds has a score or has failed for good, so that no single lucky seed wins.
 
     Args:
-        trainings: Those of one cell.
-        seeds: How many a point has.
-        scores: Per identity the score of its record.
+        trainings: Trainings of one cell.
+        seeds: Number of seeds per point.
+        scores: Score of the record, by identity.
         failed: Identities that have failed for good.
         epoch_of: Returns the epoch of a training's score.
     """
@@ -73,7 +73,7 @@ def best_mean(
 
 
 def format_mean(mean: Mean | None) -> tuple[str, str]:
-    """Return a drawn point's mean and what it is the mean of, in words."""
+    """Format a drawn point's mean, and its values with the number of seeds."""
     if mean is None:
         return format_score(None), ""
     counted = f"{mean.seeds}" if mean.counted == mean.seeds else f"{mean.counted} of {mean.seeds}"
@@ -81,10 +81,10 @@ def format_mean(mean: Mean | None) -> tuple[str, str]:
 
 
 def format_count(cells: Iterable[tuple[int, int]]) -> str:
-    """Return how much a sweep wants: ``12 points``, or ``4 points x 3 seeds = 12 trainings``.
+    """Format the size of a sweep: ``12 points``, or ``4 points x 3 seeds = 12 trainings``.
 
     Args:
-        cells: Per cell, its trainings, and the seeds of a search's point or 0.
+        cells: Per cell ``(trainings, seeds)``; seeds per drawn point of a search, else 0.
     """
     counts = list(cells)
     total, seeds = sum(trainings for trainings, _ in counts), {number for _, number in counts}

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nxm_sweep.errors import ConfigError
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False, indent: int | None = 1) -> None:
-    """Write a JSON file atomically: readers see the old one or the whole new one.
+    """Write a JSON file atomically: readers see either the old or the new content.
 
     Args:
-        path: Where to; its folder is made.
-        value: What JSON can hold; no NaN or infinity.
-        durable: Also survive a power cut.
-        indent: As for ``json.dumps``; None is ten times as fast, for what is large and read by machines.
+        path: Destination; missing parents are created.
+        value: JSON-serializable; no NaN or infinity.
+        durable: Whether the file must survive a power cut.
+        indent: As for ``json.dumps``; None is ten times as fast, for large files that only machines read.
 
     Raises:
         ValueError: A number is not finite.
@@ -30,7 +30,7 @@ def write_json(path: Path, value: Any, *, durable: bool = False, indent: int | N
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a UTF-8 text file atomically, as :func:`write_json` does; half a surrogate pair becomes a question mark."""
+    """Write a UTF-8 text file atomically, as :func:`write_json` does; a lone surrogate becomes a question mark."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -46,7 +46,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds, or None where there is none or it is damaged; for files that can be made anew."""
+    """Return the content of a JSON file, or None if it is missing or damaged; for files that can be regenerated."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -54,17 +54,17 @@ def read_json(path: Path) -> Any:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Move a finished folder to where an older one may stand."""
+    """Move a finished folder to ``folder``, replacing an older one."""
     if folder.exists():
         shutil.rmtree(folder)
     fresh.rename(folder)
 
 
 def check_destination(place: Path) -> None:
-    """Raise unless a folder may be written at ``place``: there is nothing yet, or an empty folder.
+    """Raise unless ``place`` is free: it is missing or an empty folder.
 
     Raises:
-        ConfigError: Something is there.
+        ConfigError: It is a file or a folder with content.
     """
     if place.is_dir() and not any(place.iterdir()):
         return
@@ -75,10 +75,10 @@ def check_destination(place: Path) -> None:
 
 @contextmanager
 def atomic_folder(place: Path) -> Iterator[Path]:
-    """Give a folder to write into; it is moved to ``place`` when the block ends well, else removed.
+    """Yield a folder to write into; it is moved to ``place`` if the block succeeds, and removed otherwise.
 
     Raises:
-        ConfigError: Something is at ``place``, or it cannot be written.
+        ConfigError: ``place`` is not free or cannot be written.
     """
     check_destination(place)
     place = place.absolute()
@@ -90,7 +90,7 @@ def atomic_folder(place: Path) -> Iterator[Path]:
     try:
         fresh.chmod(0o755)
         yield fresh
-        check_destination(place)  # somebody may have been quicker
+        check_destination(place)  # another process may have written it meanwhile
         fresh.replace(place)
     finally:
         if fresh.exists():

@@ -1,8 +1,8 @@
-"""Signs of life: who works on something, and whether it still does.
+"""Process liveness: heartbeat files and their owners.
 
-A process says who it is (machine, process and its start) and touches a file while it lives. On the same machine the system
-knows at once whether it lives; elsewhere a sign older than the lease means that it is dead. Ages are measured by the file
-system's own clock, so machines need not agree on the time.
+A process records its machine, PID and start time, and touches a file while it runs. On the same machine the process
+table decides whether it is alive; elsewhere a heartbeat older than the lease means that it is dead. Ages are measured
+by the file system's clock, so machines need not agree on the time.
 """
 
 from __future__ import annotations
@@ -25,24 +25,29 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 @cache
 def this_process() -> dict[str, Any]:
-    """Return who this process is."""
-    return {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    """Return the machine, host, PID and start time of this process."""
+    return {
+        "machine": _identify_machine(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _read_start_time(os.getpid()),
+    }
 
 
 def is_alive(owner: Mapping[str, Any], sign: Path, lease: float) -> bool:
-    """Return whether the owner of a sign lives.
+    """Return whether the owner of a heartbeat file is alive.
 
     Args:
-        owner: What :func:`this_process` returned there.
-        sign: The file that it touches.
-        lease: Seconds without a touch after which an owner elsewhere counts as dead.
+        owner: Value of :func:`this_process` in the owner.
+        sign: File that the owner touches.
+        lease: Seconds without a touch after which an owner on another machine counts as dead.
     """
-    if owner.get("machine") == _machine():
-        started = _started(int(owner.get("pid", -1)))
+    if owner.get("machine") == _identify_machine():
+        started = _read_start_time(int(owner.get("pid", -1)))
         if started is None:
             return False
         if abs(started - float(owner.get("started", 0.0))) < _SAME_START_SECONDS:
-            return True  # else another process has got its number, or the clock was set
+            return True  # else the PID was reused, or the clock was set
     age = seconds_since_touch(sign)
     return age is not None and age < lease
 
@@ -50,7 +55,7 @@ def is_alive(owner: Mapping[str, Any], sign: Path, lease: float) -> bool:
 def seconds_since_touch(sign: Path) -> float | None:
     """Return the seconds since a file was touched, by the file system's clock; None if there is no file.
 
-    Where nothing can be written, this machine's clock has to do.
+    Falls back to this machine's clock where nothing can be written.
     """
     probe = sign.parent / f".clock.{uuid.uuid4().hex}"
     try:
@@ -67,10 +72,10 @@ def seconds_since_touch(sign: Path) -> float | None:
 
 
 class Heartbeat:
-    """Touches a file now and then while the block runs.
+    """Context manager that touches a file at intervals.
 
     Args:
-        sign: The file; it must exist.
+        sign: An existing file.
         interval: Seconds between touches.
     """
 
@@ -91,20 +96,20 @@ class Heartbeat:
         while not self._over.wait(self._interval):
             try:
                 os.utime(self._sign)
-            except OSError:  # the file system is away for a moment; the lease allows for that
+            except OSError:  # a short outage of the file system; the lease allows for it
                 continue
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process when another one, its parent, has ended; for a thread of its own."""
+    """Wait until the parent process ends, then exit this one; run it in a thread."""
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)
 
 
 @cache
-def _machine() -> str:
-    """The running system: a container or a reboot is another one, since process numbers mean something else there."""
+def _identify_machine() -> str:
+    """Identify the running system; a container or a reboot is another one, since PIDs are reused there."""
     parts = [socket.gethostname()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
@@ -114,8 +119,8 @@ def _machine() -> str:
     return " ".join(parts)
 
 
-def _started(pid: int) -> float | None:
-    """When a process started; None if there is none, or only its corpse."""
+def _read_start_time(pid: int) -> float | None:
+    """Return the start time of a process; None if it does not exist or is a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()

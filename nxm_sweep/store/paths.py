@@ -4,20 +4,20 @@
 
     OUTPUT_DIR/
       trials/IDENTITY/          one trial; IDENTITY is the hash of what can change its outcome
-        result.json             its record: written last and whole
-        predictions.json        the selected model's answers on the validation sets
+        result.json             its record; written last, atomically
+        predictions.json        the selected model's predictions on the validation sets
         model/                  the selected model, with save_model=true
-        log.txt                 what its worker has printed
-        failures.json           attempts that failed
-        claim.json              which coordinator has taken it
-        progress.json           where it is; only while it trains
-        stop.json, pruned.json  asked to stop; stopped by the pruner
-        job.json                the sign of life of a Hydra launcher's job
+        log.txt                 output of its worker
+        failures.json           failed attempts
+        claim.json              coordinator that claimed it
+        progress.json           its current step and epochs; only while it trains
+        stop.json, pruned.json  request to stop; state when stopped by the pruner
+        job.json                heartbeat of a Hydra launcher's job
         work/                   checkpoints; removed once there is a record
       sweeps/                   plans of sweeps, one JSON file each
-        coordinators/           signs of life of coordinators, one JSON file each
-      studies/                  Optuna's storage: a view of the records, which can be rebuilt
-      reports/                  what `python -m nxm_sweep.report` writes
+        coordinators/           heartbeats of coordinators, one JSON file each
+      studies/                  Optuna's storage: a view of the records, rebuilt when lost
+      reports/                  output of `python -m nxm_sweep.report`
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ def trial_folder(output_dir: Path, identity: str) -> Path:
 
 
 def trial_lock(folder: Path) -> Path:
-    """Return the lock that the process holds which trains the trial of a folder."""
+    """Return the lock held by the process that trains a trial."""
     return folder / ".lock"
 
 
 def coordinator_file(output_dir: Path, owner: str) -> Path:
-    """Return the sign of life of a coordinator."""
+    """Return the heartbeat file of a coordinator."""
     return output_dir / PLANS / "coordinators" / f"{owner}.json"
 
 
 def claims_lock(output_dir: Path) -> Path:
-    """Return the lock around taking a point."""
+    """Return the lock around claims."""
     return output_dir / PLANS / ".claims.lock"
 
 
 def digest_memo(output_dir: Path) -> Path:
-    """Return the file that remembers digests of data and models."""
+    """Return the file that caches digests of data and models."""
     return output_dir / PLANS / ".digests" / "memo.json"
 
 
 def precision_file(output_dir: Path, device: str) -> Path:
-    """Return the file that keeps what ``training.precision=auto`` stands for on a device."""
+    """Return the file that stores what ``training.precision=auto`` resolves to on a device."""
     return output_dir / PLANS / ".precision" / device
 
 

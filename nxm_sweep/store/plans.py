@@ -1,4 +1,4 @@
-"""Plans on disk: the cells of a sweep and their points. Reading them needs neither Hydra, Optuna nor PyTorch."""
+"""Plans on disk: the cells of a sweep and their points, read without Hydra, Optuna or PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nxm_sweep.store.paths import PLANS
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """A point as a plan's file has it."""
+    """One point of a plan."""
 
     identity: str
     values: Mapping[str, Any]
@@ -21,11 +21,11 @@ class PlannedPoint:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell as a plan's file has it; ``wanted`` counts its trainings, those that a search has yet to ask for included.
+    """One cell of a plan; ``wanted`` counts its trainings, including those that a search has yet to draw.
 
     ``names`` are those of its task, method, sparsity, model and distillation; an old plan has them in one text, without the
-    last. ``pattern`` is what its targets are to hold; an old plan does not say it.
-    ``seeds`` are those that a search trains each drawn point with, where there are several.
+    last. ``pattern`` is the pattern of its targets; None in an old plan.
+    ``seeds`` are the seeds of every drawn point of a search with several.
     """
 
     name: str
@@ -37,7 +37,7 @@ class PlannedCell:
 
 
 def read_plans(output_dir: Path) -> list[dict[str, Any]]:
-    """Return the plans written under ``output_dir``, newest first; one that a newer one holds whole is left out."""
+    """Return the plans under ``output_dir``, newest first, without those whose points all appear in newer ones."""
     plans = [plan for file in (output_dir / PLANS).glob("*.json") if is_plan(plan := read_json(file))]
     plans.sort(key=lambda plan: -float(plan["written"]))
     kept: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def read_plans(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def is_plan(found: Any) -> bool:
-    """Return whether what a file held is a plan, whole."""
+    """Return whether the content of a file is a complete plan."""
     try:
         float(found["written"])
         float(rules_of(found)["lease"])
@@ -61,13 +61,13 @@ def is_plan(found: Any) -> bool:
 
 
 def rules_of(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`survey` needs to tell the points' states, as the plan's sweep had it."""
+    """Return the rules of a plan's sweep as arguments of :func:`~nxm_sweep.store.state.read_states`."""
     usual = {"lease": 60.0, "max_attempts": 3, "pruning": False}
     return {name: plan.get(name, value) for name, value in usual.items()}
 
 
 def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
-    """Return the cells of a plan's file."""
+    """Return the cells of a plan."""
     return [
         PlannedCell(
             cell["name"],
@@ -87,6 +87,6 @@ def cells_of(plan: Mapping[str, Any]) -> list[PlannedCell]:
 def _names_of(cell: Mapping[str, Any]) -> dict[str, str]:
     if "names" in cell:
         return dict(cell["names"])
-    words: list[str] = cell["name"].split()
-    task, method, sparsity, *model = [*words, "", "", ""]
+    parts: list[str] = cell["name"].split()
+    task, method, sparsity, *model = [*parts, "", "", ""]
     return {"task": task, "method": method, "sparsity": sparsity, "model": " ".join(model).strip()}

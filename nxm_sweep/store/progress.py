@@ -1,6 +1,6 @@
-"""A running trial's file: where it is, its epochs so far, and how it is told to stop.
+"""Progress of a running trial on disk: its step, its epochs, and requests to stop it.
 
-Files serve every launcher alike: a local pool, SLURM and Ray share the output folder, if nothing else.
+Files work with every launcher: a local pool, SLURM and Ray share at least the output folder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class ProgressFile:
-    """Writes ``progress.json`` while a trial trains, and looks for ``stop.json``. A context: both are gone at its end.
+    """Write ``progress.json`` and poll ``stop.json`` while a trial trains; a context manager that removes both.
 
     Args:
         folder: The trial's folder.
-        clock: Seconds that only grow; for tests.
+        clock: Monotonic seconds; replaced in tests.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,33 +54,33 @@ class ProgressFile:
         (self._folder / STOP).unlink(missing_ok=True)
 
     def on_step(self, step: int, steps: int) -> None:
-        """Hear of a finished optimizer step."""
+        """Record a finished optimizer step."""
         self._state |= {"step": step, "steps": steps}
         if self._clock() - self._written >= _SECONDS_BETWEEN_LOOKS:
             self._write()
 
     def on_epoch(self, epochs: Sequence[Mapping[str, Any]]) -> None:
-        """Hear of the epochs so far."""
+        """Record the epochs so far."""
         self._state["epochs"] = [dict(entry) for entry in epochs]
         self._write()
 
     def stop_now(self) -> str | None:
-        """Return ``pruned`` if the trial is not worth its time."""
+        """Return ``pruned`` if the pruner stopped the trial."""
         if self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._look()
+            self._read_stop()
         return self._reason if self._reason == PRUNED else None
 
     def stop_after_epoch(self) -> str | None:
-        """Return why to stop now that the checkpoint is complete."""
-        self._look()
+        """Return the reason to stop once the checkpoint is complete."""
+        self._read_stop()
         return self._reason
 
     def keep_as_pruned(self) -> None:
-        """Keep what a pruned trial has reached, and nothing that takes space."""
+        """Store the progress of a pruned trial and delete its checkpoints."""
         write_json(self._folder / PRUNED_FILE, self._state)
         shutil.rmtree(self._folder / WORK, ignore_errors=True)
 
-    def _look(self) -> None:
+    def _read_stop(self) -> None:
         self._looked = self._clock()
         self._reason = (read_json(self._folder / STOP) or {}).get("reason")
 
@@ -90,36 +90,36 @@ class ProgressFile:
 
 
 def request_stop(folder: Path, reason: str) -> None:
-    """Ask a running trial to stop: ``interrupted`` after its epoch, ``pruned`` at once."""
+    """Request that a running trial stop: ``interrupted`` after its epoch, ``pruned`` at once."""
     write_json(folder / STOP, {"reason": reason})
 
 
 def close_as_pruned(folder: Path) -> None:
-    """Settle a trial that nobody trains as pruned: another seed of its point was. The caller holds its claim."""
+    """Mark an idle trial as pruned, since another seed of its point was; the caller holds its claim."""
     write_json(folder / PRUNED_FILE, {"epochs": []})
     shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
 def read_pruned(folder: Path) -> dict[str, Any] | None:
-    """Return what a pruned trial had reached, or None."""
-    found = read_json(folder / PRUNED_FILE)
-    return found if isinstance(found, dict) else None
+    """Return the progress of a pruned trial, or None."""
+    progress = read_json(folder / PRUNED_FILE)
+    return progress if isinstance(progress, dict) else None
 
 
 def is_training(folder: Path, lease: float) -> bool:
-    """Return whether a living process trains the trial of a folder."""
+    """Return whether a live process trains the trial of a folder."""
     progress = read_progress(folder)
     return progress is not None and is_alive(progress["process"], folder / PROGRESS, lease)
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """Return what a running trial has said of itself, or None."""
+    """Return the progress of a running trial, or None."""
     progress = read_json(folder / PROGRESS)
     return progress if isinstance(progress, dict) and isinstance(progress.get("process"), dict) else None
 
 
 def format_progress(folder: Path) -> str:
-    """Return where a running trial is: step, epoch, last score."""
+    """Format the progress of a running trial: step, epoch, last score."""
     progress = read_progress(folder)
     parts = []
     if progress is not None and progress["steps"]:

@@ -1,4 +1,4 @@
-"""Records on disk: ``<output_dir>/trials/<identity>/result.json``, written once and whole. They are the truth."""
+"""Records on disk: ``<output_dir>/trials/<identity>/result.json``, written once, atomically; the source of truth."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from nxm_sweep.errors import ModelError, RecordError
 from nxm_sweep.formatting import pattern_label
 from nxm_sweep.settings import ModelSettings, TrialSettings
 from nxm_sweep.store.files import write_json
 from nxm_sweep.store.paths import MODEL, RESULT, TRIALS, trial_folder
+from nxm_sweep.store.record import Epoch, Record, Scores
 
 SCHEMA = 2
-"""2: the identity leaves out exactly what a method does not read, and ``mean_penalty_share`` replaces ``penalty_share``."""
+"""2: the identity omits exactly what a method does not read, and ``mean_penalty_share`` replaces ``penalty_share``."""
 
 
 _AGAIN = "move it away to train the trial again"
@@ -32,11 +33,11 @@ _ROUNDING = 1e-9  # two computations of one score differ by less
 SAVE_AGAIN = "run the trial's command again with save_model=true force=true"
 
 
-_LISTED = 5  # an ambiguous prefix names no more identities than this
+_LISTED = 5  # most identities that the error of an ambiguous prefix lists
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> Path:
-    """Write ``result.json`` atomically: readers see nothing or all of it, also after a power cut.
+def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Write ``result.json`` atomically: readers see nothing or all of it, even after a power cut.
 
     Raises:
         ValueError: A number in the record is not finite.
@@ -45,12 +46,12 @@ def write_record(folder: Path, record: dict[str, Any]) -> Path:
     return folder / RESULT
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> Record | None:
     """Return a trial's record, or None if it has none.
 
     Raises:
-        RecordError: The file is damaged, of a later version of this package, or of an earlier one in which trials with other
-            outcomes shared its identity.
+        RecordError: The file is damaged, has a later schema, or has an earlier one under which its identity also stood
+            for trials with other outcomes.
     """
     path = folder / RESULT
     try:
@@ -63,44 +64,44 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise RecordError(f"{path} is not a record", hint=_AGAIN)
     if record["schema"] > SCHEMA:
         raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
-    reason = _ambiguity(record)
+    reason = _explain_ambiguity(record)
     if reason:
         raise RecordError(f"{path} does not answer for its identity: {reason}", hint=_AGAIN)
-    return record
+    return cast("Record", record)
 
 
-def _ambiguity(record: Mapping[str, Any]) -> str:
-    """Why the identity of a schema-1 record also stood for trials with another outcome; empty where it did not."""
+def _explain_ambiguity(record: Mapping[str, Any]) -> str:
+    """Explain why a schema-1 identity also stood for trials with other outcomes; empty if it did not."""
     if record["schema"] > 1:
         return ""
-    schedule = _value_at(record, "config", "rho", "schedule")
-    if _value_at(record, "hashed", "method", "admm", "penalty") == "decoupled" and schedule not in {None, "constant"}:
+    schedule = _get_nested(record, "config", "rho", "schedule")
+    if _get_nested(record, "hashed", "method", "admm", "penalty") == "decoupled" and schedule not in {None, "constant"}:
         return f"rho.schedule={schedule} has rescaled the dual of a decoupled penalty, which is now independent of rho"
-    finish = _value_at(record, "hashed", "method", "admm", "finish")
-    if _value_at(record, "hashed", "method", "name") == "nxm_refit" and finish == "prune":
+    finish = _get_nested(record, "hashed", "method", "admm", "finish")
+    if _get_nested(record, "hashed", "method", "name") == "nxm_refit" and finish == "prune":
         return "method=nxm_refit with method.admm.finish=prune left method.admm.admm_fraction out of it"
     return ""
 
 
-def _value_at(values: Any, *keys: str) -> Any:
+def _get_nested(values: Any, *keys: str) -> Any:
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None
     return values
 
 
-def selected_value(record: Mapping[str, Any]) -> float:
-    """Return the score that a trial is selected by: the reported one unless other rows select."""
+def selected_value(record: Record) -> float:
+    """Return the selection score of a trial: the reported one unless other rows select."""
     best = record["best"]
     return float(best.get("selection_value", best["value"]))
 
 
 def rank_key(score: float, epoch: float, place: float) -> tuple[float, float, float]:
-    """Return what sorts trials, or settings by their means, best first: better score, then lower epoch, then order of the grid.
+    """Return the sort key that puts the best trial or mean first: higher score, lower epoch, earlier in the grid.
 
     Args:
-        score: That selects; larger is better in every metric.
-        epoch: Of that score.
-        place: In the grid.
+        score: Selection score; larger is better in every metric.
+        epoch: Epoch of that score.
+        place: Index in the grid.
     """
     return -score, epoch, place
 
@@ -109,66 +110,66 @@ def best_of(scored: Iterable[tuple[float, P]], epoch_of: Callable[[P], float]) -
     """Return the best score and its point by :func:`rank_key`.
 
     Args:
-        scored: Points with a score, in the order of the grid.
-        epoch_of: Returns the epoch of a point's score; only asked of points with equal scores.
+        scored: ``(score, point)`` in the order of the grid.
+        epoch_of: Returns the epoch of a point's score; called only for points with equal scores.
     """
     entries = list(scored)
     top = max((score for score, _ in entries), default=None)
     tied = [entry for entry in entries if entry[0] == top]
     if len(tied) < 2:
         return tied[0] if tied else None
-    keys = [rank_key(score, epoch_of(point), place) for place, (score, point) in enumerate(tied)]
+    keys = [rank_key(score, epoch_of(point), index) for index, (score, point) in enumerate(tied)]
     return tied[keys.index(min(keys))]
 
 
-def best_epoch(record: Mapping[str, Any]) -> float:
-    """Return the epoch that a trial's score is of; infinity where the record does not say."""
+def best_epoch(record: Record) -> float:
+    """Return the epoch of a trial's score; infinity if the record lacks it."""
     return float(record["best"].get("epoch", math.inf))
 
 
-def constant_value(record: Mapping[str, Any]) -> float | None:
+def constant_value(record: Record) -> float | None:
     """Return the reported score of the constant answer: the selection metric on the first validation set, for MNLI over both.
 
-    None where the record does not hold it.
+    None if the record lacks it.
     """
     constant = record["data"].get("constant")
     if not constant:
         return None
     first = float(next(iter(constant.values()))[record["selection"]["metric"]])
-    return float(_counted(record, constant, first))
+    return float(_average_mnli(record, constant, first))
 
 
 def beats(score: float, constant: float | None) -> bool | None:
-    """Return whether a score is above that of the constant answer; None where that is unknown."""
+    """Return whether a score is above that of the constant answer; None if the latter is unknown."""
     return None if constant is None else score > constant + _ROUNDING
 
 
-def pattern_of(record: Mapping[str, Any]) -> str:
-    """Return what tables call a trial's pattern, from what its matrices hold."""
+def pattern_of(record: Record) -> str:
+    """Return the label of a trial's pattern, from the constraints of its matrices."""
     return pattern_label((target["constraint"] for target in record["sparsity"]["targets"]), record["sparsity_name"])
 
 
-def reported_scores(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the selected model's scores: per validation set its metrics."""
+def reported_scores(record: Record) -> Scores:
+    """Return the selected model's scores by validation set and metric."""
     epoch = selected_epoch(record)
-    return dict(record.get("reported") or epoch["pruned"] or epoch["unpruned"])
+    return dict(record.get("reported") or epoch["pruned"] or epoch["unpruned"] or {})
 
 
-def reported_value(record: Mapping[str, Any]) -> Any:
-    """Return the one score that a trial counts with: the selection metric on the first validation set.
+def reported_value(record: Record) -> Any:
+    """Return the reported score of a trial: the selection metric on the first validation set.
 
-    For MNLI it is the mean over m and mm (GLUE's rule).
+    For MNLI, the mean over m and mm (GLUE's rule).
     """
-    return _counted(record, reported_scores(record), record["best"]["value"])
+    return _average_mnli(record, reported_scores(record), record["best"]["value"])
 
 
-def unpruned_value(record: Mapping[str, Any]) -> Any:
-    """Return the same score of the unpruned model; None where the validation set was scored with the pruned one only."""
+def unpruned_value(record: Record) -> Any:
+    """Return the reported score of the unpruned model; None if only the pruned one was scored."""
     first = record["best"]["unpruned_value"]
-    return None if first is None else _counted(record, selected_epoch(record)["unpruned"], first)
+    return None if first is None else _average_mnli(record, selected_epoch(record)["unpruned"] or {}, first)
 
 
-def _counted(record: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]], first: Any) -> Any:
+def _average_mnli(record: Record, scores: Mapping[str, Mapping[str, Any]], first: Any) -> Any:
     if record["task"] != "glue/mnli":
         return first
     metric = record["selection"]["metric"]
@@ -176,18 +177,17 @@ def _counted(record: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]],
     return sum(values) / len(values) if values else first
 
 
-def selected_epoch(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entry of the epoch whose model was selected.
+def selected_epoch(record: Record) -> Epoch:
+    """Return the entry of the selected epoch.
 
     Raises:
         StopIteration: There is none.
     """
-    epochs: Iterator[Mapping[str, Any]] = iter(record["epochs"])
-    return next(epoch for epoch in epochs if epoch["epoch"] == record["best"]["epoch"])
+    return next(epoch for epoch in record["epochs"] if epoch["epoch"] == record["best"]["epoch"])
 
 
 def looks_whole(folder: Path) -> bool:
-    """Return whether a trial's record begins and ends as one of this version: a quick look at what has been read before."""
+    """Return whether a record begins and ends as one of this schema; a quick check of a file read before."""
     try:
         with (folder / RESULT).open("rb") as file:
             if not re.match(rb'\{\s*"schema": ' + str(SCHEMA).encode() + rb"\b", file.read(64)):
@@ -198,8 +198,8 @@ def looks_whole(folder: Path) -> bool:
         return False
 
 
-def read_records(output_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield every record under ``output_dir``, in the order of their identities.
+def read_records(output_dir: Path) -> Iterator[Record]:
+    """Yield every record under ``output_dir``, ordered by identity.
 
     Raises:
         RecordError: As :func:`read_record`.
@@ -215,10 +215,10 @@ def find_trial(output_dir: Path, trial: str) -> Path:
 
     Args:
         output_dir: Root of the trials.
-        trial: An identity, the beginning of one that no other finished trial shares, or a trial's folder.
+        trial: Identity, a prefix of it that is unique among finished trials, or a trial's folder.
 
     Raises:
-        RecordError: No trial is meant, several are, or the one that is has no record yet.
+        RecordError: No trial or several match, or the only match has no record yet.
     """
     folder = Path(trial).expanduser()
     if trial and (folder / RESULT).is_file():
@@ -263,20 +263,20 @@ def saved_model(folder: Path) -> Path:
 
 
 def teacher_model(settings: TrialSettings) -> ModelSettings:
-    """Return the teacher of a trial as a model: that which a trial has kept is a folder.
+    """Return the teacher of a trial as a model; one saved by a trial is a folder.
 
     Raises:
-        ModelError: The teacher is a trial that does not exist or has not kept its model.
+        ModelError: The teacher is a trial that does not exist or whose model was not saved.
     """
     teacher = settings.distillation.teacher
     source, path = teacher.source, teacher.path or ""
     if source == "trial":
-        source, path = "folder", str(_kept_model(path, Path(settings.output_dir)))
+        source, path = "folder", str(_find_saved_model(path, Path(settings.output_dir)))
     return ModelSettings("teacher", source, path, teacher.revision)
 
 
-def _kept_model(trial: str, output_dir: Path) -> Path:
-    """The model that a trial has kept; the trial is an identity under ``output_dir``, or a folder."""
+def _find_saved_model(trial: str, output_dir: Path) -> Path:
+    """Return the saved model of a trial, which is an identity under ``output_dir`` or a folder."""
     for folder in (trial_folder(output_dir, trial), Path(trial).expanduser()):
         if (folder / MODEL).is_dir():
             return folder / MODEL

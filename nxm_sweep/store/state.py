@@ -1,4 +1,4 @@
-"""Where a sweep stands by what is on disk; it touches nothing and needs neither Hydra, Optuna nor PyTorch."""
+"""State of a sweep as read from disk, without changing it and without Hydra, Optuna or PyTorch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DONE, RUNNING, FAILED, PRUNED, TO_DO = "done", "running", "failed", "pruned", "t
 
 @dataclass
 class TrialStates:
-    """Where every point stands.
+    """State of every point.
 
     Attributes:
-        states: Per identity ``done``, ``running``, ``failed``, ``pruned`` or ``to do``.
-        scores: Per identity the best score of its record.
-        epochs: Per identity the epoch of that score.
-        failures: Per identity the last failure.
-        seconds: Per identity the seconds that its record took.
-        patterns: Per identity what the matrices of its record hold.
+        states: ``done``, ``running``, ``failed``, ``pruned`` or ``to do``, by identity.
+        scores: Best score of the record, by identity.
+        epochs: Epoch of that score, by identity.
+        failures: Last failure, by identity.
+        seconds: Total seconds of the trial, by identity.
+        patterns: Label of the record's pattern, by identity.
     """
 
     states: dict[str, str] = field(default_factory=dict)
@@ -38,26 +38,26 @@ class TrialStates:
     patterns: dict[str, str] = field(default_factory=dict)
 
     def count(self, points: Iterable[PlannedPoint]) -> Counter[str]:
-        """Return how many points are in each state."""
+        """Return the number of points in each state."""
         return Counter(self.states[point.identity] for point in points)
 
     def best(self, points: Iterable[PlannedPoint]) -> tuple[float, PlannedPoint] | None:
-        """Return the best score and its point, of points in the order of the grid."""
+        """Return the best score and its point; ``points`` are in the order of the grid."""
         scored = ((self.scores[point.identity], point) for point in points if point.identity in self.scores)
         return best_of(scored, self.epoch_of)
 
     def epoch_of(self, point: PlannedPoint) -> float:
-        """Return the epoch of the score of a point that has one."""
+        """Return the epoch of a scored point's score."""
         return self.epochs[point.identity]
 
 
 def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: int, pruning: bool = False) -> str:
-    """Return where a point stands.
+    """Return the state of a point.
 
     Args:
-        output_dir: Root of trials.
-        identity: The point's.
-        lease: Seconds without a sign of life after which a trial on another machine counts as dead.
+        output_dir: Root of the trials.
+        identity: Identity of the point.
+        lease: Seconds without a heartbeat after which a trial on another machine counts as dead.
         max_attempts: Attempts after which a point has failed for good.
         pruning: Whether a pruned trial settles its point.
     """
@@ -77,36 +77,36 @@ def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: 
 def read_states(
     output_dir: Path, points: Iterable[PlannedPoint], *, lease: float, max_attempts: int, pruning: bool
 ) -> TrialStates:
-    """Read where points stand, records included."""
-    found = TrialStates()
+    """Read the states of points and their records."""
+    trials = TrialStates()
     for point in points:
         identity = point.identity
         state = point_state(output_dir, identity, lease=lease, max_attempts=max_attempts, pruning=pruning)
-        found.states[identity] = state
+        trials.states[identity] = state
         folder = trial_folder(output_dir, identity)
         if state == DONE:
             try:
                 record = read_record(folder)
             except RecordError as error:
-                found.states[identity], found.failures[identity] = FAILED, classify(error)
+                trials.states[identity], trials.failures[identity] = FAILED, classify(error)
                 continue
             if record is not None:
-                found.scores[identity], found.epochs[identity] = selected_value(record), best_epoch(record)
-                found.seconds[identity] = record["seconds"]["total"]
+                trials.scores[identity], trials.epochs[identity] = selected_value(record), best_epoch(record)
+                trials.seconds[identity] = record["seconds"]["total"]
                 if "sparsity" in record:
-                    found.patterns[identity] = pattern_of(record)
+                    trials.patterns[identity] = pattern_of(record)
         elif state != TO_DO and (failures := read_failures(folder)):
-            found.failures[identity] = failures[-1]
-    return found
+            trials.failures[identity] = failures[-1]
+    return trials
 
 
 def pattern_in(cell: PlannedCell, patterns: Mapping[str, str]) -> str:
-    """Return what tables call a planned cell's pattern.
+    """Return the label of a planned cell's pattern.
 
     Args:
         cell: The cell.
-        patterns: Per identity the pattern of its record. The first of the cell's points that has one decides; without any it is
-            what the plan says, and of an old plan, which says nothing, the name of the rules.
+        patterns: Pattern of the record, by identity. The first point that has one decides; without any, the plan's
+            pattern, or the name of the rules for an old plan, which has no pattern.
     """
     recorded = (patterns[point.identity] for point in cell.points if point.identity in patterns)
     return next(recorded, None) or cell.pattern or cell.names.get("sparsity", "")

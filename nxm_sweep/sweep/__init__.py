@@ -1,1 +1,1 @@
-"""Many trials: identity, records and what runs them."""
+"""Sweeps: planning, studies and execution."""

@@ -1,6 +1,6 @@
-"""Hydra's side of a sweep: its sweeper and launcher, and a point as a job of one of Hydra's launchers.
+"""Hydra plugins of a sweep: sweeper, local launcher, and the job of a Hydra launcher that trains one point.
 
-Every command imports this module, through Hydra's plugin scan: what takes seconds is imported where a sweep begins.
+Every command imports this module through Hydra's plugin scan, so slow imports wait until a sweep begins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nxm_sweep.sweep.planning.axes import command_line_word
 
 
 class CellSweeper(Sweeper):
-    """Plans the points of ``-m`` and runs them."""
+    """Plan the points of ``-m`` and run them."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._loader, self._config, self._context = hydra_context.config_loader, config, hydra_context
@@ -34,8 +34,8 @@ class CellSweeper(Sweeper):
             hydra_context=hydra_context, task_function=train_job, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Run the sweep of a command line.
+    def sweep(self, arguments: list[str]) -> Path:
+        """Run the sweep of a command line and return its ``output_dir``.
 
         Raises:
             ConfigError: Bad input; nothing has been trained.
@@ -61,7 +61,7 @@ class CellSweeper(Sweeper):
                 "force=true is for single trials: a sweep trains what has no record",
                 hint="to train points again, remove their folders under trials/",
             )
-        if launch is None:  # the jobs of other launchers run elsewhere, with other devices
+        if launch is None:  # jobs of other launchers run elsewhere, on other devices
             for cell in cells:
                 check_device(cell.settings)
         if launch is not None and settings.sweep.time_limit is not None:
@@ -70,6 +70,7 @@ class CellSweeper(Sweeper):
                 hint="a cluster has its own: hydra.launcher.timeout_min for submitit_slurm",
             )
         run_sweep(cells, settings, arguments, launch)
+        return Path(settings.output_dir)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self._loader.load_sweep_config(self._config, list(overrides))
@@ -77,17 +78,17 @@ class CellSweeper(Sweeper):
     def _launch(self, batch: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
         if self.launcher is None:
             raise ConfigError("the sweep has no launcher")
-        place = str(Path(self._config.hydra.sweep.dir).resolve())  # made where a job starts
-        folder = f"hydra.sweep.dir={command_line_word(place)}"
+        sweep_dir = str(Path(self._config.hydra.sweep.dir).resolve())  # created where a job starts
+        folder = f"hydra.sweep.dir={command_line_word(sweep_dir)}"
         returns = self.launcher.launch([[*overrides, folder] for overrides in batch], initial_job_idx=0)
-        return list(map(_answer, returns))
+        return list(map(_read_return, returns))
 
 
 class LocalPool(Launcher):
-    """Stands for the project's own worker processes; the sweeper hands its points to them one by one."""
+    """Placeholder for the project's own worker processes; the sweeper submits points to them one by one."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Need nothing of Hydra."""
+        """Ignore Hydra's context."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         raise ConfigError(
@@ -96,10 +97,10 @@ class LocalPool(Launcher):
 
 
 def train_job(config: DictConfig) -> dict[str, Any] | None:
-    """Train one point as a job of one of Hydra's launchers; its record is the result, whatever becomes of the launcher.
+    """Train one point as a job of a Hydra launcher; its record is the result, even if the launcher fails.
 
     Raises:
-        ConfigError: The job does not come from our sweeper.
+        ConfigError: The job does not come from this sweeper.
     """
     from nxm_sweep.sweep.execution.launcher_job import run_job  # noqa: PLC0415
 
@@ -110,8 +111,8 @@ def train_job(config: DictConfig) -> dict[str, Any] | None:
     return run_job(settings, settings.sweep.point)
 
 
-def _answer(job: JobReturn) -> dict[str, Any] | None:
-    """What a job returned; a failure's fields if it raised, which it does where it cannot even begin."""
+def _read_return(job: JobReturn) -> dict[str, Any] | None:
+    """Return a job's result, or a failure's fields if it raised, as a job does that cannot begin."""
     try:
         answer: dict[str, Any] | None = job.return_value
     except Exception as error:  # noqa: BLE001 - whatever one job raises ends that job alone

@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table on a terminal, a line per event elsewhere, and at the end the best of each cell."""
+"""Output of a sweep: a live table on a terminal, a line per event elsewhere, and finally the best of each cell."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _HOLES_SHOWN = 20
 
 
 class LiveView:
-    """Shows a coordinator's board while it works.
+    """Show a coordinator's state while it runs.
 
     Args:
         plan: The sweep.
         output_dir: Root of trials.
-        estimate: Learns from what finishes, and says how long the rest takes.
-        coordinator: Whose board is shown.
-        console: Where to; without a terminal, a line per event.
-        now: Seconds that only grow; for tests.
+        estimate: Expected time of the rest, updated as trials finish.
+        coordinator: Source of the state.
+        console: Output; without a terminal, a line per event.
+        now: Monotonic clock in seconds, for tests.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LiveView:
         self._seen: set[str] = set()
         self._begun: dict[str, float] = {}
         self._live: Live | None = None
-        self._epoch_of = _epochs_under(output_dir)
+        self._epoch_of = _make_epoch_reader(output_dir)
 
     def __enter__(self) -> Self:
         board = self._coordinator.board
@@ -81,7 +81,7 @@ class LiveView:
             self._live.stop()
 
     def show(self, board: SweepState) -> None:
-        """Show the board."""
+        """Show the state."""
         if len(self._points) < len(self._plan):  # a search adds points as it goes
             self._points = {point.identity: point for point in self._plan}
             self._names = {point.identity: describe_point(point.cell.title, point.values) for point in self._plan}
@@ -89,19 +89,19 @@ class LiveView:
         for identity in board.running:
             if identity not in self._begun:
                 self._begun[identity] = now
-                self._line(f"start  {self._names[identity]}")
-        self._tell_ends(board, now)
+                self._print_line(f"start  {self._names[identity]}")
+        self._print_ends(board, now)
         if self._live is not None:
-            self._live.update(self._picture(board))
+            self._live.update(self._render(board))
 
-    def _tell_ends(self, board: SweepState, now: float) -> None:
+    def _print_ends(self, board: SweepState, now: float) -> None:
         ends: list[tuple[str, str]] = []
         ends += [
             (identity, format_score(value)) for identity, value in board.done.items() if identity not in self._seen
         ]
         ends += [
-            (identity, f"failed ({found.kind}): {found.message}")
-            for identity, found in board.failed.items()
+            (identity, f"failed ({failure.kind}): {failure.message}")
+            for identity, failure in board.failed.items()
             if identity not in self._seen
         ]
         ends += [
@@ -109,20 +109,20 @@ class LiveView:
             for identity, value in board.pruned.items()
             if identity not in self._seen
         ]
-        for identity, words in ends:
+        for identity, text in ends:
             self._seen.add(identity)
             begun = self._begun.pop(identity, None)
             took = f"  {format_duration(now - begun)}" if begun is not None else ""
             if begun is not None and identity in board.done:
                 self._estimate.learn(self._points[identity], now - begun)
-            self._line(f"{len(self._seen)}/{len(self._plan)}  {self._names[identity]}  {words}{took}")
+            self._print_line(f"{len(self._seen)}/{len(self._plan)}  {self._names[identity]}  {text}{took}")
 
-    def _line(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         if self._live is None:
             self._console.print(text, soft_wrap=True, markup=False)
 
-    def _picture(self, board: SweepState) -> Group:
-        parts: list[Any] = [_cells_table(self._plan, board, self._epoch_of)]
+    def _render(self, board: SweepState) -> Group:
+        parts: list[Any] = [_render_cells(self._plan, board, self._epoch_of)]
         running = Table(box=None, pad_edge=False, show_header=False)
         for identity in list(board.running)[:_RUNNING_SHOWN]:
             running.add_row(self._names[identity], format_progress(trial_folder(self._output_dir, identity)))
@@ -130,23 +130,23 @@ class LiveView:
             parts.append(running)
         if board.elsewhere:
             parts.append(Text(f"{len(board.elsewhere)} {self._plan.unit} are being trained by others", style="dim"))
-        parts.append(Text(self._time_left(board), style="dim"))
+        parts.append(Text(self._format_time_left(board), style="dim"))
         return Group(*parts)
 
-    def _time_left(self, board: SweepState) -> str:
-        """The seconds of what is left, by finished trials, over the workers that run."""
+    def _format_time_left(self, board: SweepState) -> str:
+        """Return the time left as text: expected seconds of open points over running workers."""
         left = [*self._coordinator.left, *(self._points[identity] for identity in board.running)]
         seconds = [self._estimate.seconds(point) for point in left]
         known = sum(value for value in seconds if value is not None)
         if not known:
             return "time left: not known before the first trial has finished"
         unknown = sum(value is None for value in seconds)
-        words = f"about {format_duration(known / max(1, len(board.running)))} left"
-        return words + (f", besides {unknown} {self._plan.unit} of cells without a finished trial" if unknown else "")
+        text = f"about {format_duration(known / max(1, len(board.running)))} left"
+        return text + (f", besides {unknown} {self._plan.unit} of cells without a finished trial" if unknown else "")
 
 
 def final_report(plan: Plan, board: SweepState, output_dir: Path, console: Console, *, stopped: bool) -> bool:
-    """Print the best point of each cell and every hole; return whether every point is settled well."""
+    """Print the best point of each cell and the failures; return whether none failed or is missing."""
     console.print(best_table(plan, board, output_dir))
     console.print(
         "The best epoch and the best point are selected on the set that they are reported on: optimistic, as in the paper.",
@@ -154,8 +154,8 @@ def final_report(plan: Plan, board: SweepState, output_dir: Path, console: Conso
     )
     failed = [(point, board.failed[point.identity]) for point in plan if point.identity in board.failed]
     for point, why in failed[:_HOLES_SHOWN]:
-        hole = f"hole: {describe_point(point.cell.title, point.values)}  {why.kind}: {why.message}  ({point.identity})"
-        console.print(hole, markup=False, soft_wrap=True)
+        line = f"hole: {describe_point(point.cell.title, point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        console.print(line, markup=False, soft_wrap=True)
     if len(failed) > _HOLES_SHOWN:
         console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
     wanted = sum(map(plan.wanted, plan.cells))
@@ -178,16 +178,16 @@ def final_report(plan: Plan, board: SweepState, output_dir: Path, console: Conso
 
 
 def best_table(plan: Plan, board: SweepState, output_dir: Path) -> Table:
-    """Return the best point of each cell."""
+    """Return a table of the best point of each cell."""
     table = plain_table("cell", plan.unit, "best", "at")
-    epoch_of = _epochs_under(output_dir)
+    epoch_of = _make_epoch_reader(output_dir)
     for cell, points in zip(plan.cells, plan.points, strict=True):
         done = f"{_count(points, board.done)}/{plan.wanted(cell)}"
-        table.add_row(cell.title, done, *_best_words(cell, points, board, epoch_of))
+        table.add_row(cell.title, done, *_format_best(cell, points, board, epoch_of))
     return table
 
 
-def _cells_table(plan: Plan, board: SweepState, epoch_of: Callable[[Point], float]) -> Table:
+def _render_cells(plan: Plan, board: SweepState, epoch_of: Callable[[Point], float]) -> Table:
     table = plain_table("cell", "done", "running", "failed", "best", "at")
     for cell, points in zip(plan.cells, plan.points, strict=True):
         table.add_row(
@@ -195,28 +195,30 @@ def _cells_table(plan: Plan, board: SweepState, epoch_of: Callable[[Point], floa
             f"{_count(points, board.done)}/{plan.wanted(cell)}",
             str(_count(points, board.running)),
             str(_count(points, board.failed)),
-            *_best_words(cell, points, board, epoch_of),
+            *_format_best(cell, points, board, epoch_of),
         )
     return table
 
 
-def _best_words(
+def _format_best(
     cell: Cell, points: Iterable[Point], board: SweepState, epoch_of: Callable[[Point], float]
 ) -> tuple[str, str]:
-    """The best score and where: of a search with several seeds the best mean, never that of one seed."""
+    """Return the best score and its values; over several seeds the best mean, never one seed's score."""
     if cell.seeds:
         return format_mean(best_mean(points, len(cell.seeds), board.done, board.failed, epoch_of))
-    best = _best(points, board, epoch_of)
+    best = _select_best(points, board, epoch_of)
     return format_score(best[0] if best else None), format_values(best[1].values) if best else ""
 
 
-def _best(points: Iterable[Point], board: SweepState, epoch_of: Callable[[Point], float]) -> tuple[float, Point] | None:
+def _select_best(
+    points: Iterable[Point], board: SweepState, epoch_of: Callable[[Point], float]
+) -> tuple[float, Point] | None:
     scored = ((value, point) for point in points if (value := board.done.get(point.identity)) is not None)
     return best_of(scored, epoch_of)
 
 
-def _epochs_under(output_dir: Path) -> Callable[[Point], float]:
-    """Return what reads the epoch of a point's score from its record, once."""
+def _make_epoch_reader(output_dir: Path) -> Callable[[Point], float]:
+    """Return a cached reader of the epoch of a point's score in its record."""
 
     @cache
     def read(identity: str) -> float:

@@ -1,4 +1,4 @@
-"""A whole sweep: plan, studies, claims, workers, coordinator, and what is said at the end."""
+"""Run a whole sweep: plan, studies, claims, workers, coordinator and final report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 
 from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import read_record
 from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
 from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
@@ -44,11 +44,11 @@ def run_sweep(
     """Run a sweep's cells until every point is settled.
 
     Args:
-        cells: What is wanted.
+        cells: The cells to train.
         settings: Settings that the cells share: output folder, and how the sweep runs.
         arguments: The command line, for the plan's file.
-        launch: One of Hydra's launchers; None: the local pool.
-        console: Where the live view goes.
+        launch: A Hydra launcher; None: the local pool.
+        console: Output of the live view.
 
     Raises:
         SweepIncompleteError: Points have no record.
@@ -56,16 +56,16 @@ def run_sweep(
     """
     console = console or Console(highlight=False)
     output_dir, sweep = Path(settings.output_dir), settings.sweep
-    plan = _plan(cells, sweep, arguments)
+    plan = _plan_points(cells, sweep, arguments)
     plan.recall(output_dir)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
-        shape = _shape(plan, sweep)
+        shape = _split_machine(plan, sweep)
         if sweep.probe:
             from nxm_sweep.trial.step_timer import seconds_per_row  # noqa: PLC0415 - seconds of imports
 
             estimate.probe(plan, lambda point: seconds_per_row(point, shape.threads))
-        gain = None if launch is not None else _bf16_gain  # jobs of a launcher run elsewhere
+        gain = None if launch is not None else _measure_bf16_gain  # jobs of a launcher run elsewhere
         show_dry_run(plan, output_dir, sweep, estimate, console, workers=shape.workers, bf16_gain=gain)
         return SweepState()
     if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
@@ -74,24 +74,24 @@ def run_sweep(
     storage = open_storage(sweep.storage, output_dir)
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
         lock = storage_lock(output_dir)
-        with lock, _no_collection():
-            studies = {cell.study_name: _study(storage, cell, output_dir, sweep) for cell in plan.cells}
+        with lock, _pause_collection():
+            studies = {cell.study_name: _open_study(storage, cell, output_dir, sweep) for cell in plan.cells}
             searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
             for point in itertools.chain.from_iterable(search.adopt() for search in searches):
                 plan.add(point)
             if searches:
                 plan.write(
                     output_dir
-                )  # before a study is made anew: whoever goes on after a death here knows its points
+                )  # before a study is recreated: a sweep resumed after a crash here needs its points
             for study, points in zip(studies.values(), plan.points, strict=True):
                 _prepare(study, points, claims, output_dir, sweep)
-        with _runner(plan, output_dir, sweep, launch, console) as runner:
+        with _make_runner(plan, output_dir, sweep, launch, console) as runner:
             coordinator = Coordinator(
                 plan, output_dir, sweep, studies, claims, runner=runner, seconds_of=estimate.cost, searches=searches
             )
             with (
                 LiveView(plan, output_dir, estimate, coordinator, console) as view,
-                _two_interrupts(coordinator, console),
+                _handle_interrupts(coordinator, console),
             ):
                 board = coordinator.run(view.show)
     complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
@@ -103,13 +103,13 @@ def run_sweep(
     return board
 
 
-def _bf16_gain(settings: TrialSettings) -> float | None:
+def _measure_bf16_gain(settings: TrialSettings) -> float | None:
     from nxm_sweep.sweep.planning.bf16_gain import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
 
     return bf16_gain(settings)
 
 
-def _plan(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:
+def _plan_points(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:
     rules = {"lease": sweep.lease, "max_attempts": sweep.max_attempts, "pruning": sweep.pruner != "none"}
     return make_plan(cells, arguments, n_trials=None if sweep.sampler == "grid" else sweep.n_trials, rules=rules)
 
@@ -118,41 +118,41 @@ def _is_search(sweep: SweepSettings) -> bool:
     return sweep.sampler != "grid" or sweep.pruner != "none"
 
 
-def _study(storage: Storage, cell: Cell, output_dir: Path, sweep: SweepSettings) -> CellStudy:
+def _open_study(storage: Storage, cell: Cell, output_dir: Path, sweep: SweepSettings) -> CellStudy:
     return SeedMeanStudy(storage, cell, output_dir, sweep) if cell.seeds else CellStudy(storage, cell)
 
 
 def _prepare(study: CellStudy, points: list[Point], claims: Claims, output_dir: Path, sweep: SweepSettings) -> None:
-    """Bring a study up to what the disk says, and show what is to be trained; the caller holds the storage's lock."""
+    """Update a study from disk and queue what is to be trained; the caller holds the storage's lock."""
     if isinstance(study, SeedMeanStudy):
         study.resume(points, claims)
         return
-    _tidy(study, claims, output_dir)
+    _settle_orphans(study, claims, output_dir)
     if study.cell.search:
         for point in study.add_missing(points):
-            if (record := _record(output_dir, point.identity)) is not None:
-                study.tell(point, record)
+            if (record := _load_record(output_dir, point.identity)) is not None:
+                study.add_record(point, record)
     else:
         study.queue(point for point in points if _is_to_train(output_dir, point.identity, sweep))
 
 
-def _tidy(study: CellStudy, claims: Claims, output_dir: Path) -> None:
-    """Settle trials that the study holds for running although nobody runs them: their coordinator died."""
+def _settle_orphans(study: CellStudy, claims: Claims, output_dir: Path) -> None:
+    """Settle trials that are marked as running but whose coordinator died."""
     for trial, identity in study.read().items():
-        if not identity or identity in study.told:  # its coordinator died while it asked for it, or it is a second one
-            study.drop(trial)
+        if not identity or identity in study.recorded:  # its coordinator died while asking, or it is a duplicate
+            study.mark_failed(trial)
         elif not claims.is_taken(identity):
-            record = _record(output_dir, identity)
+            record = _load_record(output_dir, identity)
             if record is None:
                 study.requeue(trial, identity)
             else:
                 study.complete(trial, record)
 
 
-def _record(output_dir: Path, identity: str) -> dict[str, Any] | None:
+def _load_record(output_dir: Path, identity: str) -> Record | None:
     try:
         return read_record(trial_folder(output_dir, identity))
-    except RecordError:  # the coordinator says so, of the points that it wants
+    except RecordError:  # the coordinator reports it for the points that it wants
         return None
 
 
@@ -163,26 +163,26 @@ def _is_to_train(output_dir: Path, identity: str, sweep: SweepSettings) -> bool:
     return state in {TO_DO, RUNNING} or (state == FAILED and sweep.retry_failed)
 
 
-def _shape(plan: Plan, sweep: SweepSettings) -> Shape:
-    """How the machine is split, by the trial that takes most."""
+def _split_machine(plan: Plan, sweep: SweepSettings) -> Shape:
+    """Divide the machine between workers, sized for the largest trial."""
     cells = [cell.settings for cell in plan.cells]
     sizes = [size for model in cells if (size := model_bytes(model.model)) is not None]
     return shape_of_machine(sweep, max(cell.training.devices for cell in cells), max(sizes, default=None))
 
 
-def _runner(
+def _make_runner(
     plan: Plan, output_dir: Path, sweep: SweepSettings, launch: Launch | None, console: Console
 ) -> AbstractContextManager[Runner]:
     if launch is not None:
         return nullcontext(BatchRunner(launch, output_dir, sweep.lease))
-    shape = _shape(plan, sweep)
+    shape = _split_machine(plan, sweep)
     console.print(f"{shape}; the longest trials first", style="dim")
     return Pool(shape.workers, shape.threads, shape.devices, time_limit=sweep.time_limit)
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Collect no garbage while the studies are read: thousands of trials are made and none is garbage."""
+def _pause_collection() -> Iterator[None]:
+    """Pause garbage collection while studies are read: they create thousands of trials and no garbage."""
     gc.disable()
     try:
         yield
@@ -191,8 +191,8 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _two_interrupts(coordinator: Coordinator, console: Console) -> Iterator[None]:
-    """Let the first Ctrl-C finish the epochs that run, and the second end everything at once."""
+def _handle_interrupts(coordinator: Coordinator, console: Console) -> Iterator[None]:
+    """Finish the running epochs on the first Ctrl-C, and stop at once on the second or on SIGTERM."""
 
     def on_interrupt(_: int, __: FrameType | None) -> None:
         if coordinator.stopping:

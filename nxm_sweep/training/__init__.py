@@ -1,1 +1,1 @@
-"""One trial: data, methods, trainer."""
+"""Model loading, sparse training and metrics."""

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live bar on a terminal, now and then a plain line elsewhere."""
+"""Progress of a training run: a live bar on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nxm_sweep.training.trainer import SparseTrainer
 
 _SECONDS_BETWEEN_LINES = 20.0
 TENSORBOARD = "tensorboard"
-"""Folder of TensorBoard's files, in a trial's folder."""
+"""Folder of the TensorBoard files in a trial's folder."""
 
 
 class MonitorCallback(TrainerCallback):
-    """Tells a monitor of each step, and stops the training when it says so."""
+    """Report each step to a monitor and stop the training on its request."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
@@ -33,12 +33,12 @@ class MonitorCallback(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Shows epoch, step, loss, distance from the pattern, rate and time left.
+    """Show epoch, step, loss, distance from the pattern, rate and time left.
 
     Args:
-        trainer: Whose run is shown.
-        console: Where to; a console that is no terminal gets plain lines.
-        clock: Seconds that only grow; for tests.
+        trainer: Trainer of the run.
+        console: Output; a console that is not a terminal gets plain lines.
+        clock: Monotonic seconds; replaced in tests.
     """
 
     def __init__(self, trainer: SparseTrainer, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,13 +69,13 @@ class ProgressBar(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the terminal, at the end or after an error."""
+        """Remove the bar from the terminal, at the end or after an error."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def line(self, state: TrainerState) -> str:
-        """Return the state of the run in words."""
+        """Return the state of the run as text."""
         seconds = max(self._clock() - self._started, 1e-9)
         rate = (state.global_step - self._first_step) / seconds
         epochs = round(self._trainer.args.num_train_epochs)
@@ -92,26 +92,26 @@ class ProgressBar(TrainerCallback):
 
 
 def clock_time(seconds: float) -> str:
-    """Return seconds as ``1:05`` or ``2:03:04``."""
+    """Format seconds as ``1:05`` or ``2:03:04``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def report_into(trainer: Trainer, folder: Path) -> None:
-    """Let TensorBoard's files go below a trial's folder. MLflow goes where its own environment variables say."""
+    """Write TensorBoard files below a trial's folder. MLflow's location is set by its own environment variables."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / TENSORBOARD)
 
 
 def forget_reports(folder: Path) -> None:
-    """Remove what an earlier training of the same trial has told TensorBoard; one that is continued keeps it."""
+    """Remove the TensorBoard files of a trial's earlier training; a resumed training keeps them."""
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
 
 
 def end_reports(trainer: Trainer) -> None:
-    """Close the reports of a training that an error has ended, or else the next one in this process would add to them."""
+    """Close the reports of a failed training; otherwise the next one in this process appends to them."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback | MLflowCallback):
             callback.on_train_end(trainer.args, trainer.state, trainer.control)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A trainer's optimizer, scheduler, random state and method on disk: safetensors and JSON, nothing pickled."""
+"""Optimizer, scheduler, random state and method of a trainer on disk: safetensors and JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATE = "nxm_sweep.json"
 
 
 def save_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Write the optimizer's tensors; return the rest of its state, which JSON can hold."""
+    """Write the optimizer's tensors; return the rest of its state as values for JSON."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
@@ -49,14 +49,14 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, plain: Mappin
 
 
 def save_random_state(folder: Path, rank: int = 0) -> None:
-    """Write the state of Python's, NumPy's and PyTorch's generators (that of the GPU in use included).
+    """Write the state of Python's, NumPy's and PyTorch's generators, including that of the GPU in use.
 
     Args:
-        folder: Where to.
-        rank: Which of several processes this is; each has a file of its own.
+        folder: Destination.
+        rank: Rank of this process; each rank has its own file.
     """
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the Trainer seeds it
+    engine, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the Trainer seeds it
     tensors = {
         "python": torch.tensor(internal, dtype=torch.int64),
         "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -64,7 +64,7 @@ def save_random_state(folder: Path, rank: int = 0) -> None:
     }
     if torch.cuda.is_available():
         tensors["cuda.0"] = torch.cuda.get_rng_state()
-    plain = {"python": [version, gauss], "numpy": [kind, position, has_gauss, cached]}
+    plain = {"python": [version, gauss], "numpy": [engine, position, has_gauss, cached]}
     save_file(tensors, _random_file(folder, rank), metadata={"state": json.dumps(plain)})
 
 
@@ -75,26 +75,26 @@ def load_random_state(folder: Path, rank: int = 0) -> None:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     version, gauss = plain["python"]
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    kind, position, has_gauss, cached = plain["numpy"]
+    engine, position, has_gauss, cached = plain["numpy"]
     keys = tensors["numpy"].numpy().astype(np.uint32)
-    np.random.set_state((kind, keys, position, has_gauss, cached))  # noqa: NPY002 - the Trainer seeds it
+    np.random.set_state((engine, keys, position, has_gauss, cached))  # noqa: NPY002 - the Trainer seeds it
     torch.set_rng_state(tensors["torch"])
     if "cuda.0" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda.0"])
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in ``folder`` that were written to their end, the oldest first."""
-    found = [path for path in folder.glob("checkpoint-*[0-9]") if (path / "trainer_state.json").is_file()]
-    whole = [path for path in found if _readable(path / "trainer_state.json") and (path / STATE).is_file()]
-    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+    """Return the complete checkpoints in ``folder``, oldest first."""
+    checkpoints = [path for path in folder.glob("checkpoint-*[0-9]") if (path / "trainer_state.json").is_file()]
+    complete = [path for path in checkpoints if _is_readable(path / "trainer_state.json") and (path / STATE).is_file()]
+    return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _random_file(folder: Path, rank: int) -> Path:
     return folder / (f"{rank}.{RANDOM}" if rank else RANDOM)
 
 
-def _readable(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
         json.loads(path.read_text())
     except ValueError:

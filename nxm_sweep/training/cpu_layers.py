@@ -1,4 +1,4 @@
-"""Layers that cost less on a CPU: dropout from 16 random bits an entry, embeddings that keep the memory of their gradient."""
+"""Faster layers for CPUs: dropout from 16 random bits per entry, embeddings that reuse their gradient's memory."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-_VOCABULARY = 4096  # rows from which on an embedding's gradient is worth keeping
-_LEVELS = 2**16  # a probability is rounded to a multiple of 1 / _LEVELS
+_VOCABULARY = 4096  # rows from which an embedding's gradient is worth keeping
+_LEVELS = 2**16  # probabilities are rounded to multiples of 1 / _LEVELS
 
 
 def draw_kept(shape: Sequence[int], p: float) -> Tensor:
-    """Draw which entries dropout keeps: ``int16`` on the CPU, 1 with probability ``1 - p``, else 0.
+    """Draw the entries that dropout keeps: ``int16`` on the CPU, 1 with probability ``1 - p``, else 0.
 
-    Four entries share a 64-bit number of PyTorch's default generator, so ``torch.manual_seed`` and a saved generator state
-    reproduce the draw.
+    Four entries share a 64-bit number of PyTorch's default generator, so ``torch.manual_seed`` and a saved generator
+    state reproduce the draw.
 
     Args:
-        shape: Of the result.
-        p: Probability of a 0, in [0, 1]; off by at most 1 / 131,072.
+        shape: Shape of the result.
+        p: Probability of a 0, in [0, 1]; rounded by at most 1 / 131,072.
     """
     count = math.prod(shape)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # None: all 64 bits
@@ -33,26 +33,26 @@ def draw_kept(shape: Sequence[int], p: float) -> Tensor:
 
 
 class FastDropout(nn.Dropout):
-    """``nn.Dropout`` whose mask costs a seventh on a CPU; on other devices, and in place, it is ``nn.Dropout``."""
+    """``nn.Dropout`` whose mask costs a seventh on a CPU; unchanged on other devices and in place."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout's name
-        """Return ``input`` with entries set to zero and the others divided by ``1 - p``; in training only."""
+        """Return ``input`` with some entries set to zero and the others divided by ``1 - p``, in training only."""
         if input.device.type != "cpu" or self.inplace or not 0.0 < self.p < 1.0:
             return super().forward(input)
         return _Dropout.apply(input, self.p) if self.training else input  # type: ignore[no-untyped-call]
 
 
 class FastEmbedding(nn.Embedding):
-    """``nn.Embedding`` that adds to ``weight.grad`` in place, in memory that it keeps between optimizer steps.
+    """``nn.Embedding`` that adds to ``weight.grad`` in place, in memory kept between optimizer steps.
 
-    The plain one allocates and clears a gradient of the weight's size in every step, which for a vocabulary costs more than
-    the embedding itself. Hooks on the weight's gradient do not run, so it does not serve ``DistributedDataParallel``.
+    The original allocates and clears a gradient of the weight's size in every step, which for a vocabulary costs more
+    than the embedding itself. Hooks on the weight's gradient do not run, so ``DistributedDataParallel`` is unsupported.
     """
 
     _memory: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Embedding's name
-        """Return the rows of ``weight`` that ``input`` names."""
+        """Return the rows of ``weight`` at the indices ``input``."""
         if self.max_norm is not None or self.scale_grad_by_freq:
             return super().forward(input)
         out: Tensor = _Embedding.apply(self.weight, input, self)  # type: ignore[no-untyped-call]
@@ -60,7 +60,7 @@ class FastEmbedding(nn.Embedding):
 
     @torch.no_grad()
     def add_gradient_(self, rows: Tensor, gradient: Tensor) -> None:
-        """Add the gradient of what :meth:`forward` returned for ``rows``."""
+        """Add the gradient of the output of :meth:`forward` for ``rows``."""
         if self.weight.grad is None:
             if self._memory is None:
                 self._memory = torch.empty_like(self.weight)
@@ -72,13 +72,13 @@ class FastEmbedding(nn.Embedding):
 
 
 def use_fast_layers_(model: nn.Module, *, embeddings: bool = True) -> None:
-    """Turn a model's dropout into :class:`FastDropout` and its vocabulary into a :class:`FastEmbedding`.
+    """Replace a model's dropout by :class:`FastDropout` and its vocabulary by :class:`FastEmbedding`.
 
-    Subclasses of ``nn.Dropout`` and ``nn.Embedding``, and embeddings with few rows, stay as they are.
+    Subclasses of ``nn.Dropout`` and ``nn.Embedding``, and embeddings with few rows, do not change.
 
     Args:
-        model: Changed in place; parameters and their names stay.
-        embeddings: Whether embeddings are changed too.
+        model: Changed in place, except for parameters and their names.
+        embeddings: Whether to replace embeddings too.
     """
     for module in model.modules():
         if type(module) is nn.Dropout:

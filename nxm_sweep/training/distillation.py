@@ -1,4 +1,4 @@
-"""Learning from a teacher: the terms of the loss, and their mixture with the task's."""
+"""Knowledge distillation: the loss terms, and their mixture with the task loss."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Mixture:
     """``(1 - weight) * task loss + weight * (logits * L + hidden * H + attention * A)``.
 
     Attributes:
-        weight: Share of the teacher, in [0, 1].
-        temperature: Of the softmax on both sides of L; L is multiplied by its square.
+        weight: Weight of the teacher's terms, in [0, 1].
+        temperature: Softmax temperature of both models in L; L is multiplied by its square.
         logits: Factor of L: :func:`class_term`, or :func:`number_term` for a regression.
         hidden: Factor of H: :func:`hidden_term`.
         attention: Factor of A: :func:`attention_term`.
 
     Raises:
-        ModelError: A value is out of its range.
+        ModelError: A value is out of range.
     """
 
     weight: float = 0.5
@@ -52,34 +52,34 @@ class Mixture:
 
 
 def class_term(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return ``T^2 * KL(teacher || student)`` of the softened class probabilities, as a mean over rows.
+    """Return ``T^2 * KL(teacher || student)`` of the softened class probabilities, averaged over rows.
 
     Args:
         student: Logits, shape ``(rows, classes)``.
         teacher: Logits of the same shape.
-        temperature: T. The factor keeps the gradient's size when T changes.
+        temperature: T. The factor keeps the gradient's scale when T changes.
 
     Source: Hinton, Vinyals, Dean (2015), "Distilling the knowledge in a neural network", section 2.
     """
-    log_student = (_full(student) / temperature).log_softmax(-1)
-    log_teacher = (_full(teacher) / temperature).log_softmax(-1)
+    log_student = (_upcast(student) / temperature).log_softmax(-1)
+    log_teacher = (_upcast(teacher) / temperature).log_softmax(-1)
     rows = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
     return temperature**2 * rows.mean()
 
 
 def number_term(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of a regression's outputs, shape ``(rows, 1)``."""
-    return (_full(student) - _full(teacher)).square().mean()
+    """Return the mean squared difference of regression outputs, shape ``(rows, 1)``."""
+    return (_upcast(student) - _upcast(teacher)).square().mean()
 
 
 def hidden_term(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Return the mean squared difference of hidden states, over layers, rows, and each row's tokens and features.
+    """Return the mean squared difference of hidden states over layers, rows, and each row's tokens and features.
 
-    Each row counts the same whatever its length, so that the mean over micro-batches is that over the batch.
+    Rows have equal weight whatever their length, so the mean over micro-batches is that over the batch.
 
     Args:
         student: Per layer, shape ``(rows, tokens, width)``; the embeddings' output first.
-        teacher: The teacher's, at the places that match, of the same shapes.
+        teacher: The same shapes, from the matching layers of the teacher.
         mask: Shape ``(rows, tokens)``, 1 for a token and 0 for padding.
 
     Source: Jiao et al. (2020), "TinyBERT", equations 8 and 9, without their projection: the widths are equal.
@@ -87,35 +87,35 @@ def hidden_term(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
     kept = mask.float()
     terms = []
     for ours, theirs in zip(student, teacher, strict=True):
-        tokens = (_full(ours) - _full(theirs)).square().mean(-1)
+        tokens = (_upcast(ours) - _upcast(theirs)).square().mean(-1)
         terms.append(((tokens * kept).sum(1) / kept.sum(1)).mean())
     return torch.stack(terms).mean()
 
 
 def attention_term(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Return the mean squared difference of attention probabilities, over layers, rows, heads and pairs of tokens.
+    """Return the mean squared difference of attention probabilities over layers, rows, heads and pairs of tokens.
 
     Args:
         student: Per layer, shape ``(rows, heads, tokens, tokens)``.
-        teacher: The teacher's, at the places that match, of the same shapes.
+        teacher: The same shapes, from the matching layers of the teacher.
         mask: Shape ``(rows, tokens)``, 1 for a token and 0 for padding.
 
-    Source: Jiao et al. (2020), "TinyBERT", equation 7; they compare scores before the softmax, which models do not return.
+    Source: Jiao et al. (2020), "TinyBERT", equation 7, on scores before the softmax, which models do not return.
     """
     kept = mask.float()
     pairs = kept[:, None, :, None] * kept[:, None, None, :]
     terms = []
     for ours, theirs in zip(student, teacher, strict=True):
-        squares = (_full(ours) - _full(theirs)).square() * pairs
+        squares = (_upcast(ours) - _upcast(theirs)).square() * pairs
         terms.append((squares.sum((1, 2, 3)) / (pairs.sum((1, 2, 3)) * ours.shape[1])).mean())
     return torch.stack(terms).mean()
 
 
 def matching_layers(student: int, teacher: int) -> list[int]:
-    """Return for each layer of the student the teacher's layer that it learns from, both counted from 1: every k-th.
+    """Return the teacher layer that each student layer learns from, both counted from 1: every k-th.
 
     Raises:
-        ModelError: The teacher's layers are no multiple of the student's.
+        ModelError: The teacher's layer count is not a multiple of the student's.
     """
     if student < 1 or teacher % student:
         raise ModelError(
@@ -127,14 +127,14 @@ def matching_layers(student: int, teacher: int) -> list[int]:
 
 
 class Distillation:
-    """A teacher, and how a student's loss is mixed with what it says.
+    """A teacher, and the mixture of its terms with a student's loss.
 
     Args:
-        teacher: A sequence classifier with a trained head, of the student's task, labels and vocabulary. It is put into
-            evaluation mode and gets no gradient.
+        teacher: A sequence classifier with a trained head, of the student's task, labels and vocabulary. Set to
+            evaluation mode, without gradients.
         mixture: Weights and temperature.
-        separator: Token that ends each text of a row. Given where the teacher reads ``token_type_ids`` that the student's
-            rows lack: they are made as BERT's tokenizer makes them.
+        separator: Token that ends each text of a row. Needed where the teacher reads ``token_type_ids`` that the
+            student's rows lack; these follow BERT's tokenizer.
     """
 
     def __init__(self, teacher: PreTrainedModel, mixture: Mixture, *, separator: int | None = None) -> None:
@@ -146,12 +146,12 @@ class Distillation:
 
     @property
     def extras(self) -> dict[str, bool]:
-        """What a model is asked to return beside its logits."""
+        """Keyword arguments for the outputs besides logits."""
         wanted = {"output_hidden_states": self.mixture.hidden, "output_attentions": self.mixture.attention}
         return {name: True for name, factor in wanted.items() if factor}
 
     def attach_(self, student: PreTrainedModel, device: torch.device) -> None:
-        """Prepare for a student: where attention is compared, both compute it in the way that returns it.
+        """Prepare for a student; to compare attention, both models use the eager implementation.
 
         Raises:
             ModelError: The layers cannot be compared, or a model does not return its attention.
@@ -169,16 +169,16 @@ class Distillation:
                     )
 
     def restart_(self) -> None:
-        """Forget the mean of the term so far."""
+        """Reset the running mean of the term."""
         self._sum, self._count = torch.zeros_like(self._sum), 0
 
     def mix(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the mixture for one micro-batch.
 
         Args:
-            task_loss: The mean over its rows.
-            outputs: What the student returned, :attr:`extras` included.
-            inputs: What it was given.
+            task_loss: Mean over its rows.
+            outputs: The student's outputs, including :attr:`extras`.
+            inputs: The student's inputs.
         """
         term = self.term(outputs, inputs)
         self._sum += term.detach()
@@ -189,46 +189,46 @@ class Distillation:
     def term(self, outputs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return ``logits * L + hidden * H + attention * A`` for one micro-batch; arguments as for :meth:`mix`."""
         with torch.no_grad():
-            taught = self.teacher(**self._inputs(inputs), **self.extras)
+            teacher_outputs = self.teacher(**self._select_inputs(inputs), **self.extras)
         mixture, parts = self.mixture, []
         if mixture.logits and outputs.logits.shape[-1] == 1:
-            parts.append(mixture.logits * number_term(outputs.logits, taught.logits))
+            parts.append(mixture.logits * number_term(outputs.logits, teacher_outputs.logits))
         elif mixture.logits:
-            parts.append(mixture.logits * class_term(outputs.logits, taught.logits, mixture.temperature))
+            parts.append(mixture.logits * class_term(outputs.logits, teacher_outputs.logits, mixture.temperature))
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         if mixture.hidden:
-            ours, theirs = outputs.hidden_states, taught.hidden_states
-            places = [0, *matching_layers(len(ours) - 1, len(theirs) - 1)]  # 0: the embeddings' output
-            parts.append(mixture.hidden * hidden_term(ours, [theirs[place] for place in places], mask))
+            ours, theirs = outputs.hidden_states, teacher_outputs.hidden_states
+            layers = [0, *matching_layers(len(ours) - 1, len(theirs) - 1)]  # 0: the embeddings' output
+            parts.append(mixture.hidden * hidden_term(ours, [theirs[layer] for layer in layers], mask))
         if mixture.attention:
-            ours, theirs = outputs.attentions, taught.attentions
-            places = [layer - 1 for layer in matching_layers(len(ours), len(theirs))]
-            parts.append(mixture.attention * attention_term(ours, [theirs[place] for place in places], mask))
+            ours, theirs = outputs.attentions, teacher_outputs.attentions
+            layers = [layer - 1 for layer in matching_layers(len(ours), len(theirs))]
+            parts.append(mixture.attention * attention_term(ours, [theirs[layer] for layer in layers], mask))
         return torch.stack(parts).sum() if parts else outputs.logits.new_zeros(())
 
     def take_mean(self) -> float | None:
-        """Return the term's mean over the micro-batches, of all ranks, since it was last asked for; None without any."""
+        """Return the term's mean over all ranks' micro-batches since the last call; None without any."""
         if not self._count:
             return None
         mean = float(distributed.mean(self._sum / self._count))
         self.restart_()
         return mean
 
-    def _inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _select_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         known = {name: value for name, value in inputs.items() if name in self._reads}
         if self._separator is not None and _SEGMENTS not in known:
             known[_SEGMENTS] = segments(inputs["input_ids"], inputs.get("attention_mask"), self._separator)
         return known
 
 
-def _full(value: Tensor) -> Tensor:
-    """At least fp32, as under autocast outputs are not."""
+def _upcast(value: Tensor) -> Tensor:
+    """Cast to at least fp32; autocast outputs are narrower."""
     return value if value.dtype == torch.float64 else value.float()
 
 
 def segments(ids: Tensor, mask: Tensor | None, separator: int) -> Tensor:
-    """Return BERT's ``token_type_ids``: 0 up to the first separator, 1 after it, 0 for padding; shape ``(rows, tokens)``."""
+    """Return BERT's ``token_type_ids``, shape ``(rows, tokens)``: 1 after the first separator, 0 elsewhere."""
     ends = (ids == separator).long()
     second = (ends.cumsum(1) - ends > 0).long()
     return second if mask is None else second * mask.long()

@@ -1,4 +1,4 @@
-"""A trainer whose batches are shared out among ranks: the steps, the rows of each and the scores are those of one process."""
+"""A trainer that splits batches across ranks: steps, their rows and scores are those of one process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nxm_sweep.training.trainer import SparseTrainer
 class RankBatches(Sampler[list[int]]):
     """This rank's part of every batch.
 
-    A batch of ``k * ranks`` rows gives each rank ``k`` of them, in order. Any other, which only the last of an epoch can be,
-    is given to every rank whole: the mean over the ranks' mean losses, and so the gradient, is the batch's mean all the same.
-    Which rows form a batch is what rank 0 draws.
+    A batch of ``k * ranks`` rows is split in order, ``k`` per rank. Any other batch, which can only end an epoch, goes
+    to every rank whole: the mean over the ranks' mean losses, and so the gradient, still is the batch's mean. Rank 0
+    draws the rows of each batch.
 
     Args:
-        whole: The batches of one process.
+        whole: Batches of one process.
     """
 
     def __init__(self, whole: BatchSampler) -> None:
@@ -31,7 +31,7 @@ class RankBatches(Sampler[list[int]]):
         return len(self.whole)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the rows of this epoch next, also in a run that is resumed there."""
+        """Draw the rows of this epoch next, also in a run resumed there."""
         draw: Any = self.whole.sampler
         if hasattr(draw, "set_epoch"):
             draw.set_epoch(epoch)
@@ -45,20 +45,20 @@ class RankBatches(Sampler[list[int]]):
 class RankTrainer(SparseTrainer):
     """A :class:`SparseTrainer` whose batch sizes count the rows of all ranks together.
 
-    Under ``transformers.Trainer`` each rank takes ``per_device_train_batch_size`` rows, fills the last batch up with rows from
-    the first, and evaluation repeats rows. Here a step takes the same rows as one process does, and evaluation scores every row
-    once and returns the same on every rank. Of several ranks only the head's outputs are kept in evaluation, not what a model
-    returns beside them.
+    Under ``transformers.Trainer`` each rank takes ``per_device_train_batch_size`` rows and fills its last batch from
+    the first, and evaluation repeats rows. Here a step takes the same rows as in one process, and evaluation scores
+    every row once and returns the same on every rank. With several ranks, evaluation keeps only the head's outputs,
+    not the model's others.
     """
 
-    _unscored = 0  # rows of the evaluation that are to come
+    _unscored = 0  # rows of the evaluation still to score
     _scored = 0  # rows of its latest batch
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        return _share_out(super().get_train_dataloader())
+        return _split_batches(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        return _share_out(super().get_eval_dataloader(eval_dataset))
+        return _split_batches(super().get_eval_dataloader(eval_dataset))
 
     def evaluation_loop(
         self,
@@ -70,7 +70,7 @@ class RankTrainer(SparseTrainer):
     ) -> EvalLoopOutput:
         if distributed.count() > 1:
             self._unscored = len(dataloader.dataset)  # type: ignore[arg-type]
-            self.gather_function = lambda rows: rows[: self._scored]  # prediction_step has gathered them
+            self.gather_function = lambda rows: rows[: self._scored]  # already gathered by prediction_step
         return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
 
     def prediction_step(
@@ -80,7 +80,7 @@ class RankTrainer(SparseTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """Return loss, outputs and labels of this rank's part; of several ranks: of the whole batch, on each of them."""
+        """Return loss, outputs and labels of this rank's part; with several ranks, of the whole batch on each."""
         outputs: Any
         loss, outputs, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if distributed.count() == 1:
@@ -88,23 +88,23 @@ class RankTrainer(SparseTrainer):
         self._scored = min(self.args.eval_batch_size, self._unscored)
         self._unscored -= self._scored
         outputs = outputs[0] if isinstance(outputs, tuple) else outputs
-        return None if loss is None else distributed.mean(loss), _stacked(outputs), _stacked(labels)
+        return None if loss is None else distributed.mean(loss), _stack_ranks(outputs), _stack_ranks(labels)
 
 
-def _stacked(rows: Any) -> Tensor | None:
-    """The rows of all ranks. Those of a batch that each had whole come first as often as there are ranks."""
+def _stack_ranks(rows: Any) -> Tensor | None:
+    """Stack the rows of all ranks; a batch that each rank had whole appears once per rank."""
     return distributed.stack(rows) if isinstance(rows, Tensor) else None
 
 
 class _RankLoader(DataLoader[Any]):
-    """A loader of a rank's batches, which the Trainer tells the epoch, as it tells Accelerate's."""
+    """A loader of a rank's batches; the Trainer sets its epoch, as it does Accelerate's."""
 
     def set_epoch(self, epoch: int) -> None:
         batches: Any = self.batch_sampler
         batches.set_epoch(epoch)
 
 
-def _share_out(loader: DataLoader[Any]) -> DataLoader[Any]:
+def _split_batches(loader: DataLoader[Any]) -> DataLoader[Any]:
     if distributed.count() == 1:
         return loader
     shard: Any = loader.batch_sampler  # Accelerate's, around the batches of one process

@@ -1,4 +1,4 @@
-"""The classifier head of a checkpoint: which weights form it, whether a file holds one, and whether a task can keep it."""
+"""The classifier head of a checkpoint: its weights, whether files contain one, and whether a task can keep it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _REGRESSION = {None, "regression"}
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an architecture's sequence classifier adds to its encoder, by the names of the parameters.
+    """Names of the parameters that an architecture's sequence classifier adds to its encoder.
 
     Attributes:
         kind: The classifier's class.
-        weights: Every parameter outside the encoder but a pooler's, which is pretrained with the encoder.
+        weights: All parameters outside the encoder except a pooler's, which is pretrained with it.
         outputs: Those whose shape depends on the number of classes.
     """
 
@@ -37,7 +37,7 @@ class Head:
 
 
 def describe_head(config: PretrainedConfig) -> Head:
-    """Return an architecture's head; no weight is read or allocated.
+    """Return an architecture's head without reading or allocating weights.
 
     Raises:
         ModelError: The architecture has no sequence classifier.
@@ -53,9 +53,9 @@ def describe_head(config: PretrainedConfig) -> Head:
 
 
 def carries_head(folder: Path, config: PretrainedConfig) -> bool:
-    """Return whether a checkpoint holds an output layer of its own, from the headers of its files.
+    """Return whether a checkpoint contains an output layer, from the headers of its files.
 
-    One that holds only other parts of a head (ModernBERT's masked language model has some) carries none.
+    Other parts of a head, as in ModernBERT's masked language model, do not count.
 
     Raises:
         ModelError: The files cannot be read, or the architecture has no sequence classifier.
@@ -64,7 +64,7 @@ def carries_head(folder: Path, config: PretrainedConfig) -> bool:
 
 
 def load_without_head(folder: Path, head: Head) -> dict[str, Tensor]:
-    """Load the weights of a checkpoint that are not its head's.
+    """Load the weights of a checkpoint except its head's.
 
     Raises:
         ModelError: The files cannot be read.
@@ -79,18 +79,17 @@ def load_without_head(folder: Path, head: Head) -> dict[str, Tensor]:
 
 
 def check_kept_head(folder: Path, config: PretrainedConfig, labels: tuple[str, ...]) -> None:
-    """Refuse to keep a head whose outputs do not mean what the task's classes mean.
+    """Refuse to keep a head whose outputs are not the task's classes.
 
-    The checkpoint must name its classes as the task does, in the same order; case does not count. A regression has one
-    output, whose name does not count.
+    The checkpoint must name the same classes in the same order, ignoring case. A regression has one output of any name.
 
     Args:
         folder: The checkpoint.
         config: Its configuration as stored.
-        labels: The task's classes in order; none for a regression.
+        labels: The task's classes in order; empty for a regression.
 
     Raises:
-        ModelError: There is no head or not all of it, or its problem, its number of outputs, their names or order differ.
+        ModelError: The head is missing or incomplete, or its problem, number of outputs, their names or order differ.
     """
     head, stored = describe_head(config), _locate_weights(folder)
     lacking = sorted(head.weights.difference(stored))
@@ -131,7 +130,7 @@ def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> Non
 
 
 def _build_empty(config: PretrainedConfig, classes: int) -> Any:
-    """The architecture's classifier without memory for its weights."""
+    """Build the architecture's classifier without memory for its weights."""
     config = copy.deepcopy(config)
     config.num_labels = classes
     build: Any = AutoModelForSequenceClassification.from_config  # untyped
@@ -144,7 +143,7 @@ def _build_empty(config: PretrainedConfig, classes: int) -> Any:
 
 
 def _locate_weights(folder: Path) -> dict[str, Path]:
-    """The file of each weight by its name; empty where the files are named otherwise."""
+    """Map each weight's name to its file; empty where the files are named otherwise."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     try:
         if single.is_file():

@@ -26,7 +26,7 @@ _CORRELATIONS = frozenset({"pearson", "spearman"})
 
 
 def answers(outputs: Array) -> Array:
-    """Return what a head's outputs say: the number of a regression, else the likeliest class.
+    """Return a head's predictions: the number for a regression, else the most likely class.
 
     Args:
         outputs: Shape ``(rows,)`` or ``(rows, 1)`` for a regression, else logits of shape ``(rows, classes)``.
@@ -35,17 +35,17 @@ def answers(outputs: Array) -> Array:
 
 
 def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, float]:
-    """Return each metric, and ``mean`` over them where there are several.
+    """Return each metric, and their ``mean`` if there are several.
 
     Args:
-        metrics: Names: accuracy, f1 (of class 1), f1_macro (the unweighted mean of F1 over the classes that occur among labels
-            or predictions), matthews, pearson, spearman. All lie in [-1, 1], larger is better.
-        outputs: Logits of shape ``(rows, classes)``, or predictions of shape ``(rows,)`` or ``(rows, 1)`` for a regression.
+        metrics: Names: accuracy, f1 (of class 1), f1_macro (unweighted mean of F1 over the classes among labels or
+            predictions), matthews, pearson, spearman. All lie in [-1, 1], larger is better.
+        outputs: Logits, shape ``(rows, classes)``; for a regression predictions, shape ``(rows,)`` or ``(rows, 1)``.
         labels: Shape ``(rows,)``.
 
     Raises:
-        DataError: A correlation is asked of a single row.
-        NonFiniteError: A model output is not finite, or a correlation does not exist since all predictions are equal.
+        DataError: A correlation is requested for a single row.
+        NonFiniteError: A model output is not finite, or a correlation is undefined because all predictions are equal.
 
     Source: GLUE (Wang et al., 2019), section 2; averages of two metrics follow its leaderboard.
     """
@@ -57,33 +57,33 @@ def score(metrics: Sequence[str], outputs: Array, labels: Array) -> dict[str, fl
         )
     predictions = answers(outputs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)  # the NaN it announces is refused below
+        warnings.simplefilter("ignore", ConstantInputWarning)  # the resulting NaN is refused below
         scores = {name: _METRICS[name](labels, predictions) for name in metrics}
     undefined = [name for name, value in scores.items() if not np.isfinite(value)]
     if undefined:
         raise NonFiniteError(
             f"{undefined[0]} does not exist: all predictions are equal", hint="lower learning_rate.value"
         )
-    return _with_mean(scores)
+    return _add_mean(scores)
 
 
 def score_constant(metrics: Sequence[str], train_labels: Array, labels: Array, *, regression: bool) -> dict[str, float]:
-    """Return what the best constant answer of the training rows scores, in the form of :func:`score`.
+    """Score the best constant prediction of the training rows, in the form of :func:`score`.
 
-    The answer is the most frequent class of the training rows (the lowest of those that tie), or their mean label for a
-    regression. A correlation with a constant is undefined; it is recorded as 0, "no association", which is also what
-    Matthews' coefficient of a constant is by convention.
+    The constant is the most frequent class of the training rows (the lowest in a tie), or their mean label for a
+    regression. A correlation with a constant is undefined; it is recorded as 0, "no association", which is also
+    Matthews' coefficient of a constant by convention.
 
     Args:
         metrics: As for :func:`score`.
         train_labels: Class numbers or scores of the training rows, shape ``(rows,)``.
-        labels: Those of the rows that are scored, shape ``(rows,)``.
+        labels: Those of the scored rows, shape ``(rows,)``.
         regression: Whether the labels are scores.
     """
     constant = train_labels.mean() if regression else np.bincount(train_labels.astype(np.int64)).argmax()
     predictions = np.full(len(labels), constant)
-    return _with_mean({name: 0.0 if name in _CORRELATIONS else _METRICS[name](labels, predictions) for name in metrics})
+    return _add_mean({name: 0.0 if name in _CORRELATIONS else _METRICS[name](labels, predictions) for name in metrics})
 
 
-def _with_mean(scores: dict[str, float]) -> dict[str, float]:
+def _add_mean(scores: dict[str, float]) -> dict[str, float]:
     return scores if len(scores) == 1 else {**scores, "mean": float(np.mean(list(scores.values())))}

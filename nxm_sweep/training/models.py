@@ -1,4 +1,4 @@
-"""Pretrained encoders: where their files are, what they contain, and how they are loaded for a task."""
+"""Pretrained encoders: locate, hash and load their files for a task."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ _FILES = (
     "merges.txt",
     "*.model",
 )
-"""What loading a model and its tokenizer reads. A pickle is never among them."""
+"""Files read to load a model and its tokenizer; never a pickle."""
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
-_BATCH = 64  # rows; it changes speed alone
+_BATCH = 64  # rows; affects only speed
 _TOKENISED = 1000  # rows tokenised in one call
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def locate_model(model: ModelSettings) -> Path:
-    """Return the folder with a model's files; download it from the hub if it is not cached.
+    """Return the folder with a model's files, downloaded from the hub if it is not cached.
 
     Raises:
-        ModelError: It is not there; the hint says how to get it.
+        ModelError: The model is missing; the hint says how to get it.
     """
     match model.source:
         case "package":
-            folder = _package_folder(model)
+            folder = _locate_in_package(model)
         case "folder":
             folder = Path(model.path).expanduser()
             if not folder.is_dir():
                 raise ModelError(f"there is no folder {folder}", hint="model.path takes what save_pretrained wrote")
         case _:
-            folder = _hub_folder(model)
+            folder = _download_from_hub(model)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json", hint="model.path takes what save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
@@ -80,7 +80,7 @@ def locate_model(model: ModelSettings) -> Path:
 
 
 def digest_model(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of the files that loading the model reads."""
+    """Return the SHA-256 over the names and contents of the files read to load the model."""
     total = hashlib.sha256()
     for path in sorted({path for glob in _FILES for path in folder.glob(glob)}):
         with path.open("rb") as file:
@@ -92,7 +92,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Load a model's tokenizer from its folder.
 
     Raises:
-        ModelError: The folder holds none that can be read.
+        ModelError: The folder contains no readable tokenizer.
     """
     if not any(path for glob in _VOCABULARIES for path in folder.glob(glob)):  # the library would make an empty one
         raise ModelError(
@@ -105,18 +105,18 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, labels: tuple[str, ...], *, keep_head: bool = False) -> PreTrainedModel:
-    """Load an encoder with a head of one output per class, or of one number for a regression (no labels).
+    """Load an encoder with a head: one output per class, or one number for a regression (no labels).
 
-    Weights are fp32 whatever the file holds. The head is drawn from PyTorch's global generator, whatever head the files hold;
-    a pooler is drawn only where they hold none.
+    Weights are fp32 whatever the file's dtype. The head is drawn from PyTorch's global generator, even if the files
+    contain one; a pooler is drawn only if they lack one.
 
     Args:
         folder: The model's files.
         labels: The task's classes in order.
-        keep_head: Take the files' head; :func:`~nxm_sweep.training.heads.check_kept_head` says whether it fits.
+        keep_head: Use the files' head, as validated by :func:`~nxm_sweep.training.heads.check_kept_head`.
 
     Raises:
-        ModelError: The files are damaged, lack weights of the encoder (or of the head to keep), or are of an architecture
+        ModelError: The files are damaged, lack weights of the encoder (or of the kept head), or have an architecture
             without a sequence classifier.
     """
     names = dict(enumerate(labels)) or {0: "score"}
@@ -137,10 +137,10 @@ def load_model(folder: Path, labels: tuple[str, ...], *, keep_head: bool = False
 
 
 def load_trained_model(folder: Path) -> PreTrainedModel:
-    """Load a sequence classifier with the head that it was trained with; in fp32.
+    """Load a sequence classifier with its trained head, in fp32.
 
     Raises:
-        ModelError: The files are damaged, or lack weights: of the head, if nobody has trained one.
+        ModelError: The files are damaged or lack weights, such as those of an untrained head.
     """
     model, missing = _load(folder)
     if missing:
@@ -155,7 +155,7 @@ def load_config(folder: Path, **changes: Any) -> PretrainedConfig:
     """Load a model's configuration.
 
     Raises:
-        ModelError: It cannot be read.
+        ModelError: The configuration cannot be read.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
@@ -165,7 +165,7 @@ def load_config(folder: Path, **changes: Any) -> PretrainedConfig:
 
 
 def _load(folder: Path, *, draw_head: bool = False, **changes: Any) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classifier, and the weights that its files lack; those of its head as if they lacked them, if asked."""
+    """Load a sequence classifier and list its missing weights, which include the head's if ``draw_head``."""
     config = load_config(folder, **changes)
     options: dict[str, Any] = {
         "config": config,
@@ -195,7 +195,7 @@ def _load(folder: Path, *, draw_head: bool = False, **changes: Any) -> tuple[Pre
     return model, sorted(report["missing_keys"])
 
 
-def _package_folder(model: ModelSettings) -> Path:
+def _locate_in_package(model: ModelSettings) -> Path:
     try:
         spec = importlib.util.find_spec(model.path)
     except (ImportError, ValueError):  # of a dotted name whose parent is not installed
@@ -208,7 +208,7 @@ def _package_folder(model: ModelSettings) -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def _hub_folder(model: ModelSettings) -> Path:
+def _download_from_hub(model: ModelSettings) -> Path:
     reachable = go_offline_unless_reachable()
     try:
         return Path(huggingface_hub.snapshot_download(model.path, revision=model.revision, allow_patterns=list(_FILES)))
@@ -231,7 +231,7 @@ def _hub_folder(model: ModelSettings) -> Path:
 
 
 def label_words(folder: Path) -> tuple[str, ...]:
-    """Return the class names of a saved model, in the order of its outputs, without loading it.
+    """Return the class names of a saved model in output order, without loading it.
 
     Raises:
         ModelError: Its ``config.json`` cannot be read.
@@ -282,10 +282,10 @@ def outputs_of(
         model: As :func:`load_classifier` returns it.
         tokenizer: Its tokenizer.
         text: First text of each row.
-        pair: Second text of each row; None if there is one text.
-        max_length: Tokens; longer inputs are cut, the longer of two texts first, as in training.
-        precision: ``fp32``, or ``bf16`` or ``fp16`` to run under autocast, as a trial of that precision is scored.
-        on_rows: Hears of each batch's number of rows.
+        pair: Second text of each row, if any.
+        max_length: Tokens; longer inputs are truncated, the longer of two texts first, as in training.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast, as in a trial of that precision.
+        on_rows: Called with each batch's number of rows.
 
     Returns:
         Shape ``(len(text), outputs of the head)``, in the order of ``text``.
@@ -300,7 +300,7 @@ def outputs_of(
     dtype = _AUTOCAST.get(precision)
     with torch.inference_mode(), torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None):
         for start in range(0, len(order), _BATCH):
-            rows = order[start : start + _BATCH]  # the longest first, so that too little memory shows at once
+            rows = order[start : start + _BATCH]  # longest first, so that too little memory fails at once
             inputs = tokenizer.pad([encoded[row] for row in rows], return_tensors="pt").to(model.device)
             logits = model(**inputs).logits.float().cpu().numpy()
             for row, output in zip(rows, logits, strict=True):

@@ -1,4 +1,4 @@
-"""Follow a training from outside, and stop it."""
+"""Monitors that follow a training and stop it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Monitor(Protocol):
         """Handle a finished epoch; ``epochs`` holds all so far, and the last one's checkpoint is complete."""
 
     def stop_now(self) -> str | None:
-        """Return why to stop at once, or None."""
+        """Return a reason to stop at once, or None."""
 
     def stop_after_epoch(self) -> str | None:
-        """Return why to stop after a complete checkpoint, or None."""
+        """Return a reason to stop after a complete checkpoint, or None."""
 
 
 class NullMonitor:
@@ -39,12 +39,12 @@ class NullMonitor:
         return None
 
     def stop_after_epoch(self) -> str | None:
-        """Return None."""
-        return None
+        """Return what :meth:`stop_now` returns."""
+        return self.stop_now()
 
 
 class RankZeroMonitor:
-    """Let the monitor of rank 0 decide for all ranks; those of the others are not asked.
+    """Let the monitor of rank 0 decide for all ranks; the others are ignored.
 
     Args:
         monitor: This rank's monitor.

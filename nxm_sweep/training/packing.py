@@ -1,9 +1,10 @@
-"""Encoders without padding on a CPU: the rows of a batch are laid end to end through the layers.
+"""Encoders without padding on a CPU: the rows of a batch are concatenated before the layers.
 
-A batch of shape ``(rows, longest)`` becomes one of ``(1, tokens)``, ``tokens`` being the sum of the rows' lengths, rounded
-up: linear layers, activations, dropout and layer norms see no padding. Attention runs over rows of like length at a time. In
-the last layer, what follows attention runs on the first token of each row, the only one that a sequence classifier's head
-reads. Outputs and gradients are those of the padded model up to rounding; dropout draws other masks of the same distribution.
+A batch of shape ``(rows, longest)`` becomes one of ``(1, tokens)``, where ``tokens`` is the sum of the rows' lengths,
+rounded up: linear layers, activations, dropout and layer norms see no padding. Attention runs over rows of similar
+length at a time. In the last layer, everything after attention runs on the first token of each row, the only one that a
+sequence classifier's head reads. Outputs and gradients are those of the padded model up to rounding; dropout draws
+other masks of the same distribution.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from transformers.models.mpnet.modeling_mpnet import MPNetAttention, MPNetEncode
 from nxm_sweep.training.cpu_layers import draw_kept
 
 FAMILIES = frozenset({"bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"})
-"""Values of ``config.model_type`` whose encoders and heads are built as this module expects."""
-_NAME = "nxm_sweep_packed"  # of the attention among those of Transformers
-_ROWS = 8  # rows of one block: more are fewer calls, fewer are less padding inside a block
-_TOKENS, _LENGTH = 32, 8  # sizes are rounded up to these: a kernel in bf16 is made anew, and kept, for every new shape
+"""Values of ``config.model_type`` whose encoders and heads have the expected structure."""
+_NAME = "nxm_sweep_packed"  # of the attention, as registered in Transformers
+_ROWS = 8  # rows per block: more mean fewer calls, fewer mean less padding
+_TOKENS, _LENGTH = 32, 8  # sizes are rounded up to these: each new shape creates, and caches, a bf16 kernel
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of like length, padded to the longest of them for attention.
+    """Rows of similar length, padded to the longest for attention.
 
     Attributes:
-        rows: How many.
+        rows: Number of rows.
         length: Tokens of the longest, rounded up.
-        index: Place of each of the block's tokens among the packed; that of the row's first token where there is none. Shape
+        index: Packed position of each of the block's tokens; for padding, that of the row's first token. Shape
             ``(rows * length,)``.
-        first: Place of the first token of each row. Shape ``(rows,)``.
-        real: Which of the block's tokens are none of padding, shape ``(rows, length)``; None if all are.
+        first: Packed position of each row's first token. Shape ``(rows,)``.
+        real: Mask of the tokens that are not padding, shape ``(rows, length)``; None without padding.
     """
 
     rows: int
@@ -49,14 +50,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the tokens of a padded batch are when its rows lie end to end, the longest row first.
+    """Positions of a padded batch's tokens after its rows are concatenated, longest row first.
 
     Attributes:
-        index: Place of each packed token in the padded batch, flattened. Shape ``(tokens,)``.
-        size: Packed rows: the tokens, and rows of zeros that fill up to a round number.
-        blocks: What attention computes at a time.
-        unblock: Place of each packed token among the blocks' tokens, block after block. Shape ``(tokens,)``.
-        first: Place of the first packed token of each row, in the batch's order. Shape ``(rows,)``.
+        index: Position of each packed token in the flattened padded batch. Shape ``(tokens,)``.
+        size: Number of packed rows: the tokens, plus rows of zeros up to a round number.
+        blocks: Rows that attention processes at a time.
+        unblock: Position of each packed token among the blocks' tokens, block after block. Shape ``(tokens,)``.
+        first: Packed position of each row's first token, in the batch's order. Shape ``(rows,)``.
     """
 
     index: Tensor
@@ -70,13 +71,13 @@ class Layout:
         """Return the layout of a batch.
 
         Args:
-            mask: Nonzero for a token and 0 for padding, which follows the tokens or comes before; None if there is no padding.
+            mask: Nonzero for a token and 0 for padding, before or after the tokens; None without padding.
             shape: ``(rows, longest)``.
         """
         rows, longest = shape
         tokens = torch.ones(shape, dtype=torch.bool) if mask is None else mask != 0
         lengths, order = tokens.sum(1).sort(descending=True, stable=True)
-        places = torch.arange(rows * longest).view(shape)[order]
+        positions = torch.arange(rows * longest).view(shape)[order]
         starts = lengths.cumsum(0) - lengths
         blocks: list[Block] = []
         unblock: list[Tensor] = []
@@ -89,7 +90,7 @@ class Layout:
             unblock.append(real.flatten().nonzero().squeeze(1) + before)
             padding = None if int(ours[-1]) == len(step) else real
             blocks.append(Block(len(ours), len(step), index.flatten(), start, padding))
-        index = places[tokens[order]]
+        index = positions[tokens[order]]
         return cls(
             index=index,
             size=_round_up(len(index), _TOKENS),
@@ -100,13 +101,13 @@ class Layout:
 
 
 def pack_(model: PreTrainedModel) -> bool:
-    """Let a sequence classifier compute without padding; return whether its family is among :data:`FAMILIES`.
+    """Make a sequence classifier compute without padding; return whether its family is among :data:`FAMILIES`.
 
-    A call that asks for hidden states or attention is computed with padding, as before. The files that the model saves and its
-    parameters' names stay as they are.
+    A call that requests hidden states or attention is computed with padding, as before. Saved files and parameter names
+    do not change.
 
     Args:
-        model: On the CPU, before it is wrapped for training.
+        model: A model on the CPU, not yet wrapped for training.
     """
     config = model.config
     supported = (
@@ -121,14 +122,14 @@ def pack_(model: PreTrainedModel) -> bool:
 
 
 class _Packing:
-    """The hooks of one model, and the layout of the batch that it is computing."""
+    """Hooks of one model, and the layout of its current batch."""
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
         self._mask: Tensor | None = None
-        self._attention = ""  # the way of attention, by its name in the configuration, with which a call may be packed
+        self._attention = ""  # name in the configuration of the attention that allows packing
         self._padded = False  # whether this call is computed with padding
-        self._trims = True  # whether the last layer returns the rows' first tokens alone
+        self._trims = True  # whether the last layer returns only the rows' first tokens
 
     def attach_(self, model: PreTrainedModel) -> None:
         base: Any = model.base_model
@@ -140,7 +141,7 @@ class _Packing:
             _pack_mpnet_(encoder, self)
         else:
             AttentionInterface.register(_NAME, _attend)
-            AttentionMaskInterface.register(_NAME, flash_attention_mask)  # the mask of shape (rows, longest) itself
+            AttentionMaskInterface.register(_NAME, flash_attention_mask)  # leaves the (rows, longest) mask as it is
             model.set_attn_implementation(_NAME)
             last = encoder.layer[-1].attention
             self._trims = hasattr(last, "output")
@@ -151,13 +152,13 @@ class _Packing:
         self._attention = model.config._attn_implementation  # noqa: SLF001 - there is no public name
 
     def _begin(self, base: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        asked = (
+        requested = (
             inputs.get(name) or getattr(base.config, name, False)
             for name in ("output_hidden_states", "output_attentions")
         )
         self._mask = inputs.get("attention_mask")
         other = base.config._attn_implementation != self._attention  # noqa: SLF001 - there is no public name
-        self._padded = any(asked) or other or len(args) > 1  # a mask may be among several positional arguments
+        self._padded = any(requested) or other or len(args) > 1  # a mask may be among several positional arguments
 
     def _pack(self, _: nn.Module, args: tuple[Tensor, ...], inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], Any]:
         if self._padded:
@@ -183,7 +184,7 @@ class _Packing:
         return output
 
     def first_tokens(self, hidden: Tensor) -> Tensor:
-        """Return the rows' first tokens, ``(1, rows, width)``, of packed ones; all of a call that is not packed."""
+        """Return the first tokens of packed rows, shape ``(1, rows, width)``; all tokens if not packed."""
         return hidden if self.layout is None else _take(hidden[0], self.layout.first)[None]
 
     def _keep_first(self, _: nn.Module, __: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
@@ -205,7 +206,7 @@ def _attend(
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention as Transformers calls it: from ``(1, heads, tokens, width)`` to ``(1, tokens, heads, width)``."""
+    """Compute attention for Transformers, from ``(1, heads, tokens, width)`` to ``(1, tokens, heads, width)``."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -214,7 +215,7 @@ def _attend(
 
 
 def _pack_mpnet_(encoder: Any, packing: _Packing) -> None:
-    """MPNet computes attention in its own way, with a bias by the distance of two tokens."""
+    """Replace MPNet's own attention, which has a bias by the distance of two tokens."""
     encoder.__class__, encoder.packing = _MPNetEncoder, packing
     for layer in encoder.layer:
         layer.attention.__class__, layer.attention.packing = _MPNetAttention, packing
@@ -268,7 +269,7 @@ class _How:
 class _Attention(torch.autograd.Function):
     """Softmax attention within each row, block by block, in the inputs' dtype.
 
-    To the scores is added ``bias``, if there is one: shape ``(heads, length, length)``, the longest block's length.
+    ``bias``, if given, is added to the scores: shape ``(heads, length, length)``, the longest block's length.
     """
 
     @staticmethod
@@ -286,8 +287,8 @@ class _Attention(torch.autograd.Function):
         saved: list[Tensor] = []
         mixed = []
         for block in layout.blocks:
-            q = _heads(flat[0].index_select(0, block.first if first_only else block.index), block.rows, shape)
-            k, v = (_heads(matrix.index_select(0, block.index), block.rows, shape) for matrix in flat[1:])
+            q = _split_heads(flat[0].index_select(0, block.first if first_only else block.index), block.rows, shape)
+            k, v = (_split_heads(matrix.index_select(0, block.index), block.rows, shape) for matrix in flat[1:])
             scores = torch.bmm(q.mul_(how.scale), k.transpose(1, 2))
             by_row = scores.view(block.rows, -1, *scores.shape[1:])
             if bias is not None:
@@ -297,12 +298,12 @@ class _Attention(torch.autograd.Function):
             probabilities = scores.softmax(-1)
             kept = draw_kept(probabilities.shape, p) if p else None
             out = torch.bmm(probabilities if kept is None else probabilities * kept, v).mul_(1.0 / (1.0 - p))
-            mixed.append(_tokens(out, block.rows))
+            mixed.append(_merge_heads(out, block.rows))
             saved += [q, k, v, probabilities, out] + ([] if kept is None else [kept])
         ctx.save_for_backward(*saved)
         ctx.how, ctx.shape = how, shape
         ctx.bias = None if bias is None else (bias.shape, bias.dtype)
-        return _place(torch.cat(mixed), layout, first_only=first_only).view(1, *shape)
+        return _repack(torch.cat(mixed), layout, first_only=first_only).view(1, *shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -317,7 +318,7 @@ class _Attention(torch.autograd.Function):
             rows = gradient.index_select(0, block.first if first_only else block.index)
             if block.real is not None and not first_only:
                 rows.mul_(block.real.flatten()[:, None])
-            d_out = _heads(rows, block.rows, shape)
+            d_out = _split_heads(rows, block.rows, shape)
             mean = (d_out * out).sum(-1, keepdim=True)  # sum of probability times its gradient, over keys
             d_out = d_out.mul_(1.0 / (1.0 - p))
             d_v = torch.bmm((probabilities * kept[0] if kept else probabilities).transpose(1, 2), d_out)
@@ -329,27 +330,27 @@ class _Attention(torch.autograd.Function):
                 by_row = d_scores.view(block.rows, -1, *d_scores.shape[1:])
                 d_bias[:, : d_scores.shape[1], : d_scores.shape[2]] += by_row.sum(0)
             d_q, d_k = torch.bmm(d_scores, k).mul_(how.scale), torch.bmm(d_scores.transpose(1, 2), q)
-            for part, found in zip(parts, (d_q, d_k, d_v), strict=True):
-                part.append(_tokens(found, block.rows))
+            for part, d_block in zip(parts, (d_q, d_k, d_v), strict=True):
+                part.append(_merge_heads(d_block, block.rows))
         firsts = (first_only, False, False)
-        placed = (_place(torch.cat(part), layout, first_only=first) for part, first in zip(parts, firsts, strict=True))
+        placed = (_repack(torch.cat(part), layout, first_only=first) for part, first in zip(parts, firsts, strict=True))
         return *(matrix.view(1, *shape).transpose(1, 2) for matrix in placed), d_bias, None
 
 
-def _heads(rows: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:
-    """From ``(count * length, heads * width)`` to ``(count * heads, length, width)``."""
+def _split_heads(rows: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:
+    """Reshape ``(count * length, heads * width)`` to ``(count * heads, length, width)``."""
     _, heads, width = shape
     return rows.view(count, -1, heads, width).transpose(1, 2).reshape(count * heads, -1, width)
 
 
-def _tokens(matrices: Tensor, count: int) -> Tensor:
-    """From ``(count * heads, length, width)`` to ``(count * length, heads * width)``."""
+def _merge_heads(matrices: Tensor, count: int) -> Tensor:
+    """Reshape ``(count * heads, length, width)`` to ``(count * length, heads * width)``."""
     _, length, width = matrices.shape
     return matrices.view(count, -1, length, width).transpose(1, 2).reshape(count * length, -1)
 
 
-def _place(blocks: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
-    """From the blocks' tokens, one block after the other, to the packed ones; zero where there is none."""
+def _repack(blocks: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
+    """Move tokens from block order to packed positions; rows without a token are zero."""
     packed = blocks.new_zeros(layout.size, blocks.shape[1])
     if first_only:
         return packed.index_copy_(0, torch.cat([block.first for block in layout.blocks]), blocks)
@@ -362,7 +363,7 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 def _take(rows: Tensor, index: Tensor, size: int | None = None) -> Tensor:
-    """``rows[index]``, each taken at most once, followed by rows of zeros up to ``size``."""
+    """Return ``rows[index]``, each taken at most once, followed by rows of zeros up to ``size``."""
     taken: Tensor = _Take.apply(rows, index, len(index) if size is None else size)  # type: ignore[no-untyped-call]
     return taken
 

@@ -1,4 +1,4 @@
-"""A trial's teacher: found, compared with the student before any model is loaded, and loaded."""
+"""Locate a trial's teacher, compare it with the student before any model is loaded, and load it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEGMENTS = "token_type_ids"
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Where a teacher's files are, and the hash of their content."""
+    """Folder of a teacher's files, and the hash of their content."""
 
     folder: Path
     digest: str
@@ -31,7 +31,7 @@ def find_teacher(settings: TrialSettings, student: Path) -> Teacher | None:
         student: Folder of the student's model.
 
     Raises:
-        ModelError: The teacher is missing, reads other tokens than the student, or its layers do not fit the student's.
+        ModelError: The teacher is missing, or its vocabulary or layers do not match the student's.
     """
     if not settings.distillation.enabled:
         return None
@@ -49,17 +49,17 @@ def find_teacher(settings: TrialSettings, student: Path) -> Teacher | None:
 
 
 def check_labels(distillation: DistillationSettings, teacher: Teacher, labels: tuple[str, ...]) -> None:
-    """Refuse a teacher whose outputs do not mean what the student's mean.
+    """Refuse a teacher whose outputs are not the student's classes.
 
-    A teacher that calls its classes ``LABEL_0``, ``LABEL_1``, ... is taken to have them in the student's order.
+    Classes named ``LABEL_0``, ``LABEL_1``, ... are assumed to be in the student's order.
 
     Args:
-        distillation: Whether outputs are compared at all.
+        distillation: Settings; with ``logits=0`` nothing is checked.
         teacher: The teacher.
-        labels: The student's classes in order; none for a regression.
+        labels: The student's classes in order; empty for a regression.
 
     Raises:
-        ModelError: Another number of outputs, or other names, or another order.
+        ModelError: The number, names or order of the outputs differ.
     """
     if not distillation.logits:
         return
@@ -81,15 +81,15 @@ def check_labels(distillation: DistillationSettings, teacher: Teacher, labels: t
 def build_distillation(
     distillation: DistillationSettings, teacher: Teacher | None, tokenizer: Any
 ) -> Distillation | None:
-    """Load a teacher; None without one. No random number is drawn.
+    """Load a teacher without drawing random numbers; None without one.
 
     Args:
         distillation: Settings.
-        teacher: What :func:`find_teacher` found.
+        teacher: The result of :func:`find_teacher`.
         tokenizer: The student's.
 
     Raises:
-        ModelError: The teacher's files are damaged or hold no trained head.
+        ModelError: The teacher's files are damaged or contain no trained head.
     """
     if teacher is None:
         return None
@@ -119,7 +119,7 @@ def _check_vocabulary(student: Path, teacher: Path) -> None:
 
 
 def _check_layers(distillation: DistillationSettings, student: Path, teacher: Path) -> None:
-    """Refuse layers that cannot be compared."""
+    """Refuse layers whose width, heads or number do not match."""
     compared = {"hidden": "hidden_size", "attention": "num_attention_heads"}
     wanted = {name: key for name, key in compared.items() if getattr(distillation, name)}
     if not wanted:

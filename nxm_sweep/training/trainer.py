@@ -30,25 +30,25 @@ class SparseTrainer(Trainer):
     """``transformers.Trainer`` under a sparse method.
 
     - The method changes gradients once per optimizer step: at the last micro-batch, before clipping.
-    - ``evaluate`` scores the pruned model and restores the weights bit for bit. Where they differ, the unpruned model is
-      scored too, under ``<prefix>_unpruned_...``. Evaluation leaves PyTorch's random state as it was.
-    - Checkpoints hold optimizer, scheduler, random state and method as safetensors and JSON; a run resumed at an epoch's
-      end equals an uninterrupted one bit for bit on the same machine.
-    - A loss or a metric that is not finite ends the run.
-    - Under ``torchrun`` every rank holds the same weights and the same state of the method. The method sees gradients that are
-      averaged over the ranks already; a loss that is not finite on one rank ends the run on all.
+    - ``evaluate`` scores the pruned model and restores the weights bit for bit. Where they differ, the unpruned model
+      is scored too, under ``<prefix>_unpruned_...``. Evaluation leaves PyTorch's random state unchanged.
+    - Checkpoints store optimizer, scheduler, random state and method as safetensors and JSON; a run resumed at an
+      epoch's end equals an uninterrupted one bit for bit on the same machine.
+    - A non-finite loss or metric ends the run.
+    - Under ``torchrun`` every rank has the same weights and the same state of the method. The method sees gradients
+      already averaged over the ranks; a non-finite loss on one rank ends the run on all.
 
     Args:
         *args: As for ``transformers.Trainer``.
         sparse_method: Method over targets of ``model``; None trains densely.
-        distillation: A teacher, whose term is mixed into the loss of every micro-batch in training, never in evaluation.
+        distillation: A teacher, whose term is mixed into the loss of every micro-batch in training, not in evaluation.
         **kwargs: As for ``transformers.Trainer``.
 
     Raises:
         ModelError: The teacher does not fit the model or the loss.
 
     Attributes:
-        carried: Values for JSON that checkpoints carry over an interruption.
+        carried: Values for JSON that checkpoints preserve.
     """
 
     callback_handler: CallbackHandler
@@ -66,12 +66,10 @@ class SparseTrainer(Trainer):
         self.distillation = distillation
         self.carried: dict[str, Any] = {}
         self._loss: Tensor | None = None  # of the latest micro-batch, per row, over all ranks
-        self._first_non_finite: Tensor | None = (
-            None  # (step, loss) of the first that was not finite; step 0 if all were
-        )
-        self._checks_every_step = self.args.device.type == "cpu"  # elsewhere a look at a number waits for the device
+        self._first_non_finite: Tensor | None = None  # (step, loss) of the first non-finite loss; step 0 without one
+        self._checks_every_step = self.args.device.type == "cpu"  # elsewhere reading a number waits for the device
         self._resumed = False
-        self._logged_step = 0  # of the latest ADMM iteration that was logged
+        self._logged_step = 0  # of the latest logged ADMM iteration
         self._refuse_sharding()
         if _is_row_mean(self.model):
             self.model_accepts_loss_kwargs = False  # else the gradients of an accumulation are summed, not averaged
@@ -88,22 +86,22 @@ class SparseTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the loss of a micro-batch; in training, mixed with what the teacher says."""
+        """Return the loss of a micro-batch; in training, mixed with the teacher's term."""
         if self.distillation is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        asked = {**inputs, **self.distillation.extras}
+        extended = {**inputs, **self.distillation.extras}
         task_loss, outputs = super().compute_loss(
-            model, asked, return_outputs=True, num_items_in_batch=num_items_in_batch
+            model, extended, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         loss = self.distillation.mix(task_loss, outputs, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Run forward and backward of a micro-batch; let the method see the gradients when the last one is in.
+        """Run forward and backward of a micro-batch; after the last one, pass the gradients to the method.
 
         Raises:
-            NonFiniteError: The loss is NaN or infinite. Where the model is on a CPU; elsewhere the epoch's end raises it, so
-                that no step waits for the device.
+            NonFiniteError: The loss is NaN or infinite, on a CPU. Elsewhere the epoch's end raises it, so that no step
+                waits for the device.
         """
         self.sparse_method.before_forward_()
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -122,16 +120,16 @@ class SparseTrainer(Trainer):
         return None if self._loss is None else float(self._loss)
 
     def _note_loss_(self, loss: Tensor) -> None:
-        """Remember the first loss that is not finite, on its device."""
+        """Keep the first non-finite loss, on its device."""
         now = torch.stack([torch.full_like(loss, self.state.global_step + 1), loss]).double()
         before = torch.zeros_like(now) if self._first_non_finite is None else self._first_non_finite
         self._first_non_finite = torch.where((before[0] == 0.0) & ~loss.isfinite(), now, before)
 
     def check_losses(self) -> None:
-        """Refuse to go on after a training loss that was not finite.
+        """Raise an error after a non-finite training loss.
 
         Raises:
-            NonFiniteError: There was one since training began.
+            NonFiniteError: A loss since training began was NaN or infinite.
         """
         if self._first_non_finite is None:
             return
@@ -143,9 +141,9 @@ class SparseTrainer(Trainer):
             )
 
     def gradient_scale(self) -> float:
-        """Return the factor of a gradient scaler that the gradients at hand hold: 1 without one, or once it was removed.
+        """Return the gradient scaler's factor in the current gradients: 1 without a scaler, or once it was removed.
 
-        Clipping removes it. Where ``max_grad_norm`` is 0, the Trainer removes it too, but only because it logs the norm.
+        Clipping removes it. With ``max_grad_norm=0`` the Trainer removes it too, but only because it logs the norm.
         """
         scaler: Any = self.accelerator.scaler
         if scaler is None:
@@ -163,8 +161,8 @@ class SparseTrainer(Trainer):
             NonFiniteError: A metric is NaN or infinite.
         """
         if isinstance(self.eval_dataset if eval_dataset is None else eval_dataset, dict):
-            return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))  # comes back here for each set
-        with _unchanged_random_state():
+            return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))  # calls this for each set
+        with _preserve_random_state():
             with self.sparse_method.pruned():
                 metrics = dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
             if self.sparse_method.prunes:
@@ -178,25 +176,25 @@ class SparseTrainer(Trainer):
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Predict with the pruned model."""
-        with _unchanged_random_state(), self.sparse_method.pruned():
+        with _preserve_random_state(), self.sparse_method.pruned():
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the pruned model, which ``evaluate`` scores. Checkpoints hold the weights in training."""
+        """Save the pruned model, which ``evaluate`` scores. Checkpoints store the training weights."""
         if _internal_call:
             super().save_model(output_dir, _internal_call)
             return
         method = self.sparse_method
-        with method.pruned(), pruned(method.targets):  # the latter where load_best_model_at_end has undone a mask
+        with method.pruned(), pruned(method.targets):  # the latter if load_best_model_at_end undid a mask
             super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does; with the training loss, the latest ADMM iteration and the teacher's mean term too."""
+        """Log as the Trainer does; add the latest ADMM iteration and the teacher's mean term to the training loss."""
         if "loss" in logs:
-            logs.update(self._details())
+            logs.update(self._collect_details())
         super().log(logs, start_time)
 
-    def _details(self) -> dict[str, float]:
+    def _collect_details(self) -> dict[str, float]:
         details: dict[str, float] = {}
         mean = None if self.distillation is None else self.distillation.take_mean()
         if mean is not None:
@@ -204,13 +202,13 @@ class SparseTrainer(Trainer):
         latest = self.sparse_method.iterations[-1] if self.sparse_method.iterations else None
         if latest is not None and latest.step > self._logged_step:
             self._logged_step = latest.step
-            found = latest.residuals
-            details |= {f"admm_{name}": getattr(found, name) for name in ("primal", "dual", "distance", "rho")}
-            details["admm_support_flips"] = found.support_flips
+            residuals = latest.residuals
+            details |= {f"admm_{name}": getattr(residuals, name) for name in ("primal", "dual", "distance", "rho")}
+            details["admm_support_flips"] = residuals.support_flips
         return details
 
     def budget(self) -> Budget:
-        """Return the optimizer steps of this run, which the state knows once training begins."""
+        """Return the optimizer steps of this run, which are known once training begins."""
         batches = len(self.get_train_dataloader()) if has_length(self.train_dataset) else self.state.max_steps
         per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
         steps = self.state.max_steps
@@ -226,7 +224,7 @@ class SparseTrainer(Trainer):
             {name: value.contiguous() for name, value in self.sparse_method.whole_state().items()},
             folder / files.METHOD,
         )
-        optimizer, scheduler = self._stepping()
+        optimizer, scheduler = self._require_optimizer_and_scheduler()
         state = {
             "optimizer": files.save_optimizer(folder, optimizer),
             "scheduler": {name: value for name, value in scheduler.state_dict().items() if _is_plain(value)},
@@ -242,7 +240,7 @@ class SparseTrainer(Trainer):
         self._refuse_sharding()
         folder = Path(checkpoint)
         state = json.loads((folder / files.STATE).read_text())
-        optimizer, scheduler = self._stepping()
+        optimizer, scheduler = self._require_optimizer_and_scheduler()
         files.load_optimizer(folder, optimizer, state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         method = self.sparse_method
@@ -255,7 +253,7 @@ class SparseTrainer(Trainer):
         self._logged_step = self.state.global_step
 
     def _save_scaler(self, output_dir: str) -> None:
-        """Do nothing: the gradient scaler's numbers stand beside the optimizer's, where the Trainer would pickle them."""
+        """Do nothing: the gradient scaler's state is saved with the optimizer's; the Trainer would pickle it."""
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Do nothing: see :meth:`_save_scaler`."""
@@ -263,13 +261,13 @@ class SparseTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         files.save_random_state(Path(output_dir), distributed.rank())
-        distributed.wait()  # what is written next declares the checkpoint complete
+        distributed.wait()  # the next file written marks the checkpoint as complete
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             files.load_random_state(Path(checkpoint), distributed.rank())
 
-    def _stepping(self) -> tuple[torch.optim.Optimizer, Any]:
+    def _require_optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
         if self.optimizer is None or self.lr_scheduler is None:
             raise ModelError("a checkpoint needs the optimizer and the scheduler, which exist once training begins")
         return self.optimizer, self.lr_scheduler
@@ -280,7 +278,7 @@ class SparseTrainer(Trainer):
 
 
 class _MethodHooks(TrainerCallback):
-    """Hands the Trainer's moments on to the method."""
+    """Forward the Trainer's events to the method."""
 
     def __init__(self, trainer: SparseTrainer) -> None:
         self._trainer = trainer
@@ -310,19 +308,19 @@ class _MethodHooks(TrainerCallback):
 
 
 @contextmanager
-def _unchanged_random_state() -> Iterator[None]:
+def _preserve_random_state() -> Iterator[None]:
     here = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(here):
         yield
 
 
 def _is_row_mean(model: Any) -> bool:
-    """Whether the loss is a mean over rows: a sequence classifier accepts ``num_items_in_batch`` but does not divide by it."""
-    return any(kind.__name__.endswith("ForSequenceClassification") for kind in type(model).__mro__)
+    """Detect a loss that is a mean over rows: sequence classifiers accept ``num_items_in_batch`` but ignore it."""
+    return any(base.__name__.endswith("ForSequenceClassification") for base in type(model).__mro__)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON holds a scheduler's value: its lambdas are made anew."""
+    """Return whether JSON can hold a scheduler's value; lambdas are rebuilt."""
     if isinstance(value, dict):
         return all(_is_plain(item) for item in value.values())
     if isinstance(value, list):
@@ -331,10 +329,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def swap_trainer(make_method: Callable[[nn.Module], SparseMethod]) -> None:
-    """Let ``from transformers import Trainer`` give :func:`sparse_trainer`'s class from now on.
+    """Make ``from transformers import Trainer`` return :func:`sparse_trainer`'s class from now on.
 
-    To set ``transformers.Trainer`` by hand is not enough everywhere: importing parts of Transformers makes the module
-    ``transformers`` anew, and a script would find the new one.
+    Setting ``transformers.Trainer`` by hand is not always enough: importing parts of Transformers recreates the module
+    ``transformers``, and a script would import the new one.
 
     Args:
         make_method: As for :func:`sparse_trainer`.
@@ -343,16 +341,16 @@ def swap_trainer(make_method: Callable[[nn.Module], SparseMethod]) -> None:
 
 
 def sparse_trainer(make_method: Callable[[nn.Module], SparseMethod]) -> type[SparseTrainer]:
-    """Return a trainer class that is called as ``transformers.Trainer`` is and trains under a method.
+    """Return a trainer class that takes ``transformers.Trainer``'s arguments and trains under a method.
 
-    What it evaluates, predicts with and saves by ``save_model()`` is the pruned model.
+    Evaluation, prediction and ``save_model()`` use the pruned model.
 
     Args:
-        make_method: Returns the method over the targets of the model that the trainer is given.
+        make_method: Returns the method over the targets of the trainer's model.
     """
 
     class Swapped(SparseTrainer):
-        """A :class:`SparseTrainer` that makes its method from its model."""
+        """A :class:`SparseTrainer` that builds its method from its model."""
 
         def __init__(self, model: nn.Module | None = None, *args: Any, **kwargs: Any) -> None:
             if model is None:

@@ -1,1 +1,1 @@
-"""One trial, trained exactly once, in one process or several; writes the record."""
+"""Train a trial exactly once, in one process or several, and write its record."""

@@ -1,4 +1,4 @@
-"""From settings to an importance metric: which rows it is measured on, and whose optimizer it reads."""
+"""Build a trial's method and importance metric from its settings."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from nxm_sweep.sparsity import Importance, InputNorms, Rule, SecondMoments, Targ
 from nxm_sweep.sparsity.pattern import constraint
 from nxm_sweep.training.trainer import SparseTrainer
 
-_BATCH = 32  # rows; it changes memory alone
+_BATCH = 32  # rows; affects only memory
 
 
 def build_method(settings: TrialSettings, model: nn.Module) -> SparseMethod:
-    """Return the settings' method over the model's targets.
+    """Build the settings' method over the model's targets.
 
     Raises:
-        SparsityError: A rule matches nothing, or a matrix does not divide into groups.
+        SparsityError: A rule matches nothing, or a matrix cannot be divided into groups.
     """
-    kind = METHODS[settings.method.name]
-    values = kind.read_settings(settings)
-    if not kind.sparse:
-        return kind.from_settings((), values)
-    targets = select_targets(model, [_rule(rule) for rule in settings.sparsity.rules])
+    method = METHODS[settings.method.name]
+    values = method.read_settings(settings)
+    if not method.sparse:
+        return method.from_settings((), values)
+    targets = select_targets(model, [_build_rule(rule) for rule in settings.sparsity.rules])
     if settings.method.trained == "targets":
         _freeze_the_rest(model, targets)
-    return kind.from_settings(targets, values)
+    return method.from_settings(targets, values)
 
 
-def _rule(rule: RuleSettings) -> Rule:
+def _build_rule(rule: RuleSettings) -> Rule:
     return Rule(rule.match, constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense))
 
 
 def _freeze_the_rest(model: nn.Module, targets: list[Target]) -> None:
-    """Train the targets, the task's head and the pooler, which may start from random numbers, and nothing else."""
+    """Train only the targets and, since they may start from random numbers, the task's head and the pooler."""
     encoder = model.base_model if isinstance(model, PreTrainedModel) else model
     trained = {id(target.weight) for target in targets}
     for name, weight in encoder.named_parameters():
@@ -46,11 +46,11 @@ def _freeze_the_rest(model: nn.Module, targets: list[Target]) -> None:
 
 
 def build_importance(settings: ImportanceSettings, trainer: SparseTrainer) -> Importance | None:
-    """Return the metric over the targets of a trainer's method; None for magnitude alone.
+    """Build the metric over the targets of a trainer's method; None for plain magnitude.
 
     Args:
-        settings: The metric's name and how many of the first training rows calibrate it.
-        trainer: Whose model, rows, collator and optimizer are used.
+        settings: The metric's name and the number of leading training rows that calibrate it.
+        trainer: Provides model, rows, collator and optimizer.
     """
     targets = trainer.sparse_method.targets
     if settings.metric == "magnitude" or not targets:
@@ -58,18 +58,18 @@ def build_importance(settings: ImportanceSettings, trainer: SparseTrainer) -> Im
     if trainer.model is None:
         raise TypeError("a trainer without a model has nothing to calibrate")
     if settings.metric == "input_norm":
-        return InputNorms(targets, trainer.model, _batches(trainer, settings.rows))
-    return SecondMoments(targets, trainer.model, _batches(trainer, settings.rows), lambda: _optimizer(trainer))
+        return InputNorms(targets, trainer.model, _collate(trainer, settings.rows))
+    return SecondMoments(targets, trainer.model, _collate(trainer, settings.rows), lambda: _get_optimizer(trainer))
 
 
-def _batches(trainer: SparseTrainer, count: int) -> list[dict[str, Any]]:
+def _collate(trainer: SparseTrainer, count: int) -> list[dict[str, Any]]:
     rows: Any = trainer.train_dataset
     collate: Any = trainer.data_collator
     chosen = [rows[index] for index in range(min(count, len(rows)))]
     batches = (collate(chosen[start : start + _BATCH]) for start in range(0, len(chosen), _BATCH))
-    asked = {"output_hidden_states": True}  # a model that packs its rows shows every module every token then
-    return [{**{name: value.to(trainer.args.device) for name, value in batch.items()}, **asked} for batch in batches]
+    options = {"output_hidden_states": True}  # disables packing, so that every module sees every token
+    return [{**{name: value.to(trainer.args.device) for name, value in batch.items()}, **options} for batch in batches]
 
 
-def _optimizer(trainer: SparseTrainer) -> torch.optim.Optimizer | None:
+def _get_optimizer(trainer: SparseTrainer) -> torch.optim.Optimizer | None:
     return trainer.optimizer

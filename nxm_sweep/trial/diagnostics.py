@@ -1,4 +1,4 @@
-"""What the last hard prune cost a run that ended off its pattern, what kept it off, and which settings close the gap."""
+"""Diagnose a run that ended off its pattern: the last hard prune's cost, the cause, and settings that close the gap."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import Target, distance
 from nxm_sweep.trial.trainer import TrialTrainer
 
-_CLOSE = 0.05  # relative residual up to which a last prune is taken to cost nothing
+_CLOSE = 0.05  # relative residual up to which a last prune counts as free
 _NEAR_FLOOR = 1.25  # times the floor: a residual above it is not explained by the travel budget
 
 
 def learning_rate_sum(settings: TrialSettings, steps: int) -> float:
-    """Return the sum of the learning rates over all optimizer steps: the travel budget of a weight under Adam."""
+    """Return the sum of the learning rates over all optimizer steps: a weight's travel budget under Adam."""
     optimizer = torch.optim.SGD([torch.zeros((), requires_grad=True)], lr=settings.learning_rate.value)
     warmup = math.ceil(steps * settings.training.warmup_ratio)  # as the Trainer rounds it
     scheduler = get_scheduler(settings.training.schedule, optimizer, warmup, steps)
@@ -32,16 +32,16 @@ def learning_rate_sum(settings: TrialSettings, steps: int) -> float:
 
 
 def distance_to_go(targets: Sequence[Target], budget: float | None = None) -> dict[str, float] | None:
-    """Return how far the weights are from their pattern, against the travel budget; None without targets.
+    """Compare the weights' distance from their pattern with the travel budget; None without targets.
 
     Args:
-        targets: The matrices, as they are now.
-        budget: Travel budget, in the unit of the weights; None where nothing is left of it.
+        targets: The matrices in their current state.
+        budget: Travel budget, in the unit of the weights; None if it is spent.
 
     Returns:
-        ``relative_distance`` (``||W - P(W)|| / ||W||``), ``mean_magnitude_to_cut`` and, with a budget, ``share_out_of_reach``
-        (of the weights that a prune would cut now, the share whose magnitude exceeds the budget) and ``residual_floor`` (the
-        relative distance that would be left if each of them spent the whole budget on its way to zero).
+        ``relative_distance`` (``||W - P(W)|| / ||W||``), ``mean_magnitude_to_cut`` and, with a budget,
+        ``share_out_of_reach`` (of the weights that a prune would cut now, the share whose magnitude exceeds the budget)
+        and ``residual_floor`` (the relative distance left if each of them spent the whole budget on its way to zero).
     """
     if not targets:
         return None
@@ -59,15 +59,15 @@ def distance_to_go(targets: Sequence[Target], budget: float | None = None) -> di
 
 
 def last_prune_of(trainer: TrialTrainer, start: Mapping[str, float] | None) -> dict[str, Any] | None:
-    """Return what pruning the weights of the last epoch cost; None for a method whose weights hold the pattern.
+    """Return the cost of pruning the last epoch's weights; None for a method whose weights satisfy the pattern.
 
     Args:
-        trainer: A trainer that has finished.
-        start: What :func:`~nxm_sweep.trial.diagnostics.distance_to_go` returned before the first step.
+        trainer: A finished trainer.
+        start: Result of :func:`~nxm_sweep.trial.diagnostics.distance_to_go` before the first step.
 
     Returns:
-        ``relative_residual`` (``||W - P(W)|| / ||W||`` at the end), ``cost`` (unpruned less pruned score of the last epoch, in
-        the metric's unit) and ``advice``, one line, empty up to a residual of 0.05.
+        ``relative_residual`` (``||W - P(W)|| / ||W||`` at the end), ``cost`` (unpruned minus pruned score of the last
+        epoch, in the metric's unit) and ``advice``, one line, empty up to a residual of 0.05.
     """
     method, last = trainer.sparse_method, trainer.epochs[-1]
     if not isinstance(method, Nxm) or not method.prunes:
@@ -84,11 +84,11 @@ def last_prune_of(trainer: TrialTrainer, start: Mapping[str, float] | None) -> d
 
 
 def explain_residual(residual: float, floor: float, flips: float) -> str:
-    """Return why weights ended off their pattern, and what brings them closer.
+    """Explain why weights ended off their pattern, and name settings that bring them closer.
 
     Args:
         residual: ``||W - P(W)|| / ||W||`` at the end.
-        floor: The least that the travel budget allowed.
+        floor: Minimum that the travel budget allowed.
         flips: Share of the support that the last Z-step changed.
     """
     if residual <= _NEAR_FLOOR * floor:

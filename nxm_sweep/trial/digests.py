@@ -1,4 +1,4 @@
-"""Digests of data, models and teachers, remembered between runs so that planning a finished sweep reads no data."""
+"""Digests of data, models and teachers, cached between runs so that planning a finished sweep reads no data."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from nxm_sweep.trial.identity import canonical_json
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIMIT = 4096
-"""A folder with more files than this is not remembered."""
+"""A folder with more files is not cached."""
 
 
 class DigestMemo:
-    """Digests by where data and model come from, valid while the files there are as they were (size and times).
+    """Cache digests by the source of data and model, valid while its files' sizes and times do not change.
 
-    What lies on the hub is remembered beyond this object only at a pinned commit: a branch may move.
+    Hub content is cached beyond this object only at a pinned commit: a branch may move.
 
     Args:
-        file: Where the memo is kept; a damaged one is made anew.
-        find: Finds what is not known; by default :func:`find_digests` in this process.
+        file: The cache file; a damaged one is rebuilt.
+        find: Computes unknown digests; by default :func:`find_digests` in this process.
     """
 
     def __init__(self, file: Path, find: Callable[[TrialSettings], Digests] | None = None) -> None:
@@ -40,13 +40,13 @@ class DigestMemo:
         self._seen: dict[str, Digests] = {}
 
     def of(self, settings: TrialSettings) -> Digests:
-        """Return the digests of a trial's data, model and teacher, reading them if they are not known.
+        """Return the digests of a trial's data, model and teacher, reading them if necessary.
 
         Raises:
             DataError: The data set is missing or not what the task expects.
             ModelError: The model or the teacher is missing, or they do not fit together.
         """
-        source = _hash(_source(settings))
+        source = _hash(_describe_source(settings))
         if source not in self._seen:
             self._seen[source] = self._find(settings)
         return self._seen[source]
@@ -57,7 +57,7 @@ class DigestMemo:
             return self._known[key]
         digests = self._find_digests(settings)
         if key is not None:
-            self._known = {**_read(self._file), **self._known, key: digests}  # others may have written since
+            self._known = {**_read(self._file), **self._known, key: digests}  # others may have written it since
             write_json(self._file, {key: asdict(digests) for key, digests in self._known.items()})
         return digests
 
@@ -82,8 +82,8 @@ def find_digests(settings: TrialSettings) -> Digests:
 
 
 def model_bytes(model: ModelSettings) -> int | None:
-    """Return the size of a model's weights on disk; None where they are not on this machine, or cannot be told."""
-    stamps = _model_files(model)
+    """Return the size of a model's weights on disk in bytes; None if they are not on this machine or unknown."""
+    stamps = _stamp_model(model)
     if stamps is None or model.revision in stamps:
         file = try_to_load_from_cache(model.path, "model.safetensors", revision=model.revision)
         return Path(file).stat().st_size if isinstance(file, str) else None
@@ -91,9 +91,9 @@ def model_bytes(model: ModelSettings) -> int | None:
 
 
 def _read(file: Path) -> dict[str, Digests]:
-    found = read_json(file)
+    entries = read_json(file)
     known = {}
-    for key, entry in found.items() if isinstance(found, dict) else ():
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
         match entry:
             case {"data": str(data), "model": str(model), "train_rows": int(rows), "carries_head": bool(head)}:
                 known[key] = Digests(data, model, rows, str(entry.get("teacher", "")), head)
@@ -101,14 +101,14 @@ def _read(file: Path) -> dict[str, Digests]:
 
 
 def input_key(settings: TrialSettings) -> str | None:
-    """Return a hash of what decides the digests; None where that cannot be known without looking."""
-    data, model, teacher = _data_files(settings), _model_files(settings.model), _teacher_files(settings)
+    """Return a hash of what determines the digests; None if it cannot be known without reading."""
+    data, model, teacher = _stamp_data(settings), _stamp_model(settings.model), _stamp_teacher(settings)
     if data is None or model is None or teacher is None:
         return None
-    return _hash([*_source(settings), data, model, *teacher])
+    return _hash([*_describe_source(settings), data, model, *teacher])
 
 
-def _source(settings: TrialSettings) -> list[Any]:
+def _describe_source(settings: TrialSettings) -> list[Any]:
     source: list[Any] = [asdict(settings.task), asdict(settings.data), asdict(settings.model)]
     if settings.distillation.enabled:
         source += [asdict(settings.distillation.teacher), str(Path(settings.output_dir).resolve())]
@@ -119,73 +119,73 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def _data_files(settings: TrialSettings) -> list[Any] | None:
+def _stamp_data(settings: TrialSettings) -> list[Any] | None:
     match settings.task.kind:
         case "demo":
-            return [_stamp(Path(str(module.__file__))) for module in (demo, demo_vocabulary)]
+            return [_stamp_file(Path(str(module.__file__))) for module in (demo, demo_vocabulary)]
         case "files":
-            return _stamps(map(Path, settings.task.files.values()))
+            return _stamp_files(map(Path, settings.task.files.values()))
     folder = Path(settings.data.path).expanduser()
     if folder.is_dir():
-        return _folder_stamps(str(folder.resolve()))
-    return _pinned(settings.data.revision)
+        return _stamp_folder(str(folder.resolve()))
+    return _stamp_revision(settings.data.revision)
 
 
-def _teacher_files(settings: TrialSettings) -> list[Any] | None:
-    """A list of the stamps; empty without a teacher."""
+def _stamp_teacher(settings: TrialSettings) -> list[Any] | None:
+    """List the teacher's stamps; empty without one, None if unknown."""
     if not settings.distillation.enabled:
         return []
     try:
-        stamps = _model_files(teacher_model(settings))
-    except ModelError:  # whoever reads it says so
+        stamps = _stamp_model(teacher_model(settings))
+    except ModelError:  # reported when the teacher is read
         return None
     return None if stamps is None else [stamps]
 
 
-def _model_files(model: ModelSettings) -> list[Any] | None:
+def _stamp_model(model: ModelSettings) -> list[Any] | None:
     if model.source == "package":
         spec = importlib.util.find_spec(model.path) if model.path.isidentifier() else None
-        places = list(spec.submodule_search_locations or []) if spec is not None else []
-        return _folder_stamps(places[0]) if places else None
+        folders = list(spec.submodule_search_locations or []) if spec is not None else []
+        return _stamp_folder(folders[0]) if folders else None
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return _folder_stamps(str(folder.resolve()))
-    return _pinned(model.revision)
+        return _stamp_folder(str(folder.resolve()))
+    return _stamp_revision(model.revision)
 
 
-def _pinned(revision: str | None) -> list[Any] | None:
+def _stamp_revision(revision: str | None) -> list[Any] | None:
     return [revision] if revision and _COMMIT.fullmatch(revision) else None
 
 
-def _folder_stamps(folder: str) -> list[Any] | None:
+def _stamp_folder(folder: str) -> list[Any] | None:
     paths = (path for path in Path(folder).rglob("*") if "__pycache__" not in path.parts and path.is_file())
-    return _stamps(paths)
+    return _stamp_files(paths)
 
 
-def _stamps(paths: Iterator[Path]) -> list[Any] | None:
+def _stamp_files(paths: Iterator[Path]) -> list[Any] | None:
     stamps: list[Any] = []
     for path in paths:
         if not path.is_file() or len(stamps) == _LIMIT:
             return None
-        stamps.append(_stamp(path))
+        stamps.append(_stamp_file(path))
     return sorted(stamps)
 
 
-def _stamp(path: Path) -> list[Any]:
+def _stamp_file(path: Path) -> list[Any]:
     status = path.stat()
     return [str(path.absolute()), status.st_size, str(status.st_mtime_ns), str(status.st_ctime_ns)]
 
 
 @dataclass(frozen=True)
 class Digests:
-    """What a cell's data, model and teacher contain.
+    """Content hashes of a cell's data, model and teacher.
 
     Attributes:
         data: Hash over the rows.
         model: Hash over the model's files.
-        train_rows: How many rows there are to train on.
+        train_rows: Number of training rows.
         teacher: Hash over the teacher's files; empty without one.
-        carries_head: Whether the model's files hold a classifier head.
+        carries_head: Whether the model's files contain a classifier head.
     """
 
     data: str = ""

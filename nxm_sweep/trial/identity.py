@@ -1,4 +1,4 @@
-"""A trial's name: the hash of what can change its outcome, and of nothing else."""
+"""A trial's identity: the hash of what can change its outcome, and of nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import LEFT_OUT_AT, TrialSettings
 
 VERSION = 1
-"""Raised when a change of the code changes what the same settings mean."""
+"""Incremented when a code change alters the meaning of the same settings."""
 
 
 def identity_of(
@@ -22,25 +22,25 @@ def identity_of(
     teacher_digest: str = "",
     carries_head: bool = False,
 ) -> tuple[str, dict[str, Any]]:
-    """Return a trial's identity (16 hexadecimal digits) and the values that it is the hash of.
+    """Return a trial's identity (16 hexadecimal digits) and the values that it hashes.
 
-    Fields marked as outside identity are left out, as is what the method does not read and what another switch puts out of
-    use. Data, model and teacher enter by their content, not by their names or places.
+    Excluded are fields marked as outside identity, fields that the method does not read, and fields that another switch
+    disables. Data, model and teacher enter by content, not by name or location.
 
     Args:
         settings: Checked settings.
         data_digest: Hash over the rows.
         model_digest: Hash over the model's files.
-        teacher_digest: Hash over the teacher's files; not looked at without distillation.
-        carries_head: Whether the model's files hold a classifier head. If not, a new one is drawn in any case.
+        teacher_digest: Hash over the teacher's files; ignored without distillation.
+        carries_head: Whether the model's files contain a classifier head. If not, a new one is always drawn.
     """
-    kind = METHODS[settings.method.name]
-    read = kind.read_settings(settings)
-    values = _hashed_fields(settings)
+    method_class = METHODS[settings.method.name]
+    read = method_class.read_settings(settings)
+    values = _collect_hashed_fields(settings)
     values.pop("rho")
     shared = values.pop("method")
     method = {"name": shared["name"]}
-    if kind.sparse:
+    if method_class.sparse:
         method["trained"] = shared["trained"]
         if shared["importance"]["metric"] != "magnitude":
             method["importance"] = shared["importance"]
@@ -67,21 +67,21 @@ def identity_of(
 
 
 def hash_of(values: dict[str, Any]) -> str:
-    """Return the identity that values have which :func:`identity_of` returned, numbers in them changed or not."""
+    """Return the identity of values from :func:`identity_of`, with or without changed numbers."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:16]
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON that equal values share: sorted keys, numbers to 12 significant digits.
+    """Return JSON that is identical for equal values: sorted keys, numbers to 12 significant digits.
 
     Raises:
-        TypeError: A value that JSON cannot hold.
-        ValueError: A number that is not finite.
+        TypeError: A value has no JSON form.
+        ValueError: A number is not finite.
     """
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(_canonicalize(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _canonical(value: Any) -> Any:
+def _canonicalize(value: Any) -> Any:
     match value:
         case bool() | None | str():
             return value
@@ -89,15 +89,15 @@ def _canonical(value: Any) -> Any:
             number = float(f"{value:.12g}")
             return int(number) if number.is_integer() and abs(number) < 2**53 else number
         case dict():
-            return {str(key): _canonical(item) for key, item in value.items()}
+            return {str(key): _canonicalize(item) for key, item in value.items()}
         case list() | tuple():
-            return [_canonical(item) for item in value]
+            return [_canonicalize(item) for item in value]
         case _:
             raise TypeError(f"a {type(value).__name__} has no canonical form")
 
 
-def _hashed_fields(value: Any) -> Any:
+def _collect_hashed_fields(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = [field for field in dataclasses.fields(value) if field.metadata.get("identity", True)]
-        return {field.name: _hashed_fields(getattr(value, field.name)) for field in fields}
-    return [_hashed_fields(item) for item in value] if isinstance(value, list) else value
+        return {field.name: _collect_hashed_fields(getattr(value, field.name)) for field in fields}
+    return [_collect_hashed_fields(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A worker's memory of data and model: what one trial has read and tokenised, the next one over the same files does not."""
+"""A worker's cache of data and model: trials over the same files read and tokenise them once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from nxm_sweep.trial.train import Prepared
 
 _KEPT = 2
-"""A sweep hands out the trials of a task one after another; more would only fill memory."""
+"""A sweep schedules the trials of a task consecutively; more would only fill memory."""
 
 
 class Inputs:
-    """The latest inputs of trials, valid while the files that they came from are as they were.
+    """Cache the latest inputs of trials, valid while their source files do not change.
 
-    What lies on the hub is read anew for every trial unless it is pinned to a commit.
+    Hub content is read anew for every trial unless it is pinned to a commit.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,7 @@ class Inputs:
         from nxm_sweep.trial.train import prepare  # noqa: PLC0415 - seconds of imports
 
         started = time.perf_counter()
-        key = input_key(
-            settings
-        )  # before reading: what is read later than a change has an outdated key, never a new one
+        key = input_key(settings)  # before reading: files that change meanwhile get an outdated key, never a new one
         if key is None:
             return prepare(settings)
         known = self._known.pop(key, None) or prepare(settings)

@@ -1,4 +1,4 @@
-"""The processes (ranks) of one trial as a group: how one joins, and how all hear that one has failed."""
+"""The process group of a trial's ranks: joining it, and propagating one rank's failure to all."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from nxm_sweep.store.attempts import classify
 
 FAILURE, HEARD = "nxm_sweep/failure", "nxm_sweep/heard"
 _PATIENCE = timedelta(days=7)
-"""A rank waits so long for another: while rank 0 waits for a lock, say. Whoever started the ranks ends them if one dies."""
+"""Timeout for other ranks, such as rank 0 waiting for a lock. The launcher ends all ranks if one dies."""
 _SECONDS_TO_HEAR = timedelta(seconds=10)
 
 
 class ProcessGroup:
-    """The group that this process was started in, by ``torchrun`` or by us; a context. Alone, it does nothing.
+    """Join the group of ``torchrun`` or our launcher, as a context manager; a no-op in a single process.
 
-    An unexpected exception of one rank ends all: it is put where the others find it, and rank 0 raises it as a ``RankError``.
+    An unexpected exception in one rank ends all: the store shares it, and rank 0 raises it as a ``RankError``.
     """
 
     def __init__(self, settings: TrialSettings) -> None:
@@ -61,26 +61,26 @@ class ProcessGroup:
         if self._store is None:
             return
         if isinstance(error, Exception) and not isinstance(error, NxmSweepError):
-            raise self._failure(error) from error
-        if error is None or isinstance(error, NxmSweepError):  # which all ranks have raised
+            raise self._share_failure(error) from error
+        if error is None or isinstance(error, NxmSweepError):  # raised by all ranks
             dist.destroy_process_group()
 
-    def _failure(self, error: Exception) -> RankError:
-        """The first failure of the group; who caused it lets go of the others and stays until rank 0 has heard of it."""
+    def _share_failure(self, error: Exception) -> RankError:
+        """Return the group's first failure; its rank leaves the group and waits until rank 0 has read it."""
         rank = distributed.rank()
-        mine = {"rank": rank, **asdict(classify(error, traceback.format_exc()))}
-        first = mine
-        with suppress(RuntimeError):  # whoever keeps the store may be gone
-            first = json.loads(self._store.compare_set(FAILURE, "", json.dumps(mine)))
+        failure = {"rank": rank, **asdict(classify(error, traceback.format_exc()))}
+        first = failure
+        with suppress(RuntimeError):  # the store's process may be gone
+            first = json.loads(self._store.compare_set(FAILURE, "", json.dumps(failure)))
             if rank == 0:
                 self._store.set(HEARD, "1")
             elif first["rank"] == rank:
                 dist.destroy_process_group()
                 self._store.wait([HEARD], _SECONDS_TO_HEAR)
-                time.sleep(0.5)  # for rank 0 to say so, before the launcher ends it
+                time.sleep(0.5)  # for rank 0 to raise it before the launcher ends it
         return rank_error(first)
 
 
 def rank_error(failed: dict[str, Any]) -> RankError:
-    """Return the error of a rank that failed."""
+    """Return the error of a failed rank."""
     return RankError(f"rank {failed['rank']}: {failed['message']}", kind=failed["kind"], traceback=failed["traceback"])

@@ -1,4 +1,4 @@
-"""What a trial ran on: recorded, never hashed."""
+"""A trial's versions, hardware and commit: recorded, never hashed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:
-    """Return the device, the CPU threads and the kind of machine."""
+    """Return the device, the CPU threads and the machine type."""
     return {
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
@@ -42,9 +42,9 @@ def hardware(device: torch.device) -> dict[str, str | int]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of this package's checkout, with ``+`` if it has changes; None when it is installed.
+    """Return the commit of this package's checkout, with ``+`` if modified; None when installed.
 
-    That of the process' first trial: the code that it has loaded stays.
+    Cached from the process' first trial, since its loaded code does not change.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -1,4 +1,4 @@
-"""Starts the processes (ranks) of one trial and waits for them; they end with whoever started them, however it ends."""
+"""Start the processes (ranks) of one trial and wait for them; they end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nxm_sweep.trial.process_group import FAILURE, rank_error
 
 ANSWER = "nxm_sweep/answer"
 _SECONDS_BETWEEN_LOOKS = 0.1
-_SECONDS_TO_FOLLOW = 20.0  # in which the others end by themselves after one has failed
+_SECONDS_TO_FOLLOW = 20.0  # for the other ranks to end after one has failed
 _SECONDS_TO_END = 5.0  # after SIGTERM
 _COMMAND = (sys.executable, "-m", "nxm_sweep.trial.rank_worker")
 Rank = subprocess.Popen[bytes]
@@ -35,25 +35,25 @@ Rank = subprocess.Popen[bytes]
 def launch_ranks(settings: TrialSettings, planned: str, console: Console) -> bool:
     """Train a trial in ``training.devices`` processes; return whether it was trained now.
 
-    Rank 0 writes the record. What the ranks print goes where the console's output goes.
+    Rank 0 writes the record. The ranks print to the console's output.
 
     Args:
         settings: Checked settings.
         planned: The trial's identity.
-        console: This process's.
+        console: This process's console.
 
     Raises:
-        NxmSweepError: What the ranks raised; ``RankError``: one of them died, or met what nobody expected.
+        NxmSweepError: Raised by the ranks; ``RankError`` if one died or raised an unexpected exception.
     """
     count = settings.training.devices
     threads = torch.get_num_threads() if uses_gpu(settings) else max(1, torch.get_num_threads() // count)
-    order = {"settings": asdict(settings), "planned": planned, "parent": os.getpid(), "threads": threads}
+    rank_settings = {"settings": asdict(settings), "planned": planned, "parent": os.getpid(), "threads": threads}
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    environments = [_environment(store.port, rank, count, threads) for rank in range(count)]
-    with _started(environments, json.dumps(order).encode(), console) as crew:
-        failed = _wait(crew)
+    environments = [_build_environment(store.port, rank, count, threads) for rank in range(count)]
+    with _start_ranks(environments, json.dumps(rank_settings).encode(), console) as processes:
+        failed = _wait(processes)
     if store.check([ANSWER]):
-        return _trained(json.loads(store.get(ANSWER)))
+        return _parse_answer(json.loads(store.get(ANSWER)))
     killed = [rank for rank, code in failed.items() if code < 0]
     if killed:
         name = signal.Signals(-failed[killed[0]]).name
@@ -64,12 +64,12 @@ def launch_ranks(settings: TrialSettings, planned: str, console: Console) -> boo
     raise RankError(f"rank {rank} ended with exit code {code}", kind="exit")
 
 
-def _environment(port: int, rank: int, count: int, threads: int) -> dict[str, str]:
-    """What ``torchrun`` would set, and that the store exists already."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+def _build_environment(port: int, rank: int, count: int, threads: int) -> dict[str, str]:
+    """Return the variables that ``torchrun`` would set, for a store that exists already."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     return {
         **os.environ,
-        **{name: str(value) for name, value in place.items()},
+        **{name: str(value) for name, value in numbers.items()},
         "MASTER_ADDR": "127.0.0.1",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": str(threads),
@@ -79,40 +79,40 @@ def _environment(port: int, rank: int, count: int, threads: int) -> dict[str, st
 
 
 @contextmanager
-def _started(environments: Sequence[dict[str, str]], order: bytes, console: Console) -> Iterator[list[Rank]]:
-    """Start a process per environment and hand each the order; none outlives the block."""
+def _start_ranks(environments: Sequence[dict[str, str]], payload: bytes, console: Console) -> Iterator[list[Rank]]:
+    """Start a process per environment and pass it the payload; none outlives the block."""
     console.file.flush()
-    out = _descriptor(console)
+    out = _find_descriptor(console)
     error = None if out is None or console.file is sys.stdout else subprocess.STDOUT
-    crew: list[Rank] = []
+    processes: list[Rank] = []
     try:
         for environment in environments:
             process = subprocess.Popen(  # noqa: S603 - our own module
                 _COMMAND, stdin=subprocess.PIPE, stdout=out, stderr=error, env=environment
             )
-            crew.append(process)
+            processes.append(process)
             if process.stdin is not None:
-                process.stdin.write(order)
+                process.stdin.write(payload)
                 process.stdin.close()
-        yield crew
+        yield processes
     finally:
-        _end(crew)
+        _end(processes)
 
 
-def _descriptor(console: Console) -> int | None:
-    """The console's file, if it is one."""
+def _find_descriptor(console: Console) -> int | None:
+    """Return the descriptor of the console's file, if any."""
     try:
         return console.file.fileno()
     except (OSError, io.UnsupportedOperation, AttributeError):
         return None
 
 
-def _wait(crew: Sequence[Rank]) -> dict[int, int]:
-    """Wait until all have ended, or one has failed and the others had time to follow; return who failed first, and its code."""
+def _wait(processes: Sequence[Rank]) -> dict[int, int]:
+    """Wait until all end, or one fails and the others had time to follow; return the first failures' codes by rank."""
     failed: dict[int, int] = {}
     deadline = float("inf")
     while True:
-        codes = [process.poll() for process in crew]
+        codes = [process.poll() for process in processes]
         if not failed and any(codes):
             failed = {rank: code for rank, code in enumerate(codes) if code}
             deadline = time.monotonic() + _SECONDS_TO_FOLLOW
@@ -121,12 +121,12 @@ def _wait(crew: Sequence[Rank]) -> dict[int, int]:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _end(crew: Sequence[Rank]) -> None:
-    for process in crew:
+def _end(processes: Sequence[Rank]) -> None:
+    for process in processes:
         if process.poll() is None:
             process.terminate()
     deadline = time.monotonic() + _SECONDS_TO_END
-    for process in crew:
+    for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -134,13 +134,13 @@ def _end(crew: Sequence[Rank]) -> None:
             process.wait()
 
 
-def _trained(answer: dict[str, Any]) -> bool:
-    """Return what rank 0 answered.
+def _parse_answer(answer: dict[str, Any]) -> bool:
+    """Return whether rank 0 has trained the trial now.
 
     Raises:
-        NxmSweepError: It answered with an error.
+        NxmSweepError: Rank 0 raised an error.
     """
     if "error" in answer:
-        kind = getattr(errors, answer["error"], NxmSweepError)
-        raise kind(answer["message"], answer["hint"])
+        error_class = getattr(errors, answer["error"], NxmSweepError)
+        raise error_class(answer["message"], answer["hint"])
     return bool(answer["trained"])

@@ -1,4 +1,4 @@
-"""One process (rank) of a trial, as :mod:`nxm_sweep.trial.rank_launcher` starts it."""
+"""One process (rank) of a trial, started by :mod:`nxm_sweep.trial.rank_launcher`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _WIDTH = 120  # of a log
 
 def main() -> int:
     """Train as one rank of several; return the exit code."""
-    order: dict[str, Any] = json.loads(sys.stdin.buffer.read())
-    threading.Thread(target=exit_with_parent, args=(order["parent"],), name="orphan watch", daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started the ranks hears of Ctrl-C and ends them
-    answer, code = _train(order), 0
+    rank_settings: dict[str, Any] = json.loads(sys.stdin.buffer.read())
+    threading.Thread(target=exit_with_parent, args=(rank_settings["parent"],), name="orphan watch", daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the launcher, which ends the ranks
+    answer, code = _train(rank_settings), 0
     if answer is None:
         return 1
     if os.environ["RANK"] == "0":
-        _store().set(_answer_key(), json.dumps(answer))
+        _connect_to_store().set(_answer_key(), json.dumps(answer))
         code = int("error" in answer)
     return code
 
 
-def _train(order: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what came of it, or None where that is told elsewhere."""
+def _train(rank_settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the answer, or None where the process group reports the failure."""
     import torch  # noqa: PLC0415 - seconds of imports, in which the parent may die
 
     from nxm_sweep.config.compose import settings_of  # noqa: PLC0415
@@ -40,18 +40,18 @@ def _train(order: dict[str, Any]) -> dict[str, Any] | None:
     from nxm_sweep.trial.run import run_point  # noqa: PLC0415
 
     silence_known_noise()
-    torch.set_num_threads(order["threads"])
+    torch.set_num_threads(rank_settings["threads"])
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     try:
-        _, trained = run_point(settings_of(order["settings"]), console, planned=order["planned"])
-    except RankError:  # the group has it
+        _, trained = run_point(settings_of(rank_settings["settings"]), console, planned=rank_settings["planned"])
+    except RankError:  # reported by the process group
         return None
     except NxmSweepError as error:
         return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     return {"trained": trained}
 
 
-def _store() -> Any:
+def _connect_to_store() -> Any:
     import torch.distributed as dist  # noqa: PLC0415
 
     port = int(os.environ["MASTER_PORT"])

@@ -1,4 +1,4 @@
-"""One point, exactly once: a record that exists is returned, a missing one is trained by one process."""
+"""Run one point exactly once: return its record, or train a missing one in one process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -20,6 +20,7 @@ from nxm_sweep.store.attempts import forget_failures
 from nxm_sweep.store.liveness import Heartbeat
 from nxm_sweep.store.paths import MODEL, trial_folder, trial_lock
 from nxm_sweep.store.progress import PRUNED, ProgressFile
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, read_record, write_record
 from nxm_sweep.training.monitor import Monitor, NullMonitor
 from nxm_sweep.trial.identity import identity_of
@@ -36,46 +37,46 @@ _BEAT_SECONDS = 2.0
 
 def run_point(
     settings: TrialSettings, console: Console, *, planned: str | None = None, inputs: Inputs | None = None
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[Record, bool]:
     """Return a point's record and whether it was trained now.
 
-    A trial on several devices is trained by as many processes: those that this one was started among, or else its own.
+    A trial on several devices is trained by one process per device: this one's group, or else processes that it starts.
 
     Args:
         settings: Checked settings.
-        console: Where progress goes.
-        planned: The identity that a sweep has planned, or None.
-        inputs: Memory of a process that trains several points.
+        console: Output for progress.
+        planned: The identity planned by a sweep, or None.
+        inputs: Cache of a process that trains several points.
 
     Raises:
         ConfigError: The machine lacks the device or the precision asked for.
-        DataError: Data or model are not what the sweep was planned with.
-        TrialStoppedError: It was told to stop.
-        RankError: One of several processes has died or met what nobody expected.
+        DataError: Data or model differ from those the sweep was planned with.
+        TrialStoppedError: The monitor stopped the trial.
+        RankError: One of several processes died or raised an unexpected exception.
         NxmSweepError: Bad input, a diverged training, or a damaged record.
     """
     check_device(settings)
     with ProcessGroup(settings):
-        settings.training.precision = distributed.share(settings.training.precision)  # auto, on nodes that differ
+        settings.training.precision = distributed.share(settings.training.precision)  # auto may differ between nodes
         with distributed.together():
-            prepared, identity, hashed = _find(settings, planned, inputs or Inputs())
+            prepared, identity, hashed = _identify(settings, planned, inputs or Inputs())
         folder = trial_folder(Path(settings.output_dir), identity)
-        record = _finished(folder, settings)
+        record = _find_record(folder, settings)
         if record is not None:
             return record, False
         folder.mkdir(parents=True, exist_ok=True)
         if settings.training.devices > distributed.count():
             trained = launch_ranks(settings, identity, console)
-            return read_record(folder) or {}, trained
-        with _alone(folder, console):
-            record = _finished(folder, settings)  # the other process may have finished it
+            return _read_written_record(folder), trained
+        with _lock(folder, console):
+            record = _find_record(folder, settings)  # the other process may have finished it
             if record is not None:
                 return record, False
             return _train(settings, prepared, folder, console, hashed), True
 
 
-def _find(settings: TrialSettings, planned: str | None, inputs: Inputs) -> tuple[Prepared, str, dict[str, Any]]:
-    """Return a trial's inputs, its identity and what that is the hash of."""
+def _identify(settings: TrialSettings, planned: str | None, inputs: Inputs) -> tuple[Prepared, str, dict[str, Any]]:
+    """Return a trial's inputs, its identity and the hashed values."""
     prepared = inputs.prepare(settings)
     identity, hashed = identity_of(
         settings,
@@ -92,26 +93,26 @@ def _find(settings: TrialSettings, planned: str | None, inputs: Inputs) -> tuple
     return prepared, identity, hashed
 
 
-def _finished(folder: Path, settings: TrialSettings) -> dict[str, Any] | None:
-    """The trial's record, if it has one that will do. Of several ranks, rank 0 looks."""
+def _find_record(folder: Path, settings: TrialSettings) -> Record | None:
+    """Return the trial's record if it is usable. With several ranks, rank 0 reads it."""
     record = None
     with distributed.together():
         if not settings.force and distributed.rank() == 0:
-            record = _usable_record(folder, settings)
-    found: dict[str, Any] | None = distributed.share(record)
-    return found
+            record = _read_usable_record(folder, settings)
+    shared: Record | None = distributed.share(record)
+    return shared
 
 
 def _train(
     settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, hashed: dict[str, Any]
-) -> dict[str, Any]:
-    """Train a trial and return its record. Of several ranks, rank 0 writes it."""
+) -> Record:
+    """Train a trial and return its record. With several ranks, rank 0 writes it."""
     from nxm_sweep.trial.train import run_trial  # noqa: PLC0415 - seconds of imports
 
     started, commit = datetime.now(UTC), git_commit()
-    with _monitored(folder) as monitor, distributed.together():
+    with _monitor(folder) as monitor, distributed.together():
         body = run_trial(settings, prepared, folder, console, monitor)
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "identity": folder.name,
         "task": settings.task.name,
@@ -121,20 +122,20 @@ def _train(
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": commit,
-        **body,
+        **cast("dict[str, Any]", body or {}),
         "config": asdict(settings),
         "hashed": hashed,
     }
     if distributed.rank() == 0:
         write_record(folder, record)
         forget_failures(folder)
-    shared: dict[str, Any] = distributed.share(record)
+    shared: Record = distributed.share(record)
     return shared
 
 
 @contextmanager
-def _monitored(folder: Path) -> Iterator[Monitor]:
-    """Give the trial's monitor, which says on disk that it lives. Of several ranks, rank 0 does."""
+def _monitor(folder: Path) -> Iterator[Monitor]:
+    """Yield the trial's monitor, with a heartbeat on disk. With several ranks, only rank 0 does."""
     if distributed.rank() > 0:
         yield NullMonitor()
         return
@@ -148,8 +149,8 @@ def _monitored(folder: Path) -> Iterator[Monitor]:
 
 
 @contextmanager
-def _alone(folder: Path, console: Console) -> Iterator[None]:
-    """Hold the trial's lock; the system releases it when the process dies, however it dies. Of several ranks, rank 0 does."""
+def _lock(folder: Path, console: Console) -> Iterator[None]:
+    """Hold the trial's lock; the system releases it when the process dies, however it dies. Only rank 0 locks."""
     if distributed.rank() > 0:
         yield
         return
@@ -165,7 +166,17 @@ def _alone(folder: Path, console: Console) -> Iterator[None]:
         lock.release()
 
 
-def _usable_record(folder: Path, settings: TrialSettings) -> dict[str, Any] | None:
+def _read_written_record(folder: Path) -> Record:
+    """Read the record that the ranks wrote."""
+    record = read_record(folder)
+    if record is None:
+        raise RecordError(
+            f"the trial {folder.name} has ended without a record", hint="the same command trains it again"
+        )
+    return record
+
+
+def _read_usable_record(folder: Path, settings: TrialSettings) -> Record | None:
     record = read_record(folder)
     if record is not None and settings.save_model and not (folder / MODEL).is_dir():
         raise RecordError(

@@ -1,4 +1,4 @@
-"""What the rows alone say about a score: what a constant answer scores, and which validation rows are training rows."""
+"""References for a score from the rows: a constant answer's score, and validation rows that are training rows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from nxm_sweep.data.tokenization import head, training_rows
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.training.metrics import score_constant
 
-_LEAK = 0.5  # above this share of duplicates, a score says more about memory than about generalisation
+_LEAK = 0.5  # above this share of duplicates, a score measures memory more than generalisation
 _BATCH = 10_000  # rows read at once
 
 
 def describe_splits(rows: TaskRows, settings: TrialSettings) -> dict[str, Any]:
-    """Return the constant answer's scores and the number of duplicates, per validation set, of the rows that a trial uses.
+    """Return the constant answer's scores and the duplicates per validation set, for the rows that a trial uses.
 
     Args:
         rows: All rows of the task.
         settings: Which of them are used, and the task's metrics.
 
     Returns:
-        Values for JSON: ``constant`` as :func:`score_constant` scores each validation set, and ``duplicates`` as
-        :func:`count_duplicates` counts them.
+        Values for JSON: ``constant`` from :func:`score_constant` per validation set, and ``duplicates`` from
+        :func:`count_duplicates`.
     """
     fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
     used = training_rows(len(rows.train), settings.training.max_train_samples, fraction)
@@ -41,17 +41,17 @@ def describe_splits(rows: TaskRows, settings: TrialSettings) -> dict[str, Any]:
 
 
 def count_duplicates(train: Dataset, used: Sequence[int], sets: Mapping[str, Dataset]) -> dict[str, dict[str, int]]:
-    """Count the rows of each validation set whose texts are, character for character, those of a training row.
+    """Count the rows of each validation set whose texts equal those of a training row, character for character.
 
     Args:
-        train: Columns ``text``, ``pair`` if the task has one, and ``label``. It is read once, in its order; only rows of the
+        train: Columns ``text``, ``pair`` if the task has one, and ``label``. Read once, in order; only rows of the
             validation sets are kept in memory.
-        used: Numbers of the rows that are trained on.
-        sets: Validation sets of the same columns.
+        used: Indices of the rows that are trained on.
+        sets: Validation sets with the same columns.
 
     Returns:
-        Per set ``rows``, the number of duplicates, and ``same_label``, how many of them have the label of one of the
-        training rows that they repeat.
+        Per set ``rows``, the number of duplicates, and ``same_label``, the number that also have the label of a
+        training row that they repeat.
     """
     validation = {name: list(_texts_and_labels(part)) for name, part in sets.items()}
     trained: dict[tuple[str, ...], set[float]] = {texts: set() for part in validation.values() for texts, _ in part}
@@ -70,7 +70,7 @@ def count_duplicates(train: Dataset, used: Sequence[int], sets: Mapping[str, Dat
 
 
 def warn_of_duplicates(duplicates: Mapping[str, Mapping[str, int]], sizes: Mapping[str, int]) -> str:
-    """Return one line that names each validation set with duplicates; empty if there is none.
+    """Return one line naming each validation set with duplicates; empty if there is none.
 
     Args:
         duplicates: As :func:`count_duplicates` returns them.

@@ -1,4 +1,4 @@
-"""How long a row takes: a few timed optimizer steps of a trial, of which nothing is kept."""
+"""Time a training row with a few optimizer steps of a trial, whose results are discarded."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _TIMED_STEPS = 3
 
 
 def seconds_per_row(settings: TrialSettings, threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that a training row takes: forward, backward, the method's part and the optimizer.
+    """Return the seconds per training row: forward, backward, the method's part and the optimizer.
 
-    One step warms up and three are timed, on batches drawn from those that the trial's own sampler makes. Loading,
-    evaluation and saving are left out. Tokenised rows stay in the cache, where the trial will take them; nothing else stays.
+    One step warms up and three are timed, on batches drawn from those of the trial's own sampler. Loading, evaluation
+    and saving are excluded. Tokenised rows stay in the cache for the trial; nothing else stays.
 
     Args:
         settings: A trial's settings.
         threads: CPU threads to time with.
-        clock: Seconds that only grow; for tests.
+        clock: Monotonic seconds; replaced in tests.
 
     Raises:
         NxmSweepError: As the trial itself.
@@ -45,7 +45,7 @@ def seconds_per_row(settings: TrialSettings, threads: int, clock: Callable[[], f
     prepared = prepare(settings)
     data, tokenizer = tokenise_rows(settings, prepared)
     monitor = _Stopwatch(clock)
-    with tempfile.TemporaryDirectory() as folder, _threads(settings.training.threads or threads):
+    with tempfile.TemporaryDirectory() as folder, _set_threads(settings.training.threads or threads):
         trainer = build_trainer(
             settings, prepared, data, tokenizer, work=Path(folder), console=Console(file=io.StringIO()), monitor=monitor
         )
@@ -59,7 +59,7 @@ def seconds_per_row(settings: TrialSettings, threads: int, clock: Callable[[], f
 
 
 class _Stopwatch(NullMonitor):
-    """Notes when each step ends, and stops the trial after the last timed one."""
+    """Record when each step ends, and stop the trial after the last timed one."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.times: list[float] = []
@@ -73,7 +73,7 @@ class _Stopwatch(NullMonitor):
 
 
 def _draw_steps(lengths: Sequence[int], rows_per_step: int) -> list[list[int]]:
-    """Return the rows of one step to warm up and of those to be timed; few rows are repeated until they fill a step."""
+    """Return the rows of one warm-up step and of the timed ones; few rows are repeated until they fill a step."""
     sampler = LengthGroupedSampler(rows_per_step, lengths=list(lengths), generator=torch.Generator().manual_seed(0))
     order = list(sampler)
     order *= math.ceil(rows_per_step / len(order))
@@ -83,7 +83,7 @@ def _draw_steps(lengths: Sequence[int], rows_per_step: int) -> list[list[int]]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _set_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

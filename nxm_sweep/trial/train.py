@@ -1,4 +1,4 @@
-"""One trial: settings in, what came out as a plain dictionary."""
+"""Train one trial from its settings; return its record's body."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -24,6 +24,7 @@ from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
 from nxm_sweep.store.files import replace_folder
 from nxm_sweep.store.paths import MODEL, PREDICTIONS, WORK
+from nxm_sweep.store.record import RecordBody
 from nxm_sweep.training.callbacks import forget_reports
 from nxm_sweep.training.checkpoint import complete_checkpoints
 from nxm_sweep.training.cpu_layers import use_fast_layers_
@@ -39,21 +40,21 @@ from nxm_sweep.trial.splits import describe_splits, warn_of_duplicates
 from nxm_sweep.trial.trainer import TrialTrainer
 
 HELDOUT = "heldout"
-"""Name of the slice of the training set that selects, where the validation set does not."""
+"""Name of the training slice used for selection in place of the validation set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A trial's inputs, found and hashed; no model is loaded yet.
+    """A trial's inputs, located and hashed; no model is loaded yet.
 
     Attributes:
         rows: Training and validation rows.
-        model_folder: Where the pretrained model's files are.
+        model_folder: Folder of the pretrained model's files.
         model_digest: Hash of their content.
-        carries_head: Whether they hold a classifier head.
-        teacher: The model that this one learns from, if there is one.
-        seconds: How long it took.
-        derived: What trials have made of the rows, for the next one that wants the same.
+        carries_head: Whether they contain a classifier head.
+        teacher: The model that this one learns from, if any.
+        seconds: Duration of the preparation.
+        derived: Values that trials derived from the rows, for reuse by later trials.
     """
 
     rows: TaskRows
@@ -71,7 +72,7 @@ class Prepared:
 
 
 def prepare(settings: TrialSettings) -> Prepared:
-    """Find a trial's data, model and teacher and hash their content.
+    """Locate a trial's data, model and teacher and hash their content.
 
     Raises:
         DataError: The data set is missing or not what the task expects.
@@ -98,25 +99,26 @@ def prepare(settings: TrialSettings) -> Prepared:
 
 def run_trial(
     settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, monitor: Monitor
-) -> dict[str, Any]:
+) -> RecordBody | None:
     """Train one trial and return its record's body; continue from the last complete checkpoint in ``folder``.
 
     Args:
         settings: Checked settings.
-        prepared: What :func:`prepare` found.
-        folder: The trial's own folder: ``work/`` holds checkpoints and is removed at the end; ``model/`` is the best pruned
-            model, if it is to be saved.
-        console: Where progress goes.
-        monitor: Who hears of steps and epochs and may stop the trial.
+        prepared: The result of :func:`prepare`.
+        folder: The trial's folder: ``work/`` contains checkpoints and is removed at the end; ``model/`` is the best
+            pruned model, if it is saved.
+        console: Output for progress.
+        monitor: Receives steps and epochs, and may stop the trial.
 
     Returns:
-        Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds, versions. Of
-        several ranks, only rank 0 writes, speaks, listens to its monitor and returns them; the others return nothing.
+        Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds,
+        versions. With several ranks, only rank 0 writes, prints, uses its monitor and returns them; the others return
+        None.
 
     Raises:
         NonFiniteError: A loss or metric became NaN or infinite.
-        TrialStoppedError: The monitor said so.
-        SparsityError: A rule does not fit the model, or the saved weights do not hold their pattern.
+        TrialStoppedError: The monitor stopped the trial.
+        SparsityError: A rule does not fit the model, or the saved weights violate their pattern.
     """
     seconds = {"prepare": prepared.seconds}
     work = folder / WORK
@@ -125,11 +127,11 @@ def run_trial(
     ):  # so that sums have the same bits on every rank
         torch.set_num_threads(settings.training.threads or distributed.share(torch.get_num_threads()))
     console, monitor = (console if distributed.rank() == 0 else Console(quiet=True)), RankZeroMonitor(monitor)
-    with _timed(seconds, "tokenise"), distributed.together():
+    with _time_phase(seconds, "tokenise"), distributed.together():
         data, tokenizer = tokenise_rows(settings, prepared)
-    with _timed(seconds, "compare_splits"):
+    with _time_phase(seconds, "compare_splits"):
         splits = _compare_splits(settings, prepared, data, console) if distributed.rank() == 0 else {}
-    with _timed(seconds, "load_model"), distributed.together():
+    with _time_phase(seconds, "load_model"), distributed.together():
         trainer = build_trainer(settings, prepared, data, tokenizer, work=work, console=console, monitor=monitor)
     method = trainer.sparse_method
     budget = learning_rate_sum(settings, trainer.optimizer_steps())
@@ -141,42 +143,45 @@ def run_trial(
     end, last_prune = distance_to_go(method.targets), last_prune_of(trainer, start)
     if last_prune is not None and last_prune["advice"]:
         console.print(f"note: {last_prune['advice']}", highlight=False, soft_wrap=True)
-    with _timed(seconds, "report"):
-        outcome = _outcome(settings, trainer, data)
+    with _time_phase(seconds, "report"):
+        outcome = _collect_outcome(settings, trainer, data)
     if distributed.rank() > 0:
-        return {}
+        return None
     seconds |= trainer.seconds
-    with _timed(seconds, "verify"):
+    with _time_phase(seconds, "verify"):
         checks = _verify(trainer.best_folder, method.targets)
     if settings.save_model:
         tokenizer.save_pretrained(trainer.best_folder)
         replace_folder(trainer.best_folder, folder / MODEL)
     else:
-        shutil.rmtree(folder / MODEL, ignore_errors=True)  # of an earlier, forced-over run: it is not this record's
+        shutil.rmtree(folder / MODEL, ignore_errors=True)  # left by an earlier run that force=true replaced
     trainer.predictions_file.replace(folder / PREDICTIONS)
     shutil.rmtree(work)
-    return {
-        **outcome,
-        "last_prune": last_prune,
-        "travel": {"learning_rate_sum": budget, "start": start, "end": end},
-        "sparsity": {
-            "targets": describe_targets(method.targets),
-            "checked": [asdict(check) for check in checks],
-            "exact": all(check.exact for check in checks),
+    return cast(
+        "RecordBody",
+        {
+            **outcome,
+            "last_prune": last_prune,
+            "travel": {"learning_rate_sum": budget, "start": start, "end": end},
+            "sparsity": {
+                "targets": describe_targets(method.targets),
+                "checked": [asdict(check) for check in checks],
+                "exact": all(check.exact for check in checks),
+            },
+            **_describe_inputs(prepared, data, splits, trainer.model, method.targets),
+            **_describe_teacher(settings, prepared),
+            "steps": trainer.state.global_step,
+            "tokens": settings.training.epochs * sum(data.train["length"]),
+            "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
+            "seconds": seconds | {"total": sum(seconds.values()), **trainer.cpu_seconds},
+            "hardware": hardware(trainer.args.device),
+            "versions": versions(),
         },
-        **_inputs(prepared, data, splits, trainer.model, method.targets),
-        **_taught(settings, prepared),
-        "steps": trainer.state.global_step,
-        "tokens": settings.training.epochs * sum(data.train["length"]),
-        "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
-        "seconds": seconds | {"total": sum(seconds.values()), **trainer.cpu_seconds},
-        "hardware": hardware(trainer.args.device),
-        "versions": versions(),
-    }
+    )
 
 
-def _outcome(settings: TrialSettings, trainer: TrialTrainer, data: Tokenised) -> dict[str, Any]:
-    """What a record says of the outcome; scores the validation sets now if another slice has selected."""
+def _collect_outcome(settings: TrialSettings, trainer: TrialTrainer, data: Tokenised) -> dict[str, Any]:
+    """Return a record's outcome; score the validation sets now if another slice was used for selection."""
     best, metric = trainer.best_epoch(), settings.task.selection_metric
     if data.heldout is None:
         scores, value, unpruned = best["pruned"] or best["unpruned"], best["selection"], best["unpruned_selection"]
@@ -202,22 +207,22 @@ def _outcome(settings: TrialSettings, trainer: TrialTrainer, data: Tokenised) ->
         },
         "reported": scores,
         "epochs": trainer.epochs,
-        "iterations": [_iteration(entry) for entry in trainer.sparse_method.iterations],
+        "iterations": [_flatten_iteration(entry) for entry in trainer.sparse_method.iterations],
     }
 
 
-def _iteration(entry: Iteration) -> dict[str, Any]:
+def _flatten_iteration(entry: Iteration) -> dict[str, Any]:
     residuals = asdict(entry.residuals)
     groups = [
         {"group": name, **{key: value for key, value in group.items() if key not in {"groups", "rho"}}}
         for name, group in residuals.pop("groups").items()
     ]
-    found = {name: value for name, value in asdict(entry).items() if name != "residuals"}
-    return {**found, **residuals, "groups": groups}
+    values = {name: value for name, value in asdict(entry).items() if name != "residuals"}
+    return {**values, **residuals, "groups": groups}
 
 
 def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised, console: Console) -> dict[str, Any]:
-    """Return what a record says of the rows beside their numbers; warn of duplicates and of lines that were left out."""
+    """Return a record's comparison of the splits; warn of duplicates and of lines that were left out."""
     rows = prepared.rows
     for name, count in rows.left_out.items():
         console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
@@ -232,10 +237,10 @@ def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised
     return splits
 
 
-def _inputs(
+def _describe_inputs(
     prepared: Prepared, data: Tokenised, splits: dict[str, Any], model: Any, targets: list[Target]
 ) -> dict[str, Any]:
-    """What a record says of the data and the model."""
+    """Return a record's entries for the data and the model."""
     return {
         "data": {
             "layout": prepared.rows.layout,
@@ -255,15 +260,15 @@ def _inputs(
     }
 
 
-def _taught(settings: TrialSettings, prepared: Prepared) -> dict[str, Any]:
-    """What a record says of the teacher; nothing without one."""
+def _describe_teacher(settings: TrialSettings, prepared: Prepared) -> dict[str, Any]:
+    """Return a record's entry for the teacher; empty without one."""
     if prepared.teacher is None:
         return {}
     return {"distillation": {"name": settings.distillation.name, "teacher_digest": prepared.teacher_digest}}
 
 
 def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenised, Any]:
-    """Return a trial's rows as tokens, and the tokenizer."""
+    """Return a trial's tokenised rows, and the tokenizer."""
     training = settings.training
     fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
     key = f"tokens {training.max_length} {training.max_train_samples} {training.max_eval_samples} {fraction}"
@@ -293,7 +298,7 @@ def build_trainer(
     console: Console,
     monitor: Monitor,
 ) -> TrialTrainer:
-    """Return a trial's trainer over the pretrained model and a head, drawn from the seed or the model's own.
+    """Build a trial's trainer over the pretrained model and a head, drawn from the seed or the model's own.
 
     Raises:
         SparsityError: A rule does not fit the model.
@@ -317,13 +322,13 @@ def build_trainer(
         distillation=build_distillation(settings.distillation, prepared.teacher, tokenizer),
     )
     trainer.sparse_method.importance = build_importance(settings.method.importance, trainer)
-    if distributed.rank() > 0:  # another dropout mask than rank 0 draws for its rows
+    if distributed.rank() > 0:  # a dropout mask other than rank 0's
         set_seed(zlib.crc32(f"{settings.seed} {distributed.rank()}".encode()))
     return trainer
 
 
 def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
-    """Read the saved weights back and check every target."""
+    """Read back the saved weights and check every target."""
     checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
     for check in checks:
         if not check.holds:
@@ -335,7 +340,7 @@ def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+def _time_phase(seconds: dict[str, float], phase: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[phase] = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The trainer of a trial: keeps each epoch's scores and the best pruned model."""
+"""The trainer of a trial, which keeps each epoch's scores and the best pruned model."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from nxm_sweep.training.distributed_trainer import RankTrainer
 from nxm_sweep.training.metrics import answers, score
 from nxm_sweep.training.monitor import Monitor, raise_if_stopped
 
-_EVAL_BATCH = 64  # rows; it changes speed alone
+_EVAL_BATCH = 64  # rows; affects only speed
 
 
 class TrialTrainer(RankTrainer):
-    """Keeps each epoch's scores and the best pruned model; of several ranks, rank 0 writes.
+    """Keep each epoch's scores and the best pruned model; with several ranks, rank 0 writes.
 
     Args:
         settings: The trial's settings.
         work: Folder for checkpoints and the best model so far.
-        console: Where progress goes.
-        monitor: Who hears of steps and epochs and may stop the trial.
+        console: Output for progress.
+        monitor: Receives steps and epochs, and may stop the trial.
         **kwargs: As for :class:`RankTrainer`.
     """
 
@@ -70,20 +70,20 @@ class TrialTrainer(RankTrainer):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of training, evaluation and saving, those before an interruption included."""
+        """Seconds of training, evaluation and saving, including those before an interruption."""
         return dict(self.carried["seconds"])
 
     @property
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU seconds of training over all threads of this process, as ``train_cpu``, those before an interruption included.
+        """CPU seconds of training over all threads of this process, as ``train_cpu``, including before an interruption.
 
-        Empty where they are not known: a checkpoint of an earlier version did not count them, or other ranks spent some.
+        Empty where they are unknown: a checkpoint of an earlier version did not count them, or other ranks spent some.
         """
         spent = self.carried.get("train_cpu")
         return {} if spent is None or distributed.count() > 1 else {"train_cpu": spent}
 
     def optimizer_steps(self) -> int:
-        """Return how many optimizer steps the whole run takes."""
+        """Return the number of optimizer steps of the whole run."""
         batches = len(self.get_train_dataloader())
         return round(self.args.num_train_epochs) * math.ceil(batches / self.args.gradient_accumulation_steps)
 
@@ -101,23 +101,23 @@ class TrialTrainer(RankTrainer):
             self._progress.close()
 
     def best_epoch(self) -> dict[str, Any]:
-        """The entry of the epoch with the best selection score; the earlier wins a tie."""
+        """Return the entry of the epoch with the best selection score; the earlier wins a tie."""
         return max(self.epochs, key=lambda entry: float(entry["selection"]))
 
     def report(self, validation: dict[str, Dataset]) -> dict[str, dict[str, float]]:
-        """Score the selected model on validation sets that had no part in the selection; keep its predictions."""
-        load_weights(self._whole_model(), self.best_folder / "model.safetensors")
-        method, self.sparse_method = self.sparse_method, Dense()  # the weights are the pruned ones
+        """Score the selected model on validation sets not used for selection; keep its predictions."""
+        load_weights(self._require_model(), self.best_folder / "model.safetensors")
+        method, self.sparse_method = self.sparse_method, Dense()  # the weights are already pruned
         try:
             self._predictions = {}
             metrics = self.evaluate(validation)
         finally:
             self.sparse_method = method
         self._keep_predictions(self.best_epoch()["epoch"], validation)
-        return _scores(metrics, self._task, list(validation))
+        return _pick_scores(metrics, self._task, list(validation))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
-        """In the rows' order, which is by length already; the Trainer would shuffle them."""
+        """Keep the rows' order, which is by length already; the Trainer would shuffle them."""
         return SequentialSampler(eval_dataset)
 
     def evaluation_loop(
@@ -128,9 +128,9 @@ class TrialTrainer(RankTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Score as the Trainer does, and keep what was predicted."""
+        """Score as the Trainer does, and keep the predictions."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        labels, predictions = np.asarray(output.label_ids), answers(_outputs(output.predictions))
+        labels, predictions = np.asarray(output.label_ids), answers(_select_outputs(output.predictions))
         digits = 6 if predictions.dtype.kind == "f" else None
         self._predictions[metric_key_prefix.removeprefix("eval_")] = {
             "labels": [round(value, digits) for value in labels.tolist()],
@@ -141,14 +141,14 @@ class TrialTrainer(RankTrainer):
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         self._lap("train")
         metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        entry = self._entry(metrics)
+        entry = self._make_entry(metrics)
         self._lap("evaluate")
         is_best = all(entry["selection"] > earlier["selection"] for earlier in self.epochs)
         self.carried["epochs"].append(entry)
         if is_best:
             self._save_best()
         self._lap("save")
-        self._announce(entry, is_best=is_best)
+        self._print_epoch(entry, is_best=is_best)
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -159,18 +159,21 @@ class TrialTrainer(RankTrainer):
             raise_if_stopped(self._monitor.stop_after_epoch())
 
     def _lap(self, phase: str) -> None:
-        """Count the time since the last lap as ``phase``."""
+        """Add the time since the last call to ``phase``."""
         now, cpu = time.perf_counter(), time.process_time()
         self.carried["seconds"][phase] += now - self._mark
         if phase == "train" and "train_cpu" in self.carried:
             self.carried["train_cpu"] += cpu - self._cpu_mark
         self._mark, self._cpu_mark = now, cpu
 
-    def _entry(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def _make_entry(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         targets = self.sparse_method.targets
         sets = list(self._sets)
-        pruned, unpruned = _scores(metrics, self._task, sets), _scores(metrics, self._task, sets, "unpruned_")
-        shipped = next(iter(pruned.values()))  # the first validation set decides
+        pruned, unpruned = (
+            _pick_scores(metrics, self._task, sets),
+            _pick_scores(metrics, self._task, sets, "unpruned_"),
+        )
+        deciding = next(iter(pruned.values()))  # the first validation set decides
         if not targets:
             pruned, unpruned = {}, pruned
         metric = self._task.selection_metric
@@ -181,7 +184,7 @@ class TrialTrainer(RankTrainer):
         return {
             "epoch": round(self.state.epoch or 0),
             "step": self.state.global_step,
-            "selection": shipped[metric],
+            "selection": deciding[metric],
             "unpruned_selection": next(iter(unpruned.values()))[metric] if unpruned else None,
             "pruned": pruned or None,
             "unpruned": unpruned or None,
@@ -190,31 +193,31 @@ class TrialTrainer(RankTrainer):
         }
 
     def _save_best(self) -> None:
-        """Write the pruned model beside its place and move it there whole."""
+        """Write the pruned model to a temporary folder, then replace the best one."""
         if distributed.rank() > 0:
             return
         fresh = self.best_folder.with_name("best.tmp")
         with self.sparse_method.pruned():
-            self._whole_model().save_pretrained(fresh)
+            self._require_model().save_pretrained(fresh)
         replace_folder(fresh, self.best_folder)
         self._keep_predictions(round(self.state.epoch or 0), self._sets)
 
-    def _whole_model(self) -> PreTrainedModel:
+    def _require_model(self) -> PreTrainedModel:
         if not isinstance(self.model, PreTrainedModel):
             raise ModelError(f"expected a Transformers model but got a {type(self.model).__name__}")
         return self.model
 
     def _keep_predictions(self, epoch: int, sets: Mapping[str, Dataset]) -> None:
-        """Write the pruned model's answers in the order of the source's rows."""
+        """Write the pruned model's predictions in the order of the source's rows."""
         if distributed.rank() > 0:
             return
         kept = {}
         for name, rows in sets.items():
             order = np.argsort(rows["row"][:])
-            kept[name] = {key: [values[place] for place in order] for key, values in self._predictions[name].items()}
+            kept[name] = {key: [values[index] for index in order] for key, values in self._predictions[name].items()}
         write_json(self.predictions_file, {"epoch": epoch, "precision": self._precision, "sets": kept}, indent=None)
 
-    def _announce(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
+    def _print_epoch(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
         parts = [f"epoch {entry['epoch']}: {self._task.selection_metric} {entry['selection']:.4f}"]
         if entry["pruned"] and entry["unpruned"]:
             parts.append(f"unpruned {entry['unpruned_selection']:.4f}")
@@ -224,7 +227,7 @@ class TrialTrainer(RankTrainer):
 
 
 def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments:
-    """Return the Trainer's arguments for a trial that works in the folder ``work``."""
+    """Return the Trainer's arguments for a trial with the work folder ``work``."""
     training = settings.training
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -243,7 +246,7 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         seed=settings.seed,
         use_cpu=training.device == "cpu" or (training.device == "auto" and not torch.cuda.is_available()),
         train_sampling_strategy="group_by_length" if training.batching == "by_length" else "random",
-        remove_unused_columns=False,  # the sampler wants `length`; the collator picks the model's inputs
+        remove_unused_columns=False,  # the sampler needs `length`; the collator picks the model's inputs
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -251,7 +254,7 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         save_total_limit=1,
         logging_nan_inf_filter=False,
         report_to=training.report_to or "none",
-        run_name=work.parent.name,  # what MLflow calls the run: the trial's identity
+        run_name=work.parent.name,  # the run's name in MLflow: the trial's identity
         disable_tqdm=True,
     )
     if arguments.n_gpu > 1:
@@ -260,18 +263,18 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
 
 
 def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
-    return score(task.metrics, _outputs(prediction.predictions), np.asarray(prediction.label_ids))
+    return score(task.metrics, _select_outputs(prediction.predictions), np.asarray(prediction.label_ids))
 
 
-def _outputs(predictions: Any) -> np.ndarray[Any, Any]:
-    """The head's outputs, without what a model returns beside them."""
+def _select_outputs(predictions: Any) -> np.ndarray[Any, Any]:
+    """Return the head's outputs without a model's additional ones."""
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
 
 
-def _scores(
+def _pick_scores(
     metrics: Mapping[str, float], task: TaskSettings, sets: Sequence[str], infix: str = ""
 ) -> dict[str, dict[str, float]]:
-    """Scores per set of rows; empty where that kind of model was not scored."""
+    """Return scores per set of rows; empty where the pruned or unpruned model was not scored."""
     names = [*task.metrics, *(["mean"] if len(task.metrics) > 1 else []), "loss"]
     return {
         part: {name: float(metrics[f"eval_{part}_{infix}{name}"]) for name in names}

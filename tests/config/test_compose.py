@@ -293,8 +293,8 @@ BAD: list[tuple[str, str, str]] = [
     ("distillation=logits", "distillation has no teacher", "takes a finished trial that kept its model"),
     (
         "distillation=logits distillation.teacher.path=x distillation.weight=0",
-        "distillation.weight must lie above 0 and be at most 1; distillation=none is off but got 0.0",
-        "",
+        "distillation.weight must be in (0, 1] but got 0.0",
+        "distillation=none turns it off",
     ),
     (
         "distillation=logits distillation.teacher.path=x distillation.logits=0",

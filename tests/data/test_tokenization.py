@@ -196,9 +196,9 @@ def test_cache_lies_in_the_datasets_librarys_unless_told(rows: TaskRows, tokeniz
 RACER = """
 import json, sys, time
 from pathlib import Path
-from nxm_sweep.training.data import tokenise
+from nxm_sweep.data.tokenization import tokenise
 from datasets import Dataset
-from nxm_sweep.training.rows import Rows
+from nxm_sweep.data.loading import TaskRows
 place, me, counted = Path(sys.argv[1]), sys.argv[2], []
 class Slow:
     def __call__(self, texts, **options):
@@ -209,7 +209,7 @@ part = Dataset.from_dict({"text": ["a", "the a", "of the a"] * 20, "label": [0, 
 (place / me).touch()
 while not (place / "go").exists():
     time.sleep(0.002)
-rows = Rows(part, {"validation": part}, ("no", "yes"), "files", "d")
+rows = TaskRows(part, {"validation": part}, ("no", "yes"), "files", "d")
 data = tokenise(rows, Slow(), tokenizer_digest="t", max_length=8, cache=place / "cache")
 print(json.dumps([sum(counted), list(data.train), list(data.validation["validation"])]))
 """

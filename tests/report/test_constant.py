@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table, table_frame
 from nxm_sweep.report.terminal import print_trials
+from nxm_sweep.store.record import Record
 from tests.report.records import predict, record, write
 
 CONSTANT = 0.75
@@ -85,7 +86,7 @@ def test_every_trial_that_does_not_beat_it_is_marked(tmp_path: Path) -> None:
     assert scores == {"80.00", "75.00\u2020", "50.00\u2020", "76.00", "31.00\u2020"}
     file = io.StringIO()
     records = [json.loads(Path(path).read_text()) for path in report.trials["path"]]
-    print_trials([{**one, "config": _config(one)} for one in records], Console(file=file, width=140))
+    print_trials([cast("Record", {**one, "config": _config(one)}) for one in records], Console(file=file, width=140))
     lines = {line.split()[0]: line for line in file.getvalue().splitlines() if line.strip()}
     assert "0.5000\u2020" in lines["gradual"]
     assert "\u2020" not in lines["dense"]

@@ -52,7 +52,7 @@ def bests(folder: Path, plan: Plan, board: SweepState, monkeypatch: pytest.Monke
     end = file.getvalue()
     coordinator: Any = SimpleNamespace(board=board, left=[])
     live = LiveView(plan, folder, Estimate(plan, folder), coordinator, console)
-    console.print(live._picture(board))
+    console.print(live._render(board))
     report = read_report([folder])
     (row,) = make_table(report).rows
     (first, *_), _ = trial_rows(report, folder, 10)

@@ -23,6 +23,7 @@ from nxm_sweep.data.loading import heldout_rows
 from nxm_sweep.export.__main__ import main as export
 from nxm_sweep.sensitivity.__main__ import main
 from nxm_sweep.sensitivity.scanner import Measured, Meter, Unfinished
+from nxm_sweep.store.record import Record
 from nxm_sweep.trial.run import run_point
 from nxm_sweep.verify import main as verify
 
@@ -47,11 +48,11 @@ class Place:
     def trial_folder(self) -> Path:
         return self.outputs / "trials" / self.trial
 
-    def train(self, *overrides: str) -> dict[str, Any]:
+    def train(self, *overrides: str) -> Record:
         return train(self.overrides, *overrides)
 
 
-def train(*overrides: Any) -> dict[str, Any]:
+def train(*overrides: Any) -> Record:
     given = [*overrides[0], *overrides[1:]]
     return run_point(compose_settings(given), Console(file=io.StringIO()))[0]
 

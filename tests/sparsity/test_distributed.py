@@ -22,7 +22,7 @@ from nxm_sweep.sparsity import distributed
 
 SECONDS = 120  # no wait of these tests is longer
 COUNT = 2
-DRIVER = Path(__file__).with_name("rank_driver.py")
+DRIVER = Path(__file__).with_name("distributed_driver.py")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
 @pytest.fixture(scope="module")
 def alone() -> Found:
     """What one process finds."""
-    tensors, figures = runpy.run_path(str(DRIVER), run_name="rank_driver")["work"]()
+    tensors, figures = runpy.run_path(str(DRIVER), run_name="distributed_driver")["work"]()
     return Found(tensors, json.loads(json.dumps(figures)))
 
 

@@ -91,7 +91,7 @@ def test_a_terminal_shows_cells_running_trials_and_the_time_left(plan: Plan, tmp
 
 def _rendered(view: LiveView, board: SweepState) -> list[str]:
     console, file = _console()
-    console.print(view._picture(board))
+    console.print(view._render(board))
     return file.getvalue().splitlines()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import ConfigError, NonFiniteError
 from nxm_sweep.settings import TrialSettings
+from nxm_sweep.store.record import Record
 from nxm_sweep.trial.run import run_point
 from nxm_sweep.trial.trainer import TrialTrainer
 
@@ -32,11 +33,11 @@ def settings_of(folder: Path, model: Path, *overrides: str) -> TrialSettings:
     )
 
 
-def run(settings: TrialSettings) -> dict[str, Any]:
+def run(settings: TrialSettings) -> Record:
     return run_point(settings, Console(file=io.StringIO()))[0]
 
 
-def expected_of(record: dict[str, Any]) -> dict[str, list[float]]:
+def expected_of(record: Any) -> dict[str, list[float]]:
     """What the record says by epoch, under the names that the Trainer logs."""
     epochs = record["epochs"]
     expected = {f"admm_{name}": [entry[name] for entry in record["iterations"]] for name in ("primal", "dual", "rho")}

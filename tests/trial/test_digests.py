@@ -181,8 +181,8 @@ trial.prepare = lambda settings: SimpleNamespace(
     rows=SimpleNamespace(digest=settings.task.name, train=range(7)),
     model_digest="model", teacher_digest="", carries_head=False)
 sys.modules[trial.__name__] = trial
-from nxm_sweep.config import compose_settings
-from nxm_sweep.sweep.digests import DigestMemo
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.trial.digests import DigestMemo
 settings = compose_settings(["task=demo/paraphrase", "model=minilm_l6"])
 for number in range(30):
     settings.task.name = f"{sys.argv[2]} {number}"

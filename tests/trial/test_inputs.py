@@ -17,6 +17,7 @@ import nxm_sweep.trial.train
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.record import Record
 from nxm_sweep.trial import inputs as module
 from nxm_sweep.trial.inputs import Inputs
 from nxm_sweep.trial.run import run_point
@@ -66,13 +67,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def _train(inputs: Inputs | None, overrides: list[str], *more: str) -> dict[str, Any]:
+def _train(inputs: Inputs | None, overrides: list[str], *more: str) -> Record:
     record, trained = run_point(compose_settings([*overrides, *more]), Console(file=io.StringIO()), inputs=inputs)
     assert trained
     return record
 
 
-def _outcome(record: dict[str, Any]) -> dict[str, Any]:
+def _outcome(record: Record) -> dict[str, Any]:
     return {key: record[key] for key in ("identity", "epochs", "data", "hashed", "best")}
 
 

@@ -103,15 +103,15 @@ def test_rank_knows_its_place_and_its_order(run: Any, settings: TrialSettings, t
 
 
 _GROUP = """
-from nxm_sweep.config import settings_of
-from nxm_sweep.sparsity import ranks
-from nxm_sweep.sweep.group import Group
+from nxm_sweep.config.compose import settings_of
+from nxm_sweep.sparsity import distributed
+from nxm_sweep.trial.process_group import ProcessGroup
 
 try:
-    with Group(settings_of(order["settings"])):
+    with ProcessGroup(settings_of(order["settings"])):
         if rank == 1:
             raise RuntimeError("boom")
-        ranks.wait()
+        distributed.wait()
 except Exception as error:
     open(os.path.join(order["settings"]["output_dir"], f"{rank}.txt"), "w").write(f"{type(error).__name__}: {error}")
     sys.exit(1)
@@ -136,10 +136,10 @@ def test_settings_from_json_are_checked(settings: TrialSettings) -> None:
 
 _CHILD = """
 import os
-from nxm_sweep.sweep.signs import end_with
+from nxm_sweep.store.liveness import exit_with_parent
 parent = os.getppid()
 print("up", flush=True)
-end_with(parent)
+exit_with_parent(parent)
 """
 _PARENT = f"""
 import subprocess, sys

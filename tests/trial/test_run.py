@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from filelock import FileLock
@@ -18,6 +18,7 @@ from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import NonFiniteError, RecordError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import read_record
 from nxm_sweep.training.monitor import Monitor
 from nxm_sweep.trial import train
@@ -82,6 +83,11 @@ def test_a_point_is_trained_once_and_its_record_returned_ever_after(trials: Tria
     assert again == first
 
 
+def _turn(record: Record) -> int:
+    """Which of the fake trainings wrote a record."""
+    return int(cast("dict[str, Any]", record)["turn"])
+
+
 def test_a_record_says_what_it_is_of(trials: Trials, settings: TrialSettings, tmp_path: Path) -> None:
     record, _ = run_point(settings, _console())
     identity, hashed = identity_of(settings, data_digest="rows", model_digest="files")
@@ -89,10 +95,10 @@ def test_a_record_says_what_it_is_of(trials: Trials, settings: TrialSettings, tm
     assert read_record(tmp_path / "trials" / identity) == record
     assert (record["schema"], record["identity"], record["hashed"]) == (2, identity, hashed)
     names = ("task", "method", "sparsity_name", "model_name")
-    assert [record[name] for name in names] == ["demo/paraphrase", "asp", "2of4", "bert_base"]
+    assert [cast("dict[str, Any]", record)[name] for name in names] == ["demo/paraphrase", "asp", "2of4", "bert_base"]
     assert record["config"]["learning_rate"]["value"] == 3e-5
-    assert record["turn"] == 1
-    started, finished = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
+    assert _turn(record) == 1
+    started, finished = map(datetime.fromisoformat, (record["started"], record["finished"]))
     assert started.tzinfo is not None
     assert started <= finished
 
@@ -107,7 +113,7 @@ def test_force_trains_again_and_replaces_the_record(trials: Trials, settings: Tr
     settings.force = True
     second, trained = run_point(settings, _console())
     assert trained
-    assert (first["turn"], second["turn"]) == (1, 2)
+    assert (_turn(first), _turn(second)) == (1, 2)
     assert first["identity"] == second["identity"]
     assert read_record(trial_folder(tmp_path, first["identity"])) == second
 

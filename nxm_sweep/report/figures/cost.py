@@ -1,4 +1,4 @@
-"""The picture of what a method's step costs, relative to dense training on the same machine, against its score."""
+"""Picture of the cost of a step, relative to dense training on the same machine, against score."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ def cost(trials: pd.DataFrame, names: Sequence[str]) -> Picture:
     """Draw each cell's mean cost of a step, relative to dense, against its mean score, with intervals on both.
 
     Args:
-        trials: As a report has them, scores times 100.
-        names: Of the settings that differ in a cell, without the seed.
+        trials: Those of a report, scores times 100.
+        names: Settings that vary within a cell, without the seed.
     """
     measured = relative_costs(trials)
-    kinds = [kind for kind in _MEASURES if kind in set(measured.loc[measured["relative"].notna(), "measure"])]
-    measure = "; ".join(_MEASURES[kind] for kind in kinds)
-    sheet = Sheet("cost", "Cost of a step against score", f"{measure},\nrelative to dense", "score times 100")
+    measures = [
+        measure for measure in _MEASURES if measure in set(measured.loc[measured["relative"].notna(), "measure"])
+    ]
+    seconds = "; ".join(_MEASURES[measure] for measure in measures)
+    sheet = Sheet("cost", "Cost of a step against score", f"{seconds},\nrelative to dense", "score times 100")
     if measured["step_cost"].isna().all():
         return sheet.without("no record holds the CPU seconds of its training (seconds.train_cpu)")
     points = mean_costs(measured, names)
@@ -56,32 +58,30 @@ def cost(trials: pd.DataFrame, names: Sequence[str]) -> Picture:
         if front is not None:
             line: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "label": "Pareto front"}
             axes.step(front["relative"], front["value"], where="post", **line)
-        said = [
+        parts = [
             f"{truncate(row.method)} {row.value:.1f} at {row.relative:.2f}" for row in group.head(SAID).itertuples()
         ]
-        return "; ".join([*said, _NO_FRONT if front is None else f"front of {len(front)}"])
+        return "; ".join([*parts, _NO_FRONT if front is None else f"front of {len(front)}"])
 
-    words = (
+    text = (
         "Means over the seeds of each cell's best settings, with Student's 95% intervals; one seed has none. A step is divided "
         "by the mean step of dense trials of the same machine, package versions and training settings."
     )
     lacking = int(measured["relative"].isna().sum())
     if lacking:
-        words += (
-            f" {lacking} of {len(measured)} trials lack such a dense trial, or their CPU seconds, and are left out."
-        )
+        text += f" {lacking} of {len(measured)} trials lack such a dense trial, or their CPU seconds, and are left out."
     if any(sure_front(group) is None for _, group in places(points)):
-        words += " A front is drawn only where the intervals of its members, and of what they dominate, do not overlap."
-    return sheet.draw(points, mark, words)
+        text += " A front is drawn only where the intervals of its members, and of what they dominate, do not overlap."
+    return sheet.draw(points, mark, text)
 
 
 def relative_costs(trials: pd.DataFrame) -> pd.DataFrame:
-    """Add what a step of each trial costs.
+    """Add the cost of a step to each trial.
 
     Returns:
-        The trials with ``measure`` (``cpu`` or ``gpu``: which seconds), ``step_cost`` (those seconds per optimizer step; NaN:
-        unknown) and ``relative``: divided by the mean of the dense trials of the same task, model, machine, package versions
-        and training settings (NaN: there are none).
+        The trials with ``measure`` (which seconds: ``cpu`` or ``gpu``), ``step_cost`` (these seconds per optimizer
+        step; NaN: unknown) and ``relative``, divided by the mean of the dense trials of the same task, model, machine,
+        package versions and training settings (NaN: none exists).
     """
     on_gpu = ~trials["device"].astype(str).str.startswith("cpu")
     measured = trials.assign(
@@ -95,9 +95,9 @@ def relative_costs(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_costs(measured: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return a row per cell with a relative cost: its mean cost and score over the seeds of its best settings.
+    """Return mean cost and score over the seeds of the best settings, for every cell with a relative cost.
 
-    Where there are CPU and GPU trials, they are no means together, and the task says which they are of.
+    CPU and GPU trials are averaged apart; where both exist, the name of the task says which.
 
     Returns:
         :data:`CELL`, ``metric``, and for ``relative`` and ``value`` the mean and the ends of its 95% interval (NaN with one
@@ -105,8 +105,8 @@ def mean_costs(measured: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     both = len(set(measured.loc[measured["relative"].notna(), "measure"])) > 1
-    for (*cell, measure), mine in measured.groupby([*CELL, "measure"], sort=False):
-        chosen = best_settings(mine, names)
+    for (*cell, measure), trials in measured.groupby([*CELL, "measure"], sort=False):
+        chosen = best_settings(trials, names)
         chosen = chosen[chosen["relative"].notna() & chosen["value"].notna()]
         if chosen.empty:
             continue
@@ -122,10 +122,10 @@ def mean_costs(measured: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def sure_front(points: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the points that no other dominates, cheapest first; None where that could be otherwise by chance.
+    """Return the Pareto front, cheapest first; None where chance could change it.
 
-    It could not where neighbours on the front lie apart on both axes, and every other point lies apart on both axes from one
-    that dominates it. Apart means that the intervals do not overlap.
+    It could not where neighbours on the front are apart on both axes, and every other point is apart on both axes from
+    one that dominates it. Apart means that the intervals do not overlap.
     """
     ordered = points.sort_values(["relative", "value"], ascending=[True, False], kind="stable")
     before = ordered["value"].astype(float).cummax().shift(fill_value=-np.inf)

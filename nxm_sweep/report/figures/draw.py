@@ -1,4 +1,4 @@
-"""Every figure of a report, by name."""
+"""Draw every picture of a report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nxm_sweep.report.table import Table
 
 
 def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
-    """Return every picture, those too that are left out because their data is missing; scores are times 100."""
+    """Return every picture, including those left out for missing data; scores are times 100."""
     tasks = [task.name for task in table.tasks]
     metrics = {task.name: task.metric for task in table.tasks}
     trials = in_order(report.trials, tasks).assign(value=100 * report.trials["value"])
@@ -41,6 +41,6 @@ def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
         *after,
     ]
     if len(shown_trials) < len(trials):
-        words = f"Of each task's methods and patterns the best {SERIES} are drawn."
-        pictures = [replace(one, words=f"{one.words} {words}") if one.panels else one for one in pictures]
+        note = f"Of each task's methods and patterns the best {SERIES} are drawn."
+        pictures = [replace(one, words=f"{one.words} {note}") if one.panels else one for one in pictures]
     return [scores(cells_of(table)), *pictures]

@@ -1,4 +1,4 @@
-"""How every picture looks: one colour, marker and hatch per method, ink that takes the page's colour, SVG without dates."""
+"""Style of every picture: a colour, marker and hatch per method, ink in the page's colour, SVG without dates."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from nxm_sweep.formatting import format_value
 from nxm_sweep.report.labels import METHOD_ORDER, place_in
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports on its font cache
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs about its font cache
 
 
-INK = "#010203"  # stands for the colour of the surrounding text until the SVG is written
+INK = "#010203"  # replaced by the colour of the surrounding text when the SVG is written
 FAINT = "#040506"  # the same at half strength
-WIDTH = 3.7  # inches: a panel fills a phone's width, and three fit on a desk
-_NAME = 28  # characters of a name in a picture
+WIDTH = 3.7  # inches: one panel fits a phone's width, three a desktop's
+_NAME = 28  # most characters of a name in a picture
 _MATPLOTLIB_STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -53,7 +53,7 @@ _MATPLOTLIB_STYLE: dict[Any, Any] = {
     "savefig.transparent": True,
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "text.color": INK,
-    "text.parse_math": False,  # a name may hold a dollar
+    "text.parse_math": False,  # a name may contain a dollar
     "xtick.color": INK,
     "xtick.labelsize": 7,
     "ytick.color": INK,
@@ -63,21 +63,21 @@ _MATPLOTLIB_STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a method is drawn: never by colour alone."""
+    """Style of a method, never colour only."""
 
     color: str
     marker: str
     hatch: str
     line: str | tuple[int, tuple[float, ...]]
-    hollow: bool = False  # of a method's second and later sparsity
+    hollow: bool = False  # for a method's second and later sparsity
 
     def marks(self) -> dict[str, Any]:
-        """Return the keywords of a marker."""
+        """Return Matplotlib's marker keywords."""
         face = {"markerfacecolor": "none", "markeredgecolor": self.color} if self.hollow else {"markeredgecolor": INK}
         return {"color": self.color, "marker": self.marker, "markeredgewidth": 1.0 if self.hollow else 0.5, **face}
 
 
-# The colours of Okabe and Ito (2008), which people with any colour vision tell apart; their black is the page's ink.
+# Colours of Okabe and Ito (2008), distinct with any colour vision; their black is the page's ink.
 _STYLES = {
     "dense": Style(INK, "o", "", (0, (1, 1.2))),
     "asp": Style("#E69F00", "s", "//", (0, (5, 1.5))),
@@ -97,13 +97,13 @@ _OTHERS = (
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One drawing: an SVG element for a page, and in words what it shows."""
+    """One drawing: an SVG element for a page, and its alternative text."""
 
     svg: str
     alt: str
 
     def file(self) -> str:
-        """Return the SVG of a file of its own: dark ink on white, wherever it is shown."""
+        """Return a standalone SVG file: dark ink on white in any viewer."""
         style = "<style>svg{color:#1a1a1a;background:#fff;font-family:sans-serif}</style>"
         head, body = self.svg.split(">", 1)
         width, height = re.findall(r"[\d.]+", head.partition("viewBox=")[2])[2:4]
@@ -115,10 +115,10 @@ class Picture:
     """A picture of the report.
 
     Attributes:
-        name: Of its file and of its place in the page.
-        title: Of the whole.
+        name: Of its file and its anchor in the page.
+        title: Its title.
         panels: Its drawings; empty when it was left out.
-        words: What the drawings cannot say: why it was left out, what was cut, what follows from the rules alone.
+        words: Text beside the drawings: why it was left out, what was cut, what the rules imply.
     """
 
     name: str
@@ -128,17 +128,17 @@ class Picture:
 
 
 def style_of(method: str) -> Style:
-    """Return how a method is drawn in every picture; methods of the user's own share three looks."""
+    """Return the style of a method in every picture; user-defined methods share two styles."""
     return _STYLES.get(method) or _OTHERS[sum(method.encode()) % len(_OTHERS)]
 
 
 def legend_order(methods: Sequence[str]) -> list[str]:
-    """Return the methods in the order of every legend: those known here first, then by name."""
+    """Return the methods in legend order: known methods first, others by name."""
     return sorted(set(methods), key=place_in(METHOD_ORDER))
 
 
 def truncate(text: object, length: int = _NAME) -> str:
-    """Return a name as a picture shows it: no control characters, its middle left out if it is long."""
+    """Return a name for a picture: control characters replaced, the middle of a long name cut."""
     text = str(text)
     if len(text) > length:
         half = (length - 1) // 2
@@ -148,11 +148,11 @@ def truncate(text: object, length: int = _NAME) -> str:
 
 @contextmanager
 def open_figure(title: str, across: str, up: str, *, height: float = 2.7) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure with one pair of axes, labelled with what they measure, in this module's style."""
+    """Yield a figure with one pair of labelled axes, in this module's style."""
     with mpl.rc_context(_MATPLOTLIB_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's font has it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's font has the glyph
         figure = Figure(figsize=(WIDTH, height))
-        axes = figure.add_axes((0.17, 0.25, 0.8, 0.65))  # about; panel() fits it
+        axes = figure.add_axes((0.17, 0.25, 0.8, 0.65))  # approximate; render_panel() fits it
         axes.set_title(truncate(title, 48))
         axes.set_xlabel(across)
         axes.set_ylabel(up)
@@ -160,23 +160,23 @@ def open_figure(title: str, across: str, up: str, *, height: float = 2.7) -> Ite
 
 
 def render_panel(figure: Figure, name: str, alt: str) -> Panel:
-    """Return the figure as SVG; the same figure gives the same text, and ``name`` makes its ids unique in a page.
+    """Render a figure as SVG, deterministically; ``name`` makes its ids unique in a page.
 
-    To be called inside :func:`drawing`.
+    Call inside :func:`open_figure`.
     """
-    _fit(figure)
+    _fit_axes(figure)
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return Panel(_embedded(file.getvalue(), alt), alt)
+    return Panel(_embed(file.getvalue(), alt), alt)
 
 
-def _fit(figure: Figure) -> None:
-    """Give the axes all room that their labels and the legend leave; more than a line of legend makes the figure higher.
+def _fit_axes(figure: Figure) -> None:
+    """Give the axes all room left by labels and legend; a legend of more than one line makes the figure taller.
 
-    Matplotlib's own layouts do the same in several passes, which take longer than the drawing.
+    Matplotlib's own layouts need several passes, which take longer than the drawing.
     """
-    renderer = _ruler()
+    renderer = _get_renderer()
     (axes,) = figure.axes
     below = sum(legend.get_window_extent(renderer).height for legend in figure.legends)
     figure.set_figheight(figure.get_figheight() + max(0.0, below / figure.dpi - 0.22))
@@ -190,14 +190,14 @@ def _fit(figure: Figure) -> None:
 
 
 @cache
-def _ruler() -> RendererBase:
-    """What texts are measured with. Matplotlib remembers sizes for each renderer, and pictures repeat their texts."""
+def _get_renderer() -> RendererBase:
+    """Return the renderer that measures texts: Matplotlib caches sizes per renderer, and pictures repeat texts."""
     renderer: RendererBase = FigureCanvasAgg(Figure()).get_renderer()  # type: ignore[no-untyped-call]
     return renderer
 
 
 def legend(axes: Axes) -> None:
-    """Put a legend under the axes, if they have anything to name, in as many columns as its longest name leaves."""
+    """Add a legend below the axes if they have labels; the longest label limits its columns."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = max(1, min(3, len(handles), 54 // (max(map(len, labels)) + 6)))
@@ -214,8 +214,8 @@ def log_ticks(axes: Axes, values: Sequence[float], which: str = "x") -> None:
     axis.set_major_formatter(mpl.ticker.FixedFormatter([format_value(value) for value in values]))
 
 
-def _embedded(svg: str, alt: str) -> str:
-    """The ``<svg>`` element for a page: named for screen readers, in the page's ink, without matplotlib's frame."""
+def _embed(svg: str, alt: str) -> str:
+    """Return the ``<svg>`` element: labelled for screen readers, in the page's ink, without Matplotlib's frame."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(
@@ -223,23 +223,23 @@ def _embedded(svg: str, alt: str) -> str:
     )  # it would style the page
     box = re.search(r'viewBox="[^"]*"', svg)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0] if box else ""}'
-    body = re.sub(r"<[^>]*>", _tag, re.sub(r"\n\s*", "\n", svg.split(">", 1)[1]))
-    body = re.sub(r"<g([^>]*)>\n((?:<use [^>]*/>\n)+)</g>", _marks, body)
+    body = re.sub(r"<[^>]*>", _clean_tag, re.sub(r"\n\s*", "\n", svg.split(">", 1)[1]))
+    body = re.sub(r"<g([^>]*)>\n((?:<use [^>]*/>\n)+)</g>", _group_style, body)
     return f'{head} role="img" aria-label="{escape(alt)}">{body}'
 
 
-def _marks(found: re.Match[str]) -> str:
-    """Marks of one series: their style is said once, by their group, and not by each."""
-    styles = set(re.findall(r' style="[^"]*"', found[2]))
+def _group_style(match: re.Match[str]) -> str:
+    """Move the common style of a series' marks to their group."""
+    styles = set(re.findall(r' style="[^"]*"', match[2]))
     if len(styles) != 1:
-        return found[0]
+        return match[0]
     (style,) = styles
-    return f"<g{found[1]}{style}>\n{found[2].replace(style, '')}</g>"
+    return f"<g{match[1]}{style}>\n{match[2].replace(style, '')}</g>"
 
 
-def _tag(found: re.Match[str]) -> str:
-    """A tag, and no text, for a page: its ink, no font, coordinates of two digits."""
-    tag = re.sub(r'^<g id="[^"]*"', "<g", found[0])  # every figure's axes_1
+def _clean_tag(match: re.Match[str]) -> str:
+    """Clean a tag, but no text: the page's ink, no font, coordinates of two digits."""
+    tag = re.sub(r'^<g id="[^"]*"', "<g", match[0])  # axes_1 is in every figure
     tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag)
     tag = re.sub(r"(\.\d\d)\d+", r"\1", tag)
     return tag.replace(INK, "currentColor").replace(FAINT, "currentColor; stroke-opacity: 0.35")

@@ -1,4 +1,4 @@
-"""Two sweeps side by side as one HTML file."""
+"""A comparison of two sweeps as one HTML file."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from nxm_sweep.store.paths import REPORTS
 
 _NAMES = ("task", "method", "pattern", "model")
 _TESTED = {"paired": "mean", "95% interval": "", "p (Holm)": "p_holm", "seeds": "n", "missing pairs": "missing"}
-"""Columns of the test, and which of its numbers each sorts by."""
+"""Columns of the test, and the number that each sorts by."""
 _TITLE = "Scores in both sweeps"
 
 
 def comparison_page(comparison: Comparison, target: Path) -> dict[str, str]:
-    """Return the page and its picture's files, by name; links are relative to the folder ``target``."""
+    """Return the page and the files of its picture by name; links are relative to ``target``."""
     image = changes(comparison.pairings)
-    columns = [*(Column(name, name) for name in _NAMES), *(Column(f"{place}", "", numeric=True) for place in (1, 2))]
+    columns = [*(Column(name, name) for name in _NAMES), *(Column(f"{number}", "", numeric=True) for number in (1, 2))]
     columns.append(Column("difference", "", numeric=True))
     columns += [Column(name, "", numeric=name != "95% interval") for name in _TESTED]
     columns += [Column(name, "") for name in ("trials", "hyperparameters", "note")]
-    rows = [_row(pairing, comparison.sides, target) for pairing in comparison.pairings]
+    rows = [_make_row(pairing, comparison.sides, target) for pairing in comparison.pairings]
     values = {
-        "title": f"N:M sparsity sweeps: {' against '.join(_folder(side) for side in comparison.sides)}",
+        "title": f"N:M sparsity sweeps: {' against '.join(_name_folder(side) for side in comparison.sides)}",
         "watch": None,
         "sections": ("Sweeps", "Entries", "Differences", "Notes"),
-        "sides": [_side(name, side, target) for name, side in zip(comparison.names, comparison.sides, strict=True)],
+        "sides": [
+            _describe_side(name, side, target) for name, side in zip(comparison.names, comparison.sides, strict=True)
+        ],
         "caption": "Scores times 100, and the second less the first; a link leads to the record.",
         "columns": columns,
         "rows": rows,
@@ -50,14 +52,14 @@ def comparison_page(comparison: Comparison, target: Path) -> dict[str, str]:
         "from records alone.",
     }
     files = {
-        f"pictures/{image.name}{f'-{place}' if place else ''}.svg": panel.file()
-        for place, panel in enumerate(image.panels)
+        f"pictures/{image.name}{f'-{index}' if index else ''}.svg": panel.file()
+        for index, panel in enumerate(image.panels)
     }
     return {"comparison.html": fill("comparison.html.jinja", values), **files}
 
 
 def changes(pairings: Sequence[Pairing]) -> Picture:
-    """Draw where each entry's score went: a panel per model, a line per task, from a tick to a mark per method and sparsity."""
+    """Draw each entry's change of score: a panel per model, a line per task, tick to mark per method and sparsity."""
     both = pd.DataFrame(
         [
             {
@@ -81,29 +83,31 @@ def changes(pairings: Sequence[Pairing]) -> Picture:
         axes.plot(frame["first"], at, linestyle="none", marker="|", markersize=7, color=INK)
 
     models = [(str(model), group) for model, group in both.groupby("model", sort=False)]
-    panels = [by_task("differences", _TITLE, model, group, mark, say=_said) for model, group in models[:PANELS]]
+    panels = [
+        by_task("differences", _TITLE, model, group, mark, say=_format_scores) for model, group in models[:PANELS]
+    ]
     return make_figure(
         "differences", _TITLE, panels, len(models), "Ticks are the first sweep's scores, marks the second's."
     )
 
 
-def _said(row: Any) -> str:
+def _format_scores(row: Any) -> str:
     return f"{row.first:.1f} and {row.value:.1f}"
 
 
-def _side(name: str, side: Content, target: Path) -> dict[str, Any]:
+def _describe_side(name: str, side: Content, target: Path) -> dict[str, Any]:
     own = side.report.folders[0] / REPORTS / "index.html"
     return {"name": name, "href": link(str(own), target) if own.exists() else "", "facts": list(facts(side.report))}
 
 
-def _folder(side: Content) -> str:
+def _name_folder(side: Content) -> str:
     folder = side.report.folders[0]
     return folder.name or str(folder)
 
 
-def _row(pairing: Pairing, sides: Sequence[Content], target: Path) -> list[TableCell]:
+def _make_row(pairing: Pairing, sides: Sequence[Content], target: Path) -> list[TableCell]:
     names = [TableCell(" ".join(getattr(pairing, name).split())) for name in _NAMES]
-    scores = [_score(entry, side, target) for entry, side in zip(pairing.entries, sides, strict=True)]
+    scores = [_make_score_cell(entry, side, target) for entry, side in zip(pairing.entries, sides, strict=True)]
     difference = pairing.difference
     value = "" if difference is None else f"{difference:.12g}"
     tested = [
@@ -113,17 +117,17 @@ def _row(pairing: Pairing, sides: Sequence[Content], target: Path) -> list[Table
         for name, text in pairing.tested_texts.items()
         for numbers in [pairing.tested.get(_TESTED[name])]
     ]
-    words = [TableCell(text) for text in (pairing.trials, pairing.hyperparameters, pairing.tested.get("note", ""))]
-    return [*names, *scores, TableCell(pairing.difference_text, value=value, numeric=True), *tested, *words]
+    texts = [TableCell(text) for text in (pairing.trials, pairing.hyperparameters, pairing.tested.get("note", ""))]
+    return [*names, *scores, TableCell(pairing.difference_text, value=value, numeric=True), *tested, *texts]
 
 
-def _score(entry: Entry | None, side: Content, target: Path) -> TableCell:
+def _make_score_cell(entry: Entry | None, side: Content, target: Path) -> TableCell:
     value = "" if entry is None or entry.value is None else f"{entry.value:.12g}"
-    return TableCell(shown(entry), value=value, numeric=True, href="".join(_links(entry, side, target)))
+    return TableCell(shown(entry), value=value, numeric=True, href="".join(_link_trial(entry, side, target)))
 
 
-def _links(entry: Entry | None, side: Content, target: Path) -> Iterator[str]:
-    """The address of the first trial behind an entry."""
+def _link_trial(entry: Entry | None, side: Content, target: Path) -> Iterator[str]:
+    """Yield the address of the first trial behind an entry."""
     if entry is not None and entry.identities:
         trials = side.report.trials
         yield link(str(trials.loc[trials["identity"] == entry.identities[0], "path"].iloc[0]), target)

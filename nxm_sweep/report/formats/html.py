@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it: no network, no library, and no script to be read."""
+"""The report as one self-contained HTML file: no network, no library, readable without scripts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _WARNINGS = 60
 
 
 def fill(template: str, values: dict[str, Any]) -> str:
-    """Return a page: whatever stands in ``values`` is text in it, unless it is marked as a page's own."""
+    """Return a page from a template; ``values`` are escaped unless they are ``Markup``."""
     environment = Environment(
         loader=PackageLoader("nxm_sweep.report", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    script = f"\n{_file('page.js')}"
+    script = f"\n{_read_asset('page.js')}"
     return environment.get_template(template).render(
-        style=Markup(_file("page.css")),  # noqa: S704 - a file of this package
+        style=Markup(_read_asset("page.css")),  # noqa: S704 - a file of this package
         script=Markup(script),  # noqa: S704 - a file of this package
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **values,
@@ -46,43 +46,43 @@ def fill(template: str, values: dict[str, Any]) -> str:
 
 
 def drawn(picture: Picture) -> dict[str, Any]:
-    """Return a picture as the templates take it."""
+    """Return a picture as values of a template."""
     panels = [Markup(panel.svg) for panel in picture.panels]  # noqa: S704 - matplotlib escapes what it writes
     return {"name": picture.name, "title": picture.title, "words": picture.words, "panels": panels}
 
 
 @cache
-def _file(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (files("nxm_sweep.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def render(content: Content, pictures: Sequence[Picture]) -> str:
-    """Return the page, below :data:`LARGEST` bytes: trials and pictures are cut where they must be, and it is said.
+    """Return the page, below :data:`LARGEST` bytes: trials and pictures are cut where necessary, with a note.
 
-    Links to records are relative to ``content.target``, where the page will lie. With ``content.watch`` the page reloads
-    itself after so many seconds.
+    Links to records are relative to ``content.target``, the page's folder. The page reloads itself every
+    ``content.watch`` seconds.
     """
-    for share in (1.0, 0.5, 0.25, 0.1, 0.05, 0.02):  # of the rows; from a quarter on of the panels too
-        kept = [picture if share > 0.25 else _fewer(picture, share) for picture in pictures]
-        page = _page(content, kept, max(1, int(share * TRIALS))).encode(
+    for share in (1.0, 0.5, 0.25, 0.1, 0.05, 0.02):  # of the rows; from a quarter on, of the panels too
+        kept = [picture if share > 0.25 else _drop_panels(picture, share) for picture in pictures]
+        page = _render_page(content, kept, max(1, int(share * TRIALS))).encode(
             errors="replace"
-        )  # half a surrogate pair has no bytes
+        )  # a lone surrogate has no encoding
         if len(page) <= LARGEST:
             break
     return page.decode()
 
 
-def _fewer(picture: Picture, share: float) -> Picture:
+def _drop_panels(picture: Picture, share: float) -> Picture:
     panels = picture.panels[: max(1, int(share * len(picture.panels)))]
     if len(panels) == len(picture.panels):
         return picture
-    words = f"{picture.words} {len(panels)} of {len(picture.panels)} panels; the folder pictures/ holds them all."
-    return replace(picture, panels=panels, words=words.strip())
+    text = f"{picture.words} {len(panels)} of {len(picture.panels)} panels; the folder pictures/ holds them all."
+    return replace(picture, panels=panels, words=text.strip())
 
 
-def _page(content: Content, pictures: Sequence[Picture], most: int) -> str:
+def _render_page(content: Content, pictures: Sequence[Picture], most: int) -> str:
     report, table, statistics = content.report, content.table, content.statistics
-    trials, words = trial_rows(report, content.target, most)
+    trials, trials_text = trial_rows(report, content.target, most)
     columns, many_models = columns_of(report), len({row.model for row in table.rows}) > 1
     values = {
         "title": f"N:M sparsity sweep: {', '.join(folder.name or str(folder) for folder in report.folders)}",
@@ -90,32 +90,32 @@ def _page(content: Content, pictures: Sequence[Picture], most: int) -> str:
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "run": list(facts(report)),
         "commands": report.commands,
-        "problems": list(_problems(report)),
+        "problems": list(_list_problems(report)),
         "problem_count": len(report.problems),
-        "caption": _caption(table),
+        "caption": _make_caption(table),
         "many_models": many_models,
         "tasks": table.tasks,
         "averaged": ", ".join(task.label for task in table.tasks if task.name in table.averaged),
-        "rows": list(_rows(report, table, content.target)),
+        "rows": list(_make_rows(report, table, content.target)),
         "notes": table.notes,
         "references": [*PAPER_FIGURES, ("source", SOURCE)],
-        "warnings": _first(statistics.warnings, _WARNINGS),
-        "sentences": _first(statistics.sentences, 2 * _WARNINGS),
-        "differences": _differences(statistics, many_models),
-        "pictures": [drawn(_with_estimator(picture)) for picture in pictures],
+        "warnings": _cut_lines(statistics.warnings, _WARNINGS),
+        "sentences": _cut_lines(statistics.sentences, 2 * _WARNINGS),
+        "differences": _make_differences(statistics, many_models),
+        "pictures": [drawn(_add_estimator(picture)) for picture in pictures],
         "filters": list(filters_of(columns, trials)),
         "columns": columns,
         "trials": trials,
-        "trial_words": words,
-        "limits": list(_limits(content)),
-        "made": _made(report),
+        "trial_words": trials_text,
+        "limits": list(_list_limits(content)),
+        "made": _describe_origin(report),
         "sections": ("Run", "Table", "Statistics", "Pictures", "Trials", "Limits"),
     }
     return fill("page.html.jinja", values)
 
 
 def facts(report: Report) -> Iterator[tuple[str, str]]:
-    """Yield what was run: each fact's name and text."""
+    """Yield the facts of a run: name and text."""
     trials = report.trials
     hours = float(trials["seconds"].sum()) / 3600.0
     yield (
@@ -123,57 +123,57 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
         f"{len(trials):,} under {', '.join(map(str, report.folders))}; {hours:,.1f} hours of training in all",
     )
     for name, column in (("tasks", "task"), ("methods", "method"), ("patterns", "sparsity"), ("models", "model")):
-        yield name, _listed(trials[column])
+        yield name, _list_values(trials[column])
     for name, column in (("epochs", "training.epochs"), ("seeds", "seed"), ("devices", "device")):
         if column in trials:
-            yield name, _listed(trials[column])
-    yield "finished", f"{_minute(trials['finished'].min())} to {_minute(trials['finished'].max())}"
+            yield name, _list_values(trials[column])
+    yield "finished", f"{_format_minute(trials['finished'].min())} to {_format_minute(trials['finished'].max())}"
     if trials["commit"].any():
-        yield "commits", _listed(trials["commit"].map(lambda commit: commit[:12] or "none"))
-    yield "versions", "; ".join(_versions(trials))
+        yield "commits", _list_values(trials["commit"].map(lambda commit: commit[:12] or "none"))
+    yield "versions", "; ".join(_list_versions(trials))
 
 
-def _versions(trials: pd.DataFrame) -> Iterator[str]:
-    """Each package with its versions; several mean that records of different installations stand side by side."""
-    found: dict[str, set[str]] = {}
+def _list_versions(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield each package with its versions; several mean records of different installations."""
+    packages: dict[str, set[str]] = {}
     for text in trials["versions"].unique():
         for package, version in json.loads(text).items():
-            found.setdefault(str(package)[:60], set()).add(str(version)[:60])
-    for package, versions in list(found.items())[:40]:
+            packages.setdefault(str(package)[:60], set()).add(str(version)[:60])
+    for package, versions in list(packages.items())[:40]:
         yield f"{package} {', '.join(sorted(versions)[:10])}"
 
 
-def _minute(time: str) -> str:
-    """``2026-11-22 21:02 UTC`` of a record's time; a text that is no time stays as it is."""
+def _format_minute(time: str) -> str:
+    """Return ``2026-11-22 21:02 UTC`` for a record's time; any other text stays as it is."""
     try:
         return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     except ValueError:
         return time
 
 
-def _listed(values: pd.Series[Any]) -> str:
-    """Distinct values with how often each occurs."""
+def _list_values(values: pd.Series[Any]) -> str:
+    """Return distinct values with their counts."""
     counts = values.dropna().value_counts(sort=False).sort_index(key=lambda index: index.map(str))
     shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in counts.index[:20]]
     more = f" and {len(counts) - 20} more" if len(counts) > 20 else ""
     return ", ".join(f"{value} ({count:,})" for value, count in zip(shown, counts, strict=False)) + more
 
 
-def _problems(report: Report) -> Iterator[dict[str, str]]:
+def _list_problems(report: Report) -> Iterator[dict[str, str]]:
     for row in report.problems.head(_PROBLEMS).drop(columns="seed").fillna("").to_dict("records"):
         cell = " ".join(str(row[name]) for name in ("task", "method", "sparsity", "model", "point") if row[name])
         yield {"where": cell or f"trial {row['identity']}", "kind": str(row["kind"]), "reason": str(row["reason"])}
 
 
-def _caption(table: Table) -> str:
+def _make_caption(table: Table) -> str:
     what = "Best of each cell's trials" if table.by == "best" else "Mean over seeds ± half of the 95% interval"
     return f"{what}; n is the cell's number of trials. Scores times 100; a link leads to the record."
 
 
-def _rows(report: Report, table: Table, target: Path) -> Iterator[dict[str, Any]]:
+def _make_rows(report: Report, table: Table, target: Path) -> Iterator[dict[str, Any]]:
     paths = dict(zip(report.trials["identity"], report.trials["path"], strict=True))
     for row in table.rows:
-        entries = [_entry(row.entries.get(task.name), paths, target) for task in table.tasks]
+        entries = [_make_entry(row.entries.get(task.name), paths, target) for task in table.tasks]
         average = "-" if row.average is None else f"{100 * row.average:.1f}"
         yield {
             "method": row.method,
@@ -187,44 +187,44 @@ def _rows(report: Report, table: Table, target: Path) -> Iterator[dict[str, Any]
     yield {"method": CONSTANT, "sparsity": "-", "model": "-", "entries": constants, "average": average}
 
 
-def _entry(entry: Entry | None, paths: dict[Any, Any], target: Path) -> dict[str, str]:
+def _make_entry(entry: Entry | None, paths: dict[Any, Any], target: Path) -> dict[str, str]:
     if entry is None:
         return {"text": "-", "href": "", "words": "not run"}
     path = paths.get(entry.identities[0]) if entry.identities else None
-    words = [f"n {entry.trials}"] if entry.trials else []
-    words += [f"{entry.seeds} seeds"] if entry.seeds > 1 else []
-    words += [entry.hyperparameters] if entry.hyperparameters else []
-    words += [f"{count} {kind}" for kind, count in entry.holes.items()]
-    return {"text": entry.text, "href": link(str(path), target) if path else "", "words": "; ".join(words)}
+    parts = [f"n {entry.trials}"] if entry.trials else []
+    parts += [f"{entry.seeds} seeds"] if entry.seeds > 1 else []
+    parts += [entry.hyperparameters] if entry.hyperparameters else []
+    parts += [f"{count} {kind}" for kind, count in entry.holes.items()]
+    return {"text": entry.text, "href": link(str(path), target) if path else "", "words": "; ".join(parts)}
 
 
-def _differences(statistics: Statistics, many_models: bool) -> dict[str, Any]:
-    """The table of differences: heads with their kind (name, number, words), rows, and how many there are in all."""
+def _make_differences(statistics: Statistics, many_models: bool) -> dict[str, Any]:
+    """Return the table of differences: heads with their type (name, number, words), rows, and their total."""
     frame = difference_frame(statistics.differences.head(_PROBLEMS))
     if not many_models:
         frame = frame.drop(columns="model", errors="ignore")
     names = ("task", "method", "pattern", "model")
-    kinds = ["name" if name in names else "words" if name == "note" else "number" for name in frame.columns]
+    types = ["name" if name in names else "words" if name == "note" else "number" for name in frame.columns]
     rows = frame.itertuples(index=False, name=None)
     return {
-        "heads": list(zip(frame.columns, kinds, strict=True)),
+        "heads": list(zip(frame.columns, types, strict=True)),
         "rows": list(rows),
         "all": len(statistics.differences),
     }
 
 
-def _with_estimator(picture: Picture) -> Picture:
+def _add_estimator(picture: Picture) -> Picture:
     if picture.name != "expected-best" or not picture.panels:
         return picture
     return replace(picture, words=f"{picture.words} Estimator: {ESTIMATOR}.")
 
 
-def _first(lines: Sequence[str], most: int) -> list[str]:
+def _cut_lines(lines: Sequence[str], most: int) -> list[str]:
     more = [f"... and {len(lines) - most} more; report.json holds them all."] if len(lines) > most else []
     return [*lines[:most], *more]
 
 
-def _limits(content: Content) -> Iterator[str]:
+def _list_limits(content: Content) -> Iterator[str]:
     trials = content.report.trials
     seeds = (
         trials.groupby(["task", "method", "sparsity", "model"])["seed"].nunique()
@@ -232,8 +232,8 @@ def _limits(content: Content) -> Iterator[str]:
         else pd.Series([1])
     )
     if seeds.min() < 2:
-        alone = "Every cell was" if seeds.max() < 2 else f"{int((seeds < 2).sum())} of {len(seeds)} cells were"
-        yield f"{alone} trained with one seed: how much of a difference is chance cannot be told."
+        cells = "Every cell was" if seeds.max() < 2 else f"{int((seeds < 2).sum())} of {len(seeds)} cells were"
+        yield f"{cells} trained with one seed: how much of a difference is chance cannot be told."
     if (trials["selection"] == "dev").any():
         yield "Scores were selected on the rows that they are reported on: they are optimistic, the more so the more trials."
     if len(set(trials["device"])) > 1 or len(set(trials["versions"])) > 1:
@@ -241,7 +241,7 @@ def _limits(content: Content) -> Iterator[str]:
     yield "Sparse matrices are stored densely: seconds are those of training and say nothing of a sparse model's speed."
 
 
-def _made(report: Report) -> str:
+def _describe_origin(report: Report) -> str:
     folders = " ".join(map(str, report.folders))
-    newest = _minute(report.trials["finished"].max())
+    newest = _format_minute(report.trials["finished"].max())
     return f"Made by python -m nxm_sweep.report {folders} from records alone; the newest is of {newest}."

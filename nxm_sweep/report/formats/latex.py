@@ -1,4 +1,4 @@
-"""The report as a LaTeX document that pdflatex compiles: booktabs where it is installed, else rules of LaTeX's own."""
+"""The report as a LaTeX document for pdflatex: booktabs where it is installed, otherwise LaTeX's own rules."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _ESCAPES = {
     "±": r"$\pm$",
     MARK: r"$\dagger$",
     "-": "{-}",  # two of them would become a dash
-    "[": "{[}",  # after a row's end these two would be read as its options
+    "[": "{[}",  # after the end of a row, LaTeX would read these two as options
     "*": "{*}",
 }
-_ROWS = 30  # of a table on one page
+_ROWS = 30  # most of a table on one page
 _HEAD = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \usepackage[T1]{fontenc}
@@ -46,43 +46,43 @@ _HEAD = r"""\documentclass[10pt]{article}
 
 
 def latex(content: Content) -> str:
-    """Return the document: the table, its notes, where each score comes from, differences, holes, commands."""
+    """Return the document: the table, its notes, where each score comes from, differences, problems, commands."""
     report, statistics = content.report, content.statistics
-    parts = [_HEAD, *_pages(table_frame(content.table)), _items(content.table.notes)]
+    parts = [_HEAD, *_make_tables(table_frame(content.table)), _format_list(content.table.notes)]
     parts.append(
         rf"\noindent Of the paper, for reference ({latex_text(SOURCE)}): {latex_text('; '.join(reference_lines()))}."
     )
     parts += [
         r"\section*{Where each score comes from}",
-        *_long(detail_frame(content.table), hyperparameters=55, trial=40),
+        *_make_long_table(detail_frame(content.table), hyperparameters=55, trial=40),
     ]
-    parts += [r"\section*{Differences}", *_long(difference_frame(statistics.differences), note=50)]
-    parts += [_items(statistics.sentences)]
+    parts += [r"\section*{Differences}", *_make_long_table(difference_frame(statistics.differences), note=50)]
+    parts += [_format_list(statistics.sentences)]
     if statistics.warnings:
-        parts += [r"\section*{Take care}", _items(statistics.warnings)]
+        parts += [r"\section*{Take care}", _format_list(statistics.warnings)]
     if len(report.problems):
         parts += [r"\section*{Points without a usable record}"]
-        parts += _long(problem_frame(report), point=60, reason=60)
+        parts += _make_long_table(problem_frame(report), point=60, reason=60)
     if report.commands:
-        parts += [r"\section*{Commands}", _items(report.commands)]
+        parts += [r"\section*{Commands}", _format_list(report.commands)]
     return "\n".join([*(part for part in parts if part), r"\end{document}", ""])
 
 
 def latex_table(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     """Return a document of one frame and its notes."""
-    return "\n".join([_HEAD, *_long(frame, hyperparameters=80), _items(notes), r"\end{document}", ""])
+    return "\n".join([_HEAD, *_make_long_table(frame, hyperparameters=80), _format_list(notes), r"\end{document}", ""])
 
 
 def latex_text(value: Any) -> str:
-    """Return a text that LaTeX prints as it stands; what is not ASCII stands as its code point."""
+    """Escape a text for LaTeX; characters outside ASCII become code points."""
     characters = (_ESCAPES.get(character, character) for character in " ".join(str(value).split()))
     return "".join(one if one.isascii() else f"{{[}}U+{ord(one):04X}]" for one in characters if one.isprintable())
 
 
-def _pages(frame: pd.DataFrame) -> Iterator[str]:
-    """The frame as tables that fill a page's width at most."""
+def _make_tables(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield the frame as tables no wider than a page."""
     columns = "l" * min(3, len(frame.columns)) + "r" * max(0, len(frame.columns) - 3)
-    header = " & ".join(_header(name) for name in frame.columns)
+    header = " & ".join(_format_header(name) for name in frame.columns)
     for start in range(0, len(frame), _ROWS):
         rows = frame.iloc[start : start + _ROWS]
         yield "\n".join(
@@ -94,7 +94,7 @@ def _pages(frame: pd.DataFrame) -> Iterator[str]:
                 r"\toprule",
                 rf"{header} \\",
                 r"\midrule",
-                *(rf"{_row(row)} \\" for row in rows.itertuples(index=False)),
+                *(rf"{_format_row(row)} \\" for row in rows.itertuples(index=False)),
                 r"\bottomrule",
                 r"\end{tabular}}",
                 r"\end{table}",
@@ -102,8 +102,8 @@ def _pages(frame: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _long(frame: pd.DataFrame, **widths: int) -> list[str]:
-    """The frame as a table over as many pages as it takes; ``widths`` in mm of columns whose text is broken."""
+def _make_long_table(frame: pd.DataFrame, **widths: int) -> list[str]:
+    """Return the frame as a table of any number of pages; ``widths`` in mm are of columns with wrapped text."""
     if frame.empty:
         return ["None."]
     columns = "".join(rf"p{{{widths[name]}mm}}" if name in widths else "l" for name in frame.columns)
@@ -112,17 +112,17 @@ def _long(frame: pd.DataFrame, **widths: int) -> list[str]:
         r"\toprule",
         rf"{' & '.join(latex_text(name) for name in frame.columns)} \\",
         r"\midrule\endhead",
-        *(rf"{_row(row)} \\" for row in frame.itertuples(index=False)),
+        *(rf"{_format_row(row)} \\" for row in frame.itertuples(index=False)),
         r"\bottomrule",
         r"\end{longtable}}",
     ]
 
 
-def _row(values: Sequence[Any]) -> str:
+def _format_row(values: Sequence[Any]) -> str:
     return " & ".join(latex_text(value) for value in values)
 
 
-def _items(lines: Sequence[str]) -> str:
+def _format_list(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     return "\n".join(
@@ -130,8 +130,8 @@ def _items(lines: Sequence[str]) -> str:
     )
 
 
-def _header(name: str) -> str:
-    """A column's head; what stands in brackets goes under it."""
+def _format_header(name: str) -> str:
+    """Return a column's head, a part in brackets below it."""
     first, bracket, rest = name.partition(" (")
     if not bracket:
         return latex_text(name)

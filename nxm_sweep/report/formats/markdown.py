@@ -1,4 +1,4 @@
-"""The report as Markdown, for GitHub and for reading as it stands."""
+"""The report as Markdown, for GitHub and for reading as plain text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nxm_sweep.report.table import detail_frame, table_frame
 
 
 def markdown(content: Content) -> str:
-    """Return the report: the table, where each score comes from, differences, holes, commands."""
+    """Return the report: the table, where each score comes from, differences, problems, commands."""
     report, statistics = content.report, content.statistics
     parts = ["# Results", markdown_table(table_frame(content.table)), markdown_list(content.table.notes)]
     parts += [f"Of the paper, for reference only ({SOURCE}):", markdown_list(reference_lines())]
@@ -31,13 +31,13 @@ def markdown(content: Content) -> str:
 
 
 def markdown_text(value: Any) -> str:
-    """Return a text that Markdown shows as it stands, on one line."""
+    """Escape a text for Markdown, on one line."""
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """Return a frame as one of GitHub's tables."""
+    """Return a frame as a GitHub table."""
     if frame.empty:
         return "None."
     rows = [[markdown_text(value) for value in row] for row in frame.itertuples(index=False)]
@@ -46,5 +46,5 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def markdown_list(lines: Sequence[str]) -> str:
-    """Return a list of lines."""
+    """Return the lines as a list."""
     return "\n".join(f"- {markdown_text(line)}" for line in lines)

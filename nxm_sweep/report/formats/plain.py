@@ -15,12 +15,12 @@ from nxm_sweep.report.table import PAPER_FIGURES
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """Return a frame as CSV; a text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """Return a frame as CSV; an apostrophe precedes text that a spreadsheet would run as a formula."""
     safe = frame.copy()
-    for name in safe.columns[safe.dtypes.map(lambda kind: not pd.api.types.is_numeric_dtype(kind))]:
-        safe[name] = safe[name].map(_no_formula)
-    safe.columns = pd.Index([_no_formula(name) for name in safe.columns])
-    text: str = safe.to_csv(index=False, quoting=QUOTE_NONNUMERIC)  # a spreadsheet may split at other signs than commas
+    for name in safe.columns[safe.dtypes.map(lambda dtype: not pd.api.types.is_numeric_dtype(dtype))]:
+        safe[name] = safe[name].map(_escape_formula)
+    safe.columns = pd.Index([_escape_formula(name) for name in safe.columns])
+    text: str = safe.to_csv(index=False, quoting=QUOTE_NONNUMERIC)  # a spreadsheet may split at more than commas
     return text
 
 
@@ -30,27 +30,27 @@ def to_json(content: Content) -> str:
     whole = {
         "table": asdict(table),
         "paper": {"source": SOURCE, "figures": dict(PAPER_FIGURES)},
-        "trials": _records(content.report.trials),
-        "problems": _records(content.report.problems),
-        "differences": _records(statistics.differences),
-        "gaps": _records(statistics.gaps),
-        "expected_best": {"estimator": ESTIMATOR, "values": _records(statistics.expected)},
+        "trials": _to_records(content.report.trials),
+        "problems": _to_records(content.report.problems),
+        "differences": _to_records(statistics.differences),
+        "gaps": _to_records(statistics.gaps),
+        "expected_best": {"estimator": ESTIMATOR, "values": _to_records(statistics.expected)},
         "warnings": statistics.warnings,
         "sentences": statistics.sentences,
         "commands": content.report.commands,
     }
-    parts = (f"{json.dumps(name)}: {_lines(value)}" for name, value in whole.items())
+    parts = (f"{json.dumps(name)}: {_dump_lines(value)}" for name, value in whole.items())
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def _lines(value: Any) -> str:
-    """JSON with a line for each entry of a list: ten thousand trials are written in no time, and can be read."""
+def _dump_lines(value: Any) -> str:
+    """Return JSON with a line per entry of a list: fast for ten thousand trials, and readable."""
     if not isinstance(value, list):
         return json.dumps(value, allow_nan=False)
     return "[\n " + ",\n ".join(json.dumps(row, allow_nan=False) for row in value) + "\n]" if value else "[]"
 
 
-def _no_formula(value: Any) -> Any:
+def _escape_formula(value: Any) -> Any:
     if not isinstance(value, str) or value[:1] not in {"=", "+", "-", "@", "\t", "\r"} or _is_number(value):
         return value
     return f"'{value}"
@@ -64,7 +64,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     values = frame.astype(object)
     rows = values.where(values.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]

@@ -1,4 +1,4 @@
-"""The page's table of trials: which columns, which rows, and each cell as text, number and link."""
+"""The page's table of trials: columns, rows, and cells as text, number and link."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.labels import MARK
 
 _FILTERS = ("task", "method", "pattern", "model")
-_CHOICES = 200  # of a filter, at most
-_AXES = 6  # hyperparameters that have a column of their own
+_CHOICES = 200  # most of a filter
+_AXES = 6  # most hyperparameters with a column
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the page: its head, the frame's column, whether it sorts as numbers, and how a number is shown.
+    """A column of the page: its head, the frame's column, whether it sorts as numbers, and their format.
 
-    A number is shown times ``factor``.
+    Numbers are shown times ``factor``.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """A cell: what is shown, what is sorted by, where it links to."""
+    """A cell: shown text, value to sort by, link."""
 
     text: str
     value: str = ""
@@ -45,15 +45,15 @@ class TableCell:
 
 
 def columns_of(report: Report) -> list[Column]:
-    """Return the columns: the cell, its hyperparameters, what came out."""
+    """Return the columns: cell, hyperparameters, results."""
     trials = report.trials
     names = ("task", "method", "pattern", "model")
     columns = [Column(name, source) for name, source in zip(names, CELL, strict=True)]
     if len(report.folders) > 1:
         columns.insert(0, Column("folder", "folder"))
     for source in report.hyperparameters()[:_AXES]:
-        kind = pd.api.types.is_numeric_dtype(trials[source]) and not pd.api.types.is_bool_dtype(trials[source])
-        columns.append(Column(short_name(source), source, numeric=kind))
+        numeric = pd.api.types.is_numeric_dtype(trials[source]) and not pd.api.types.is_bool_dtype(trials[source])
+        columns.append(Column(short_name(source), source, numeric=numeric))
     return [
         *columns,
         Column("score", "value", numeric=True, form="{:.2f}", factor=100.0),
@@ -66,16 +66,16 @@ def columns_of(report: Report) -> list[Column]:
 
 
 def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[TableCell]], str]:
-    """Return at most ``most`` trials, the best of every cell first in, and in words what was left out.
+    """Return rows of at most ``most`` trials, the best of every cell kept first, and a text on what was left out.
 
-    The rows stand in the order of the cells, best first.
+    Rows are in the order of cells, best first.
     """
     trials = report.trials
     kept = trials.sort_values(["rank", *CELL], kind="stable").head(most)
     kept = kept.sort_values([*CELL, "rank"], kind="stable")
-    words = f"All {len(trials):,} trials; scores times 100; the best of each cell comes first."
+    text = f"All {len(trials):,} trials; scores times 100; the best of each cell comes first."
     if len(kept) < len(trials):
-        words = (
+        text = (
             f"The best {len(kept):,} of {len(trials):,} trials, from every cell alike; scores times 100. "
             "trials.csv holds them all."
         )
@@ -85,25 +85,25 @@ def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Table
     links = [link(str(path), target) for path in kept["path"]]
     marks = [MARK if above is False else "" for above in kept["beats_constant"]]
     return [
-        [_cell(column, value, href, mark) for column, value in zip(columns, row, strict=True)]
+        [_make_cell(column, value, href, mark) for column, value in zip(columns, row, strict=True)]
         for row, href, mark in zip(rows, links, marks, strict=True)
-    ], words
+    ], text
 
 
 def filters_of(columns: Sequence[Column], rows: Sequence[Sequence[TableCell]]) -> Iterator[dict[str, Any]]:
-    """Yield the filters over a page's table: a column of names, with what is found in it if that is more than one."""
-    for place, column in enumerate(columns):
-        options = list(dict.fromkeys(row[place].text for row in rows)) if column.name in _FILTERS else []
+    """Yield the filters of a page's table: each column of names with more than one value, and its values."""
+    for index, column in enumerate(columns):
+        options = list(dict.fromkeys(row[index].text for row in rows)) if column.name in _FILTERS else []
         if len(options) > 1:
-            yield {"name": column.name, "column": place, "options": options[:_CHOICES]}
+            yield {"name": column.name, "column": index, "options": options[:_CHOICES]}
 
 
 def link(path: str, target: Path) -> str:
-    """Return the relative address of a file for a page that lies in the folder ``target``."""
+    """Return the relative address of a file for a page in the folder ``target``."""
     return quote(Path(os.path.relpath(path, target)).as_posix())
 
 
-def _cell(column: Column, value: Any, href: str, mark: str) -> TableCell:
+def _make_cell(column: Column, value: Any, href: str, mark: str) -> TableCell:
     if column.source == "identity":
         return TableCell(str(value)[:8], href=href)
     missing = value is None or bool(pd.isna(value))

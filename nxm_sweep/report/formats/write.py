@@ -1,4 +1,4 @@
-"""The report's files, each written whole."""
+"""Write the report's files atomically."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Files = dict[str, str]
 
 
 def page_files(content: Content) -> Files:
-    """Return the page, and its pictures as files of their own."""
+    """Return the page, and its pictures as separate files."""
     pictures = draw(content.report, content.table, content.statistics)
     panels = {
-        f"pictures/{picture.name}{f'-{place}' if place else ''}.svg": panel.file()
+        f"pictures/{picture.name}{f'-{index}' if index else ''}.svg": panel.file()
         for picture in pictures
-        for place, panel in enumerate(picture.panels)
+        for index, panel in enumerate(picture.panels)
     }
     return {"index.html": render(content, pictures), **panels}
 
@@ -42,7 +42,7 @@ FORMATS: dict[str, Callable[[Content], Files]] = {
     "json": lambda content: {"report.json": to_json(content)},
     "html": page_files,
 }
-"""What can be written: by a format's name, the files and their text."""
+"""Files and their text, by the name of a format."""
 COMPARISON_FORMATS: dict[str, Callable[[Comparison, Path], Files]] = {
     "markdown": lambda comparison, _: {"comparison.md": comparison_markdown(comparison)},
     "latex": lambda comparison, _: {"comparison.tex": latex_table(comparison.frame, comparison.notes)},
@@ -50,7 +50,7 @@ COMPARISON_FORMATS: dict[str, Callable[[Comparison, Path], Files]] = {
     "json": lambda comparison, _: {"comparison.json": comparison_json(comparison)},
     "html": comparison_page,
 }
-"""The same of two sweeps side by side; links are relative to the folder."""
+"""The same of a comparison; links are relative to the folder."""
 
 
 def write(content: Content, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
@@ -64,7 +64,7 @@ def write(content: Content, folder: Path, formats: Sequence[str]) -> Iterator[Pa
 
 
 def write_comparison(comparison: Comparison, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Write two sweeps side by side; yield the path of each file.
+    """Write a comparison of two sweeps; yield the path of each file.
 
     Raises:
         RecordError: The folder cannot be written to.
@@ -74,7 +74,7 @@ def write_comparison(comparison: Comparison, folder: Path, formats: Sequence[str
 
 
 def _write_files(files: Files, folder: Path) -> Iterator[Path]:
-    """Write texts as files of a folder, each whole; yield the path of each."""
+    """Write texts atomically as files of a folder; yield the path of each."""
     try:
         for file, text in files.items():
             write_text(folder / file, text)

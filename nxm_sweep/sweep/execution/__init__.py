@@ -1,1 +1,1 @@
-"""Who trains the points of a sweep: coordinator, claims, workers and launchers."""
+"""Execution of a sweep: coordinator, claims, workers and launchers."""

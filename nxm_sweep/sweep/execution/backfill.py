@@ -1,4 +1,4 @@
-"""Tells the studies of records that were not made through them, one coordinator at a time, so that none is told twice."""
+"""Backfill Optuna studies with records produced elsewhere; a lock prevents duplicates."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nxm_sweep.sweep.planning.cell import Point
 from nxm_sweep.sweep.studies.study import CellStudy
 
 Read = dict[str, "float | Failure"]
-"""Per identity the best score that its record holds, or why it cannot be read."""
+"""Per identity, the best score in its record, or why it cannot be read."""
 
 
 class Backfill:
-    """Records that wait to be told.
+    """Queue of records to add to studies.
 
     Args:
         output_dir: Root of trials and studies.
-        claims: A point that somebody holds is told by its holder.
+        claims: A claimed point is added by its claimant.
         studies: The studies by name.
     """
 
@@ -42,25 +42,25 @@ class Backfill:
         self._waiting.append(point)
 
     def work(self, seconds: float) -> Read:
-        """Tell for so many seconds, unless another coordinator does; return what was read."""
+        """Add records for ``seconds``, unless another coordinator does; return what was read."""
         if not (self._waiting or self._batch):
             return {}
         try:
-            self._begin(timeout=0)
+            self._begin_batch(timeout=0)
         except Timeout:
             return {}
-        return self._tell(time.monotonic() + seconds)
+        return self._add_batch(time.monotonic() + seconds)
 
     def finish(self) -> Read:
-        """Tell all that waits."""
+        """Add all queued records; return what was read."""
         read: Read = {}
         while self._waiting or self._batch:
-            self._begin(timeout=-1)
-            read |= self._tell(float("inf"))
+            self._begin_batch(timeout=-1)
+            read |= self._add_batch(float("inf"))
         return read
 
-    def _begin(self, timeout: float) -> None:
-        """Read what others have told of the points that nobody holds: whoever held one has told it before letting go."""
+    def _begin_batch(self, timeout: float) -> None:
+        """Lock, and read the studies and claims: a claimant adds its record before it releases the claim."""
         if self._batch:
             return
         self._lock.acquire(timeout=timeout)
@@ -68,21 +68,21 @@ class Backfill:
             self._held = {point.identity for point in self._waiting if self._claims.is_taken(point.identity)}
             for name in {point.cell.study_name for point in self._waiting}:
                 self._studies[name].read()
-        except BaseException:  # the storage is away
+        except BaseException:  # the storage is unavailable
             self._lock.release()
             raise
         self._batch, self._waiting = self._waiting, deque()
 
-    def _tell(self, until: float) -> Read:
+    def _add_batch(self, until: float) -> Read:
         read: Read = {}
         while self._batch and time.monotonic() < until:
-            self._tell_one(self._batch[0], read)
+            self._add_record(self._batch[0], read)
             self._batch.popleft()
         if not self._batch:
             self._lock.release()
         return read
 
-    def _tell_one(self, point: Point, read: Read) -> None:
+    def _add_record(self, point: Point, read: Read) -> None:
         study = self._studies[point.cell.study_name]
         try:
             record = read_record(trial_folder(self._output_dir, point.identity))
@@ -92,9 +92,9 @@ class Backfill:
         if record is None:
             return
         read[point.identity] = selected_value(record)
-        if point.identity in self._held:  # its holder tells it
+        if point.identity in self._held:  # its claimant adds it
             return
-        if point.identity in study.told:
-            study.drop_second(point.identity)
+        if point.identity in study.recorded:
+            study.drop_duplicate(point.identity)
         else:
-            study.tell(point, record)
+            study.add_record(point, record)

@@ -1,4 +1,4 @@
-"""Who trains the points that a coordinator hands out: the local pool, or one of Hydra's launchers."""
+"""Runners of a coordinator's points: their protocol, and the one for Hydra's launchers."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from nxm_sweep.sweep.execution.launcher_job import answer_of, forget_job, lives,
 from nxm_sweep.sweep.planning.cell import Point
 
 _LARGEST_BATCH = 1000
-"""SLURM's default allows arrays of no more."""
+"""SLURM's default limit of a job array."""
 
 
 class Runner(Protocol):
-    """Trains points."""
+    """Train points."""
 
     @property
     def has_room(self) -> bool:
-        """Whether another point can be handed in."""
+        """Whether another point can be submitted."""
 
     def submit(self, point: Point) -> None:
-        """Hand in a point."""
+        """Submit a point."""
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
-        """Return the identities whose attempt has ended, after at most so many seconds."""
+        """Return identity and outcome of ended attempts, after at most ``seconds``."""
 
 
 Launch = Callable[[Sequence[Sequence[str]]], Sequence[Mapping[str, Any] | None]]
-"""Runs a batch of command lines; returns what each returned. It may raise for all because one was killed."""
+"""Run a batch of command lines; return the result of each. It may raise for all because one was killed."""
 
 
 class BatchRunner:
-    """Hands points to a launcher in batches; the ones to be tried again come in a later batch.
+    """Submit points to a launcher in batches; retries come in a later batch.
 
-    A job ends by its record, by what it says in its trial's folder, or dead; the launcher's word comes last. When the
-    launcher raises, the jobs that live on are waited for, and those that never began go into the next batch.
+    A job's outcome is its record, the answer in its trial's folder, or its death; the launcher's result comes last. If
+    the launcher raises, live jobs are awaited, and those that never began go into the next batch.
 
     Args:
         launch: The launcher.
         output_dir: Root of trials.
-        lease: Seconds without a sign of life after which a job elsewhere counts as dead, and after which those that
-            have not begun are launched again.
-        clock: Seconds that only grow; for tests.
+        lease: Seconds without a heartbeat after which a job elsewhere counts as dead, and after which jobs that have
+            not begun are launched again.
+        clock: Monotonic clock in seconds, for tests.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class BatchRunner:
         self._thread: threading.Thread | None = None
         self._returned: Sequence[Mapping[str, Any] | None] = ()
         self._error: BaseException | None = None
-        self._shares_fate = False  # whether one killed job takes others with it
-        self._has_begun = False  # whether any job of the batch has
+        self._shares_fate = False  # whether a killed job ends others too
+        self._has_begun = False  # whether any job of the batch has begun
         self._last_sign = 0.0
 
     @property
     def has_room(self) -> bool:
-        """Whether the next batch is being filled."""
+        """Whether the next batch accepts points."""
         return self._thread is None and len(self._waiting) < _LARGEST_BATCH
 
     def submit(self, point: Point) -> None:
@@ -78,22 +78,22 @@ class BatchRunner:
         self._open[point.identity] = len(read_failures(folder))
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
-        """Start the batch, if it has not begun; return the identities that have ended."""
+        """Start the batch, if it has not begun; return identity and outcome of ended jobs."""
         if self._thread is None:
-            stopped = self._stopped()
+            stopped = self._pop_stopped()
             if stopped or not self._waiting:
                 time.sleep(0 if stopped else seconds)
                 return stopped
-            self._start()
+            self._start_batch()
         if self._is_over():
-            time.sleep(seconds)  # jobs live on although the launcher has ended
+            time.sleep(seconds)  # jobs outlive the launcher
         elif self._thread is not None:
             self._thread.join(seconds)
-        return self._ended()
+        return self._collect_ended()
 
-    def _start(self) -> None:
+    def _start_batch(self) -> None:
         fresh = [point for point in self._waiting if not self._is_suspect(point)]
-        self._batch = fresh or self._waiting[:1]  # a suspect alone
+        self._batch = fresh or self._waiting[:1]  # suspects run one at a time
         launched = {point.identity for point in self._batch}
         self._waiting = [point for point in self._waiting if point.identity not in launched]
         self._returned, self._error, self._has_begun, self._last_sign = (), None, False, self._clock()
@@ -112,26 +112,26 @@ class BatchRunner:
     def _is_over(self) -> bool:
         return self._thread is not None and not self._thread.is_alive()
 
-    def _stopped(self) -> list[tuple[str, Outcome]]:
-        """End the points that are told to stop before they are launched."""
-        orders = {point.identity: stop_of(self._folder(point.identity)) for point in self._waiting}
-        stopped = {identity: outcome_of(order) for identity, order in orders.items() if order is not None}
+    def _pop_stopped(self) -> list[tuple[str, Outcome]]:
+        """Remove and return the points with a stop request before their launch."""
+        requests = {point.identity: stop_of(self._folder(point.identity)) for point in self._waiting}
+        stopped = {identity: outcome_of(request) for identity, request in requests.items() if request is not None}
         self._waiting = [point for point in self._waiting if point.identity not in stopped]
         for identity in stopped:
             del self._open[identity]
         return list(stopped.items())
 
-    def _ended(self) -> list[tuple[str, Outcome]]:
-        over = self._is_over()  # before looking: what a job has left by then can be seen
+    def _collect_ended(self) -> list[tuple[str, Outcome]]:
+        over = self._is_over()  # read first: whatever a job has left by then is visible
         ended: list[tuple[str, Outcome]] = []
         left: list[Point] = []
-        someone_lives = False
+        any_alive = False
         for number, point in enumerate(self._batch):
             if point.identity not in self._open:
                 continue
             folder = self._folder(point.identity)
             job = read_job(folder)
-            outcome = self._outcome(number, folder, job, over=over)
+            outcome = self._determine_outcome(number, folder, job, over=over)
             if outcome is not None:
                 forget_job(folder)
                 del self._open[point.identity]
@@ -139,23 +139,25 @@ class BatchRunner:
             elif job is None:
                 left.append(point)
             else:
-                someone_lives = True
-        if ended or someone_lives:
+                any_alive = True
+        if ended or any_alive:
             self._has_begun, self._last_sign = True, self._clock()
-        if over and not someone_lives:
-            self._settle(left)
+        if over and not any_alive:
+            self._end_batch(left)
         return ended
 
-    def _outcome(self, number: int, folder: Path, job: Mapping[str, Any] | None, *, over: bool) -> Outcome | None:
-        """How a job ended: by its record, by its own word, by the launcher's, or dead; None if it may yet go on."""
+    def _determine_outcome(
+        self, number: int, folder: Path, job: Mapping[str, Any] | None, *, over: bool
+    ) -> Outcome | None:
+        """Return a job's outcome: by its record, its answer, the launcher, or its death; None if it may continue."""
         if (folder / RESULT).exists():
             return Outcome()
         if (answer := answer_of(job)) is not None:
             return outcome_of(answer)
-        return self._outcome_by_launcher(number, folder, job) if over else None
+        return self._infer_outcome(number, folder, job) if over else None
 
-    def _outcome_by_launcher(self, number: int, folder: Path, job: Mapping[str, Any] | None) -> Outcome | None:
-        """How a job ended that has not said so, now that the launcher is through."""
+    def _infer_outcome(self, number: int, folder: Path, job: Mapping[str, Any] | None) -> Outcome | None:
+        """Return the outcome of a job without an answer, after the launcher has ended."""
         if self._error is None:
             return outcome_of(self._returned[number]) if number < len(self._returned) else Outcome()
         failures = read_failures(folder)
@@ -163,20 +165,20 @@ class BatchRunner:
             return Outcome(failure=failures[-1])
         if job is None or lives(job, folder, self._lease):
             return None
-        return Outcome(failure=failure("killed", f"the launcher ended: {self._reason()}"))
+        return Outcome(failure=failure("killed", f"the launcher ended: {self._describe_error()}"))
 
-    def _settle(self, left: list[Point]) -> None:
-        """Let the next batch come, with those that this one has left."""
+    def _end_batch(self, left: list[Point]) -> None:
+        """End the batch; what it has left goes into the next one."""
         is_gone = isinstance(self._error, BrokenExecutor)
         if left and self._has_begun and not is_gone and self._clock() - self._last_sign < self._lease:
-            return  # those that wait in a queue may yet begin
+            return  # queued jobs may still begin
         if left and not self._has_begun:
-            raise LauncherError(f"the launcher has started no job: {self._reason()}") from self._error
+            raise LauncherError(f"the launcher has started no job: {self._describe_error()}") from self._error
         self._shares_fate |= is_gone
         self._waiting = [*left, *self._waiting]
         self._thread, self._batch = None, []
 
-    def _reason(self) -> str:
+    def _describe_error(self) -> str:
         lines = [line.strip() for line in str(self._error).splitlines() if line.strip()]
         return f"{type(self._error).__name__}: {lines[0]}" if lines else type(self._error).__name__
 

@@ -1,7 +1,7 @@
-"""Claims: which coordinator has taken which point, so that several share one sweep and none trains another's.
+"""Claims on points, so that coordinators share one sweep and none trains another's point.
 
-A claim is a file in the trial's folder, made whole and never over another. Its coordinator shows that it lives by one
-file that it touches; the claims of a dead one are taken over.
+A claim is a file in the trial's folder, created atomically and never over another. Its coordinator touches one file as
+its heartbeat; the claims of a dead one are taken over.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from nxm_sweep.store.progress import is_training
 
 
 class Claims:
-    """The points that one coordinator holds. A context: the claims end with it.
+    """The points that one coordinator has claimed. A context manager that releases them.
 
     Args:
         output_dir: Root of trials, shared by all coordinators of a sweep.
-        lease: Seconds without a sign of life after which a coordinator on another machine counts as dead.
+        lease: Seconds without a heartbeat after which a coordinator on another machine counts as dead.
     """
 
     def __init__(self, output_dir: Path, lease: float) -> None:
@@ -37,9 +37,9 @@ class Claims:
         self._held: set[str] = set()
 
     def __enter__(self) -> Self:
-        for sign in self._sign.parent.glob("*.json"):  # of coordinators that were killed
-            if not is_alive(read_json(sign) or {}, sign, self._lease):
-                sign.unlink(missing_ok=True)
+        for file in self._sign.parent.glob("*.json"):  # of coordinators that were killed
+            if not is_alive(read_json(file) or {}, file, self._lease):
+                file.unlink(missing_ok=True)
         write_json(self._sign, {**this_process(), "since": time.time()})
         self._heartbeat.__enter__()
         return self
@@ -51,7 +51,7 @@ class Claims:
         self._sign.unlink(missing_ok=True)
 
     def take(self, identity: str) -> bool:
-        """Claim a point; return whether it is now this coordinator's. A dead claimant's point is taken over."""
+        """Claim a point, even from a dead claimant; return whether this coordinator now holds it."""
         folder = trial_folder(self._output_dir, identity)
         folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
@@ -62,7 +62,7 @@ class Claims:
             fresh = folder / f".{CLAIM}.{self.owner}"
             write_json(fresh, claim)
             try:
-                os.link(fresh, folder / CLAIM)  # fails where a claim stands, also where a file system has no locks
+                os.link(fresh, folder / CLAIM)  # fails if a claim exists, even on a file system without locks
             except FileExistsError:
                 return False
             finally:
@@ -71,19 +71,19 @@ class Claims:
         return True
 
     def release(self, identity: str) -> None:
-        """Give a point back."""
+        """Release a point."""
         self._held.discard(identity)
         claim = trial_folder(self._output_dir, identity) / CLAIM
         if (read_json(claim) or {}).get("owner") == self.owner:
             claim.unlink(missing_ok=True)
 
     def is_alone(self) -> bool:
-        """Return whether no other living coordinator works under this output folder."""
-        others = [sign for sign in self._sign.parent.glob("*.json") if sign != self._sign]
-        return not any(is_alive(read_json(sign) or {}, sign, self._lease) for sign in others)
+        """Return whether no other coordinator is alive under this output folder."""
+        others = [file for file in self._sign.parent.glob("*.json") if file != self._sign]
+        return not any(is_alive(read_json(file) or {}, file, self._lease) for file in others)
 
     def is_taken(self, identity: str) -> bool:
-        """Return whether a living coordinator holds a point, or a living process trains it."""
+        """Return whether a live coordinator holds a point, or a live process trains it."""
         folder = trial_folder(self._output_dir, identity)
         claim = read_json(folder / CLAIM)
         if isinstance(claim, dict) and is_alive(

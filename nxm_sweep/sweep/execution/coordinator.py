@@ -1,6 +1,6 @@
-"""The coordinator of a sweep: hands out points, watches them, tells the studies, until every point is settled.
+"""Coordinator of a sweep: submit points, monitor them and update the studies until every point is settled.
 
-What is left = wanted points - records - points alive. Several coordinators share a sweep through claims.
+Points left = wanted points - records - points in training. Coordinators share a sweep through claims.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from nxm_sweep.sweep.studies.study import CellStudy
 _TICK_SECONDS = 0.25
 _LOOK_AROUND_SECONDS = 5.0
 _CATCH_UP_SECONDS = 0.1
-"""Of every tick, so much is spent on telling the studies what other sweeps have left."""
+"""Time per tick for adding the records of other sweeps to the studies."""
 
 
 @dataclass
 class SweepState:
-    """Where every point of a plan stands.
+    """State of every point of a plan.
 
     Attributes:
         done: Points with a record; the value is the best score, or None until it has been read.
-        failed: Points that will not be tried again, with their last failure.
+        failed: Points that will not be retried, with their last failure.
         pruned: Points that a pruner has stopped, with their last score.
-        running: Points that this coordinator has handed out, with their number in the study.
-        elsewhere: Points that somebody else works on.
-        trained: How many attempts of this sweep ended with a record.
+        running: Points that this coordinator has submitted, with their trial number in the study.
+        elsewhere: Points that other coordinators work on.
+        trained: Number of attempts of this sweep that ended with a record.
     """
 
     done: dict[str, float | None] = field(default_factory=dict)
@@ -63,17 +63,17 @@ class SweepState:
 
 
 class Coordinator:
-    """Runs a plan to its end.
+    """Run a plan to its end.
 
     Args:
-        plan: What is wanted.
+        plan: The wanted points.
         output_dir: Root of trials.
-        settings: How the sweep runs.
-        studies: The study of each cell, by the cell's name for it.
+        settings: The sweep's settings.
+        studies: The study of each cell, by its name.
         claims: This coordinator's claims.
-        runner: Who trains.
-        seconds_of: Expected seconds of a point, for the longest to come first.
-        searches: Where the points come from that the plan does not list, and what stops trials early.
+        runner: Trains the points.
+        seconds_of: Expected seconds of a point; the longest come first.
+        searches: Sources of points that the plan does not list, and of early stopping.
     """
 
     def __init__(
@@ -94,43 +94,43 @@ class Coordinator:
         self._points = {point.identity: point for point in plan}
         self.board = SweepState()
         self.stopping = False
-        self._look(self._points)
+        self._read_states(self._points)
         for study in studies.values():
             self.board.done |= {
-                identity: value for identity, value in study.told.items() if identity in self.board.done
+                identity: value for identity, value in study.recorded.items() if identity in self.board.done
             }
         if settings.retry_failed:
             for identity in list(self.board.failed):
                 forget_failures(self._folder(identity))
                 del self.board.failed[identity]
         open_points = [point for point in plan if not self._is_settled(point.identity)]
-        self._to_do = deque(sorted(open_points, key=seconds_of, reverse=True))  # stable: equal ones in the plan's order
+        self._to_do = deque(sorted(open_points, key=seconds_of, reverse=True))  # stable: ties in the plan's order
         self._looked = time.monotonic()
         self._catch_up = Backfill(output_dir, claims, studies)
         for point in plan:
-            if point.identity in self.board.done and not self._is_told(point):
+            if point.identity in self.board.done and not self._is_in_study(point):
                 self._catch_up.add(point)
 
     @property
     def left(self) -> list[Point]:
-        """Points that wait for a worker."""
+        """Points waiting for a worker."""
         return list(self._to_do)
 
     def run(self, show: Callable[[SweepState], None] = lambda _: None) -> SweepState:
-        """Work until every point is settled, here or elsewhere, or until told to stop.
+        """Run until every point is settled, here or elsewhere, or :meth:`stop` is called.
 
         Args:
-            show: Called at every tick with the board.
+            show: Called at every tick with the state.
         """
         show(self.board)
         while self._tick():
             show(self.board)
-        self._note(self._catch_up.finish())
+        self._add_results(self._catch_up.finish())
         show(self.board)
         return self.board
 
     def stop(self) -> None:
-        """Hand out nothing more; running trials stop after their epoch, with a complete checkpoint."""
+        """Submit nothing more; running trials stop after their epoch, with a complete checkpoint."""
         self.stopping = True
 
     def _tick(self) -> bool:
@@ -141,29 +141,29 @@ class Coordinator:
         for identity, outcome in ended:
             self._end(identity, outcome)
         for identity in self.board.running:
-            self._watch(identity)
+            self._monitor(identity)
         if time.monotonic() - self._looked >= _LOOK_AROUND_SECONDS or not (self.board.running or ended):
-            self._look_around()
-        self._note(self._catch_up.work(_CATCH_UP_SECONDS))
+            self._check_elsewhere()
+        self._add_results(self._catch_up.work(_CATCH_UP_SECONDS))
         if self.board.running:
             return True
-        if ended and not self._is_left():
-            self._look_around()  # others may have drawn points since the last look
-        return not self.stopping and self._is_left()
+        if ended and not self._has_points_left():
+            self._check_elsewhere()  # others may have drawn points since the last check
+        return not self.stopping and self._has_points_left()
 
-    def _is_left(self) -> bool:
-        """Return whether points are open that nobody trains here."""
+    def _has_points_left(self) -> bool:
+        """Return whether points are open that are not being trained here."""
         searching = any(search.wants_more for search in self._searches.values())
         return bool(self._to_do or self.board.elsewhere or searching)
 
     def _search(self) -> None:
-        """Ask the searches for points while workers are free and nothing that waits can begin."""
+        """Ask the searches for points while workers are free and no waiting point can begin."""
         for search in self._searches.values():
             while self._runner.has_room and search.wants_more and self._ask(search):
                 self._hand_out()
 
     def _ask(self, search: Search) -> bool:
-        """Hand out a point that a search asks for, or answer from its record; return whether to ask for more."""
+        """Submit a point that a search asks for, or answer from its record; return whether to ask for more."""
         with search.lock:
             asked = search.ask()
             if asked is None:
@@ -178,10 +178,10 @@ class Coordinator:
                 self._plan.write(self._output_dir)
                 return True
             if not self._claims.take(identity):  # another sweep trains it; its record will count
-                search.study.drop(trial)
+                search.study.mark_failed(trial)
                 self.board.elsewhere.add(identity)
                 return True
-        if self._look([identity]):
+        if self._read_states([identity]):
             self._answer(search, trial, identity)
             self._claims.release(identity)
         else:
@@ -191,20 +191,20 @@ class Coordinator:
         return True
 
     def _answer(self, search: Search, trial: int, identity: str) -> None:
-        """Tell a search what is known of the point that it asked for."""
+        """End a search's trial of a settled point, with its record if there is one."""
         try:
             record = read_record(self._folder(identity)) if identity in self.board.done else None
         except RecordError as error:
-            self._note({identity: classify(error)})
+            self._add_results({identity: classify(error)})
             record = None
         if record is not None:
             search.study.complete(trial, record)
             self.board.done[identity] = selected_value(record)
         else:
-            search.study.drop(trial)
+            search.study.mark_failed(trial)
 
     def _adopt(self) -> None:
-        """Hear of the points that other coordinators' searches have asked for."""
+        """Add the points that other coordinators' searches have asked for."""
         for point in itertools.chain.from_iterable(search.adopt() for search in self._searches.values()):
             self._points[point.identity] = point
             self._plan.add(point)
@@ -218,18 +218,18 @@ class Coordinator:
                 held_back.append(point)
             elif not self._claims.take(point.identity):
                 self.board.elsewhere.add(point.identity)
-            elif self._look([point.identity]):  # somebody has settled it since
+            elif self._read_states([point.identity]):  # settled elsewhere since
                 self._catch_up.add(point)
                 self._claims.release(point.identity)
                 study = self._study(point)
-                if isinstance(study, SeedMeanStudy):  # at once: the next draw goes by the means
+                if isinstance(study, SeedMeanStudy):  # at once: the next draw depends on the means
                     study.catch_up(point)
             else:
                 self._begin(point)
         self._to_do.extendleft(reversed(held_back))
 
     def _begin(self, point: Point) -> None:
-        """Train a point that is claimed, unless a pruner stops it first."""
+        """Train a claimed point, unless a pruner stops it first."""
         study = self._study(point)
         trial = study.begin(point)
         if self._should_prune(point, trial, study.unjudged(trial)):
@@ -240,7 +240,7 @@ class Coordinator:
             self._runner.submit(point)
 
     def _end(self, identity: str, outcome: Outcome) -> None:
-        """Note how an attempt ended: in the study, on disk, on the board."""
+        """Record how an attempt ended: in the study, on disk, in the state."""
         trial, point = self.board.running.pop(identity), self._points[identity]
         study, folder = self._study(point), self._folder(identity)
         try:
@@ -249,19 +249,19 @@ class Coordinator:
             outcome = Outcome(failure=classify(error))
             record = None
         if record is not None:
-            news = study.complete(trial, record)
+            new_steps = study.complete(trial, record)
             self.board.done[identity] = selected_value(record)
             self.board.trained += 1
-            if self._should_prune(point, trial, news):
+            if self._should_prune(point, trial, new_steps):
                 self._prune(point, trial)
         elif outcome.stopped == PRUNED:
             study.prune(trial)
-            self._look([identity])
+            self._read_states([identity])
         elif outcome.stopped:
             study.requeue(trial, identity)
         else:
             self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
-        if self.stopping:  # a point whose other seeds are to do waits; one that has ended stays as it is
+        if self.stopping:  # a point with other seeds to do waits; an ended one is unchanged
             study.requeue(trial, identity)
         self._claims.release(identity)
 
@@ -275,8 +275,8 @@ class Coordinator:
         else:
             self.board.failed[point.identity] = failed
 
-    def _watch(self, identity: str) -> None:
-        """Report a running trial's new epochs, and stop it where a pruner or Ctrl-C says so."""
+    def _monitor(self, identity: str) -> None:
+        """Report a running trial's new epochs, and stop it for a pruner or Ctrl-C."""
         folder, trial = self._folder(identity), self.board.running[identity]
         point = self._points[identity]
         study = self._study(point)
@@ -291,28 +291,28 @@ class Coordinator:
             request_stop(folder, INTERRUPTED)
 
     def _should_prune(self, point: Point, trial: int, steps: Iterable[int]) -> bool:
-        """Let the pruner judge the steps that a trial has reached, in their order."""
+        """Return whether the pruner stops a trial at one of the steps, judged in order."""
         search = self._searches.get(point.cell.study_name)
         return search is not None and any(search.should_prune(trial, step) for step in steps)
 
     def _prune(self, point: Point, trial: int) -> None:
-        """Stop a training, and with it those of the other seeds of its point."""
+        """Stop a training, and those of the other seeds of its point."""
         study = self._study(point)
         if not isinstance(study, SeedMeanStudy):
             request_stop(self._folder(point.identity), PRUNED)
             return
         study.prune(trial)
         study.close(point.identity, self._claims)
-        self._look(member for member in study.members(point.identity) if member not in self.board.running)
+        self._read_states(member for member in study.members(point.identity) if member not in self.board.running)
         self._to_do = deque(left for left in self._to_do if not self._is_settled(left.identity))
 
-    def _look_around(self) -> None:
-        """See what other coordinators have settled or left behind."""
+    def _check_elsewhere(self) -> None:
+        """Take up what other coordinators have settled or left behind."""
         self._looked = time.monotonic()
         self._adopt()
         left_behind = []
         for identity in sorted(self.board.elsewhere):
-            if self._look([identity]):
+            if self._read_states([identity]):
                 self.board.elsewhere.discard(identity)
                 self._catch_up.add(self._points[identity])
             elif not self._claims.is_taken(identity):
@@ -321,10 +321,10 @@ class Coordinator:
             self.board.elsewhere.discard(point.identity)
             self._to_do.append(point)
         for name in {point.cell.study_name for point in left_behind}:
-            self._studies[name].read()  # to go on with the trial that a dead coordinator left
+            self._studies[name].read()  # to resume the trial that a dead coordinator left
 
-    def _look(self, identities: Iterable[str]) -> int:
-        """Read from disk where points stand; return how many are settled."""
+    def _read_states(self, identities: Iterable[str]) -> int:
+        """Read the states of points from disk; return how many are settled."""
         settled = 0
         for identity in identities:
             folder = self._folder(identity)
@@ -340,17 +340,17 @@ class Coordinator:
             settled += 1
         return settled
 
-    def _note(self, read: Mapping[str, float | Failure]) -> None:
-        """Put on the board what was read of records that came from elsewhere."""
-        for identity, found in read.items():
-            if isinstance(found, Failure):
+    def _add_results(self, read: Mapping[str, float | Failure]) -> None:
+        """Add what was read from records of other sweeps to the state."""
+        for identity, result in read.items():
+            if isinstance(result, Failure):
                 self.board.done.pop(identity, None)
-                self.board.failed[identity] = found
+                self.board.failed[identity] = result
             else:
-                self.board.done[identity] = found
+                self.board.done[identity] = result
 
-    def _is_told(self, point: Point) -> bool:
-        return point.identity in self._study(point).told and looks_whole(self._folder(point.identity))
+    def _is_in_study(self, point: Point) -> bool:
+        return point.identity in self._study(point).recorded and looks_whole(self._folder(point.identity))
 
     def _is_settled(self, identity: str) -> bool:
         return identity in self.board.done or identity in self.board.failed or identity in self.board.pruned

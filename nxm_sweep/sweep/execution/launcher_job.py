@@ -1,6 +1,6 @@
-"""A job of one of Hydra's launchers: trains one point, and says in the trial's folder that it lives and how it ended.
+"""Job of a Hydra launcher: train one point, and write heartbeat and outcome to the trial's folder.
 
-A launcher's word is not enough: it raises for all of its jobs because one was killed, while others still run or wait.
+A launcher's result is not enough: it raises for all jobs because one was killed, while others still run or wait.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def run_job(settings: TrialSettings, identity: str) -> dict[str, str] | None:
     """Train one point in a process that a launcher has started.
 
     Args:
-        settings: The point's settings; ``sweep.threads`` holds for this process.
-        identity: Its identity, as it was planned.
+        settings: The point's settings; ``sweep.threads`` applies to this process.
+        identity: Its planned identity.
 
     Returns:
-        None when it has a record; else why not, as :func:`nxm_sweep.sweep.execution.worker.train` says it.
+        None if it has a record; else why not, as in :func:`nxm_sweep.sweep.execution.worker.train`.
     """
     folder = trial_folder(Path(settings.output_dir), identity)
-    with _sign_of_life(folder / JOB):  # before the imports that take seconds: many a job is killed in them
+    with _keep_heartbeat(folder / JOB):  # before the slow imports: jobs are often killed in them
         answer = stop_of(folder) or _train(settings, identity)
     if answer is not None:
         write_json(folder / JOB, {_ANSWER: answer})
@@ -43,30 +43,30 @@ def run_job(settings: TrialSettings, identity: str) -> dict[str, str] | None:
 
 
 def forget_job(folder: Path) -> None:
-    """Remove what an earlier job has left in a trial's folder, its orders included."""
+    """Remove what an earlier job has left in a trial's folder, and its stop request."""
     for name in (JOB, STOP):
         (folder / name).unlink(missing_ok=True)
 
 
 def stop_of(folder: Path) -> dict[str, str] | None:
-    """Return the answer of a job that is told to stop before it has begun, or None."""
-    order = read_json(folder / STOP)
-    return {STOPPED: str(order.get("reason"))} if isinstance(order, dict) else None
+    """Return the answer of a job with a stop request before it begins, or None."""
+    request = read_json(folder / STOP)
+    return {STOPPED: str(request.get("reason"))} if isinstance(request, dict) else None
 
 
 def read_job(folder: Path) -> Mapping[str, Any] | None:
-    """Return what a job has said in a trial's folder, or None if it has not begun, or left a record."""
+    """Return a job's file in a trial's folder, or None if it has not begun or has left a record."""
     job = read_json(folder / JOB)
     return job if isinstance(job, dict) else None
 
 
 def answer_of(job: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return how a job has ended, or None if it has not said so."""
+    """Return a job's answer, or None if it has none."""
     return (job or {}).get(_ANSWER)
 
 
 def lives(job: Mapping[str, Any], folder: Path, lease: float) -> bool:
-    """Return whether the process of a job that has begun lives."""
+    """Return whether the process of a begun job is alive."""
     return is_alive(job.get(_PROCESS, {}), folder / JOB, lease)
 
 
@@ -81,9 +81,9 @@ def _train(settings: TrialSettings, identity: str) -> dict[str, str] | None:
 
 
 @contextmanager
-def _sign_of_life(sign: Path) -> Iterator[None]:
+def _keep_heartbeat(sign: Path) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():  # else it is the coordinator's process
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
     write_json(sign, {_PROCESS: this_process()})
     try:
         with Heartbeat(sign, _BEAT_SECONDS):

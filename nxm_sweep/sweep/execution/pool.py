@@ -1,4 +1,4 @@
-"""The local pool: warm worker processes, each with its device and threads, replaced when they die."""
+"""Local pool of warm worker processes, each with its device and threads; dead ones are replaced."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from nxm_sweep.sweep.execution.worker import warm_up, work
 from nxm_sweep.sweep.planning.cell import Point
 
 PRELOAD = "nxm_sweep.sweep.execution.preload"
-"""Module that imports all that a worker needs before its first trial."""
+"""Module that imports what a worker needs before its first trial."""
 _USUAL_NEED = 4 << 30
 _BASE_NEED, _COPIES = 1 << 30, 6
 """Bytes of a trial: imports and activations, and W, its gradient, AdamW's two moments, Z and U."""
 _TERMINATED = 15
-"""What a worker of Pebble answers to SIGTERM with."""
+"""Exit code of a Pebble worker on SIGTERM."""
 _SIGNAL_NAMES = {-9: "SIGKILL", -11: "SIGSEGV", -15: "SIGTERM", -6: "SIGABRT", -7: "SIGBUS"}
 
 
 class Pool:
-    """Worker processes, one trial at a time each. A context: they end with it, whatever they do.
+    """Worker processes that run one trial at a time each. A context manager that ends them.
 
     Args:
-        workers: How many.
+        workers: Number of processes.
         threads: CPU threads of each; the processes of a trial on several devices share them.
-        devices: Value of ``CUDA_VISIBLE_DEVICES`` of each worker, or empty: none is set.
+        devices: Value of ``CUDA_VISIBLE_DEVICES`` of each worker; if empty, none is set.
         time_limit: Seconds of one trial, or None.
     """
 
     def __init__(self, workers: int, threads: int, devices: list[str], time_limit: float | None) -> None:
         self._threads, self._devices, self._time_limit = threads, devices, time_limit
-        self._slots = [self._slot(number) for number in range(workers)]
+        self._slots = [self._make_slot(number) for number in range(workers)]
         self._free = list(range(workers))
         self._running: dict[concurrent.futures.Future[Any], tuple[int, str]] = {}
-        self._kills_before = _kernel_kills()
+        self._kills_before = _count_kernel_kills()
 
     def __enter__(self) -> Self:
         return self
@@ -67,15 +67,15 @@ class Pool:
         return bool(self._free)
 
     def submit(self, point: Point) -> None:
-        """Give a free worker a point."""
+        """Submit a point to a free worker."""
         slot = self._free.pop(0)
-        if self._is_broken(slot):  # its worker died while it had nothing to do
+        if self._is_broken(slot):  # its worker died while idle
             self._replace(slot)
         future = self._slots[slot].schedule(work, args=[point.settings, point.identity], timeout=self._time_limit)
         self._running[future] = (slot, point.identity)
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
-        """Return the identities whose attempt has ended, after at most so many seconds."""
+        """Return identity and outcome of ended attempts, after at most ``seconds``."""
         if not self._running:
             time.sleep(seconds)
         done, _ = concurrent.futures.wait(
@@ -85,14 +85,14 @@ class Pool:
         ended = []
         for future in done | broken:
             slot, identity = self._running.pop(future)
-            ended.append((identity, self._outcome(future)))
+            ended.append((identity, self._determine_outcome(future)))
             if future in broken:
                 self._replace(slot)
             self._free.append(slot)
         return ended
 
-    def _slot(self, number: int) -> ProcessPool:
-        """A pool of one worker, which starts with its first trial."""
+    def _make_slot(self, number: int) -> ProcessPool:
+        """Return a pool of one worker, which starts with its first trial."""
         device = self._devices[number % len(self._devices)] if self._devices else None
         return ProcessPool(
             max_workers=1,
@@ -102,15 +102,15 @@ class Pool:
         )
 
     def _is_broken(self, slot: int) -> bool:
-        """Whether a worker died outside of a trial, which Pebble's pool of one does not survive."""
+        """Return whether a worker died outside a trial, which Pebble's pool of one does not survive."""
         return not self._slots[slot].active
 
     def _replace(self, slot: int) -> None:
         self._slots[slot].stop()  # type: ignore[no-untyped-call]
         self._slots[slot].join()
-        self._slots[slot] = self._slot(slot)
+        self._slots[slot] = self._make_slot(slot)
 
-    def _outcome(self, future: concurrent.futures.Future[Any]) -> Outcome:
+    def _determine_outcome(self, future: concurrent.futures.Future[Any]) -> Outcome:
         if not future.done():
             return Outcome(failure=failure("killed", "the worker died before it had begun"))
         error = future.exception()
@@ -121,11 +121,11 @@ class Pool:
         if isinstance(error, BrokenProcessPool):
             return Outcome(failure=failure("killed", "the worker died before it had begun"))
         if isinstance(error, ProcessExpired):
-            return Outcome(failure=self._death(int(error.exitcode)))
+            return Outcome(failure=self._classify_exit(int(error.exitcode)))
         return Outcome(failure=classify(error))
 
-    def _death(self, code: int) -> Failure:
-        kills, self._kills_before = self._kills_before, _kernel_kills()
+    def _classify_exit(self, code: int) -> Failure:
+        kills, self._kills_before = self._kills_before, _count_kernel_kills()
         if code == -9 and self._kills_before > kills:
             return failure("out of memory", "the system killed the worker for lack of memory")
         if code == _TERMINATED:
@@ -136,10 +136,10 @@ class Pool:
 
 
 def start_context() -> BaseContext:
-    """Return how worker processes are started: by a fork server that has imported what they need, once for all of them.
+    """Return the start method of workers: a fork server that imports what they need, once for all of them.
 
-    The server has run nothing, so no thread of PyTorch and no CUDA state is copied. On a GPU, and where forking is not safe at
-    all, each worker is a new process that imports for itself.
+    The server has run nothing, so no thread of PyTorch and no CUDA state is copied. On a GPU, and where forking is not
+    safe, each worker is a new process with its own imports.
     """
     if sys.platform != "linux" or _devices():
         return multiprocessing.get_context("spawn")
@@ -150,34 +150,34 @@ def start_context() -> BaseContext:
 
 @contextmanager
 def apart() -> Iterator[Callable[..., Any]]:
-    """Give what calls a function in a process of the fork server, so that this one need not import what workers do.
+    """Yield a function that calls another in a process of the fork server, to avoid the workers' imports here.
 
-    Without a fork server the function is called here.
+    Without a fork server, the call is made in this process.
     """
     context = start_context()
     if context.get_start_method() != "forkserver":
         yield lambda function, *args: function(*args)
         return
-    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
-    with ProcessPoolExecutor(1, context, signal.signal, deaf) as executor:  # no process starts before the first call
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
+    with ProcessPoolExecutor(1, context, signal.signal, ignore) as executor:  # no process starts before the first call
         yield lambda function, *args: executor.submit(function, *args).result()
 
 
 def start_imports() -> None:
-    """Let the fork server begin with its imports, which take seconds, while the sweep is planned."""
+    """Start the imports of the fork server, which take seconds, while the sweep is planned."""
     if start_context().get_start_method() == "forkserver":
         multiprocessing.forkserver.ensure_running()
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a machine is split between trials.
+    """Division of a machine between trials.
 
     Attributes:
         workers: Worker processes.
         threads: CPU threads of each.
-        devices: The GPUs that each takes, as ``CUDA_VISIBLE_DEVICES`` names them; workers go round them.
-        reason: Why so many workers.
+        devices: The GPUs of each, in the syntax of ``CUDA_VISIBLE_DEVICES``; workers take turns.
+        reason: Reason for their number.
     """
 
     workers: int
@@ -194,14 +194,14 @@ class Shape:
 
 
 def shape_of_machine(settings: SweepSettings, processes: int = 1, weights: int | None = None) -> Shape:
-    """Return how many workers fit this machine, the threads of each, and the GPUs that each takes.
+    """Return the number of workers that fit this machine, and the threads and GPUs of each.
 
-    On a CPU, narrow workers beat wide ones: two of one thread finish 1.26 times as many trials an hour as one of two.
+    On a CPU, narrow workers beat wide ones: two of one thread finish 1.26 times as many trials per hour as one of two.
 
     Args:
-        settings: How many are wanted, if anybody says so.
-        processes: Processes of a trial, ``training.devices``: so many GPUs a worker, or so many cores.
-        weights: Bytes of the largest model's weights; None: not known.
+        settings: Number of workers and threads, if set.
+        processes: Processes of a trial, ``training.devices``: GPUs per worker, or cores.
+        weights: Bytes of the largest model's weights; None: unknown.
     """
     visible = _devices()
     devices = [",".join(visible[start : start + processes]) for start in range(0, len(visible), processes)]
@@ -224,7 +224,7 @@ def shape_of_machine(settings: SweepSettings, processes: int = 1, weights: int |
 
 
 def _devices() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs of this process, in the syntax of ``CUDA_VISIBLE_DEVICES``."""
     import torch  # noqa: PLC0415 - planning needs no torch
 
     if not torch.cuda.is_available():
@@ -233,8 +233,8 @@ def _devices() -> list[str]:
     return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _kernel_kills() -> int:
-    """How many processes the kernel has killed for lack of memory since it started."""
+def _count_kernel_kills() -> int:
+    """Return the number of processes that the kernel has killed for lack of memory since boot."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What runs inside a worker process: warm up once, then one trial after another."""
+"""Code of a worker process: warm up once, then train one trial after another."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _INPUTS = Inputs()
 
 
 def warm_up(preload: str, threads: int, device: str | None) -> None:
-    """Prepare a worker process: its device, its threads, and the imports that take seconds.
+    """Prepare a worker process: device, threads, and the imports that take seconds.
 
     Args:
-        preload: Module whose import is all that a worker needs before its first trial.
+        preload: Module that imports what a worker needs before its first trial.
         threads: CPU threads; the processes of a trial on several devices share them.
-        device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it.
+        device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it unchanged.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears of Ctrl-C and says what is to be done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
     threading.Thread(target=_end_with_coordinator, name="orphan watch", daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     importlib.import_module(preload)
-    gc.freeze()  # what is there now stays: collecting garbage after every trial would walk through all of it, for 0.3 s
-    torch.set_num_threads(threads)  # the variable OMP_NUM_THREADS comes too late: starting a process has imported torch
+    gc.freeze()  # what is loaded now stays: a collection after every trial would scan all of it, for 0.3 s
+    torch.set_num_threads(threads)  # OMP_NUM_THREADS is too late: starting a process has imported torch
 
 
 def _end_with_coordinator() -> None:
-    """End this process when the coordinator has ended, also where a fork server is the parent."""
+    """Exit when the coordinator has ended, even if a fork server is the parent."""
     coordinator = multiprocessing.parent_process()
     if coordinator is not None:
         coordinator.join()
@@ -53,7 +53,7 @@ def _end_with_coordinator() -> None:
 
 
 def work(settings: TrialSettings, identity: str) -> dict[str, str] | None:
-    """Train one point in a worker process; all that it and the libraries print goes to its log file. As :func:`train`."""
+    """Train one point in a worker process, with all output in its log file, also of libraries. As :func:`train`."""
     folder = trial_folder(Path(settings.output_dir), identity)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("a") as log:
@@ -64,14 +64,14 @@ def work(settings: TrialSettings, identity: str) -> dict[str, str] | None:
 
 
 def train(settings: TrialSettings, identity: str) -> dict[str, str] | None:
-    """Train one point; what it prints goes to its own log file.
+    """Train one point; its output goes to its own log file.
 
     Args:
         settings: The point's settings.
-        identity: Its identity, as it was planned.
+        identity: Its planned identity.
 
     Returns:
-        None when it has a record; else why not: ``{"stopped": reason}`` or a failure's fields.
+        None if it has a record; else ``{"stopped": reason}`` or a failure's fields.
     """
     folder = trial_folder(Path(settings.output_dir), identity)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,9 +87,9 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
         run_point(settings, console, planned=folder.name, inputs=_INPUTS)
     except TrialStoppedError as stopped:
         return {STOPPED: stopped.message}
-    except (Exception, SystemExit) as error:  # whatever a trial raises ends that trial alone
+    except (Exception, SystemExit) as error:  # an exception ends only its own trial
         if isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ:
-            raise  # it has put the job back into the queue
+            raise  # submitit has requeued the job
         text = traceback.format_exc()
         console.print(text, markup=False)
         failed = classify(error, text)

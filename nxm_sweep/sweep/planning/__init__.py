@@ -1,1 +1,1 @@
-"""The cells and points of a sweep, and what they cost."""
+"""Cells and points of a sweep, and their cost."""

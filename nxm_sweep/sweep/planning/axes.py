@@ -1,4 +1,4 @@
-"""Axes of a sweep: the values that a grid combines, the ranges that a search draws from, and the rules between them."""
+"""Axes of a sweep: values that a grid combines, ranges that a search draws from, and rules between them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import TrialSettings
 
 _PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
-"""A word that the command line takes without quotes, and for nothing but a word."""
+"""String that the command line parses as a string even without quotes."""
 _BEFORE_QUOTE = re.compile(r"(\\+)(?='|$)")
-"""Backslashes that a quoted word needs twice; elsewhere one is one."""
+"""Backslashes to double in a quoted string; others are literal."""
 Values = dict[str, Any]
 Ties = Sequence[Sequence[str]]
 
 
 def can_be_axis(settings: TrialSettings, key: str) -> bool:
-    """Return whether a key names a number or a word that changes a trial; no device, no path, no group."""
-    place: Any = settings
+    """Return whether a key names a number or string that changes a trial: no device, path or group."""
+    node: Any = settings
     for name in key.split("."):
-        known = getattr(place, "__dataclass_fields__", {})
+        known = getattr(node, "__dataclass_fields__", {})
         if name not in known or not all(known[name].metadata.get(mark, True) for mark in ("identity", "axis")):
             return False
-        place = getattr(place, name)
-    return place is None or isinstance(place, int | float | str)
+        node = getattr(node, name)
+    return node is None or isinstance(node, int | float | str)
 
 
 def command_line_word(value: Any) -> str:
-    """Return a value as the command line takes it."""
+    """Return a value in command-line syntax."""
     match value:
         case None:
             return "null"
@@ -49,33 +49,33 @@ def assign_(settings: TrialSettings, values: Mapping[str, Any]) -> TrialSettings
     """Set dotted keys in place."""
     for key, value in values.items():
         *path, leaf = key.split(".")
-        place: Any = settings
+        parent: Any = settings
         for name in path:
-            place = getattr(place, name)
-        setattr(place, leaf, value)
+            parent = getattr(parent, name)
+        setattr(parent, leaf, value)
     return settings
 
 
 def value_at(settings: TrialSettings, key: str) -> Any:
     """Return the value of a dotted key."""
-    place: Any = settings
+    node: Any = settings
     for name in key.split("."):
-        place = getattr(place, name)
-    return place
+        node = getattr(node, name)
+    return node
 
 
 def exists(settings: TrialSettings, key: str) -> bool:
-    """Return whether a dotted key names a setting or a group of them."""
-    place: Any = settings
+    """Return whether a dotted key names a setting or a group."""
+    node: Any = settings
     for name in key.split("."):
-        if name not in getattr(place, "__dataclass_fields__", {}):
+        if name not in getattr(node, "__dataclass_fields__", {}):
             return False
-        place = getattr(place, name)
+        node = getattr(node, name)
     return True
 
 
 def has(tree: Any, key: str) -> bool:
-    """Return whether a dotted key names a plain value in nested dictionaries."""
+    """Return whether a dotted key names a leaf of nested dictionaries."""
     for name in key.split("."):
         if not isinstance(tree, dict) or name not in tree:
             return False
@@ -84,7 +84,7 @@ def has(tree: Any, key: str) -> bool:
 
 
 def holder_of(tree: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """Return the dictionary that holds a dotted key, and the key's last part."""
+    """Return the dictionary that contains a dotted key, and the last part of the key."""
     *path, leaf = key.split(".")
     for name in path:
         tree = tree[name]
@@ -93,7 +93,7 @@ def holder_of(tree: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 @dataclass(frozen=True)
 class Range:
-    """An axis of a search: any number between ``low`` and ``high``, both included; a whole one if both are."""
+    """An axis of a search: numbers from ``low`` to ``high``, both included; integers if both ends are."""
 
     low: float
     high: float
@@ -101,7 +101,7 @@ class Range:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds whole numbers alone."""
+        """Whether it contains only integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
@@ -109,14 +109,14 @@ Axes = dict[str, tuple[Any, ...] | Range]
 
 
 def combinations(axes: Axes, tie: Ties = ()) -> Iterator[Values]:
-    """Yield every combination of the axes' values, tied axes changing together.
+    """Yield every combination of the axes' values; tied axes change together.
 
     Raises:
-        ConfigError: Tied axes of different lengths, or a range, which has no list of values.
+        ConfigError: Tied axes differ in length, or an axis is a range, which has no list of values.
     """
-    groups = _groups(_lists(axes), tie)
+    groups = _group_tied(_require_lists(axes), tie)
     order = list(axes)
-    for rows in itertools.product(*(_rows(axes, keys) for keys in groups)):
+    for rows in itertools.product(*(_zip_values(axes, keys) for keys in groups)):
         values = {
             key: value for keys, row in zip(groups, rows, strict=True) for key, value in zip(keys, row, strict=True)
         }
@@ -124,20 +124,20 @@ def combinations(axes: Axes, tie: Ties = ()) -> Iterator[Values]:
 
 
 def count(axes: Axes, tie: Ties = ()) -> int:
-    """Return how many combinations the axes have, rules that leave some out aside.
+    """Return the number of combinations of the axes, ignoring rules that exclude some.
 
     Raises:
-        ConfigError: As :func:`combinations`.
+        ConfigError: As in :func:`combinations`.
     """
-    return math.prod(len(_rows(axes, keys)) for keys in _groups(_lists(axes), tie))
+    return math.prod(len(_zip_values(axes, keys)) for keys in _group_tied(_require_lists(axes), tie))
 
 
 def whole_ranges_listed(axes: Axes, limit: int) -> Axes | None:
-    """Return the axes with each range of whole numbers as a list; None if their combinations are no more than a few.
+    """Return the axes with integer ranges as lists; None for a real range or more than ``limit`` combinations.
 
     Args:
         axes: Lists and ranges.
-        limit: More combinations than this are not listed.
+        limit: Largest number of combinations to list.
     """
     sizes = [
         len(values)
@@ -164,32 +164,32 @@ def agrees(rule: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """Return a number to 12 significant digits, as identities have it; anything else as it is."""
+    """Return a float rounded to 12 significant digits, as in identities; anything else unchanged."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def listed(value: Any) -> list[Any]:
-    """Return a list as it is, and anything else as a list of one."""
+    """Return a sequence as a list, and anything else as a list of one."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def is_wordy(values: Any) -> bool:
-    """Return whether an axis holds words, whose list a study cannot grow."""
+    """Return whether an axis holds strings or None, a list that a study cannot extend."""
     return not isinstance(values, Range) and any(value is None or isinstance(value, str) for value in values)
 
 
-def _lists(axes: Axes) -> dict[str, tuple[Any, ...]]:
+def _require_lists(axes: Axes) -> dict[str, tuple[Any, ...]]:
     for key, values in axes.items():
         if isinstance(values, Range):
             raise ConfigError(
                 f"{key} is a range, which a grid cannot list",
-                hint="sweep.sampler=random (tpe, qmc, cmaes) with sweep.n_trials searches ranges",
+                hint="sweep.sampler=random (tpe, qmc) with sweep.n_trials searches ranges",
             )
     return {key: values for key, values in axes.items() if isinstance(values, tuple)}
 
 
-def _groups(axes: Mapping[str, tuple[Any, ...]], tie: Ties) -> list[tuple[str, ...]]:
-    """Axes that change together, in the order of the first of each."""
+def _group_tied(axes: Mapping[str, tuple[Any, ...]], tie: Ties) -> list[tuple[str, ...]]:
+    """Return the groups of tied axes, ordered by the first axis of each."""
     groups: list[tuple[str, ...]] = []
     for key in axes:
         partners = next((tuple(name for name in keys if name in axes) for keys in tie if key in keys), (key,))
@@ -197,10 +197,10 @@ def _groups(axes: Mapping[str, tuple[Any, ...]], tie: Ties) -> list[tuple[str, .
             groups.append(partners)
     for keys in groups:
         if len({len(axes[key]) for key in keys}) > 1:
-            words = ", ".join(f"{key} has {len(axes[key])}" for key in keys)
-            raise ConfigError(f"sweep.tie needs axes of one length but {words}")
+            lengths = ", ".join(f"{key} has {len(axes[key])}" for key in keys)
+            raise ConfigError(f"sweep.tie needs axes of one length but {lengths}")
     return groups
 
 
-def _rows(axes: Axes, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+def _zip_values(axes: Axes, keys: Sequence[str]) -> list[tuple[Any, ...]]:
     return list(zip(*(listed(axes[key]) for key in keys), strict=True))

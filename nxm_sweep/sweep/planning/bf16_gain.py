@@ -1,4 +1,4 @@
-"""How much faster bf16 multiplies matrices here than fp32, measured on the shapes of a model."""
+"""Speed-up of bf16 over fp32 matrix products on this machine, measured on a model's shapes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from nxm_sweep.export.weights import open_weights
 from nxm_sweep.settings import ModelSettings, TrialSettings
 
 _TOKENS = 512
-_TURNS = 6  # of which the first warms up
+_TURNS = 6  # the first one warms up
 
 
 def bf16_gain(settings: TrialSettings, clock: Callable[[], float] | None = None) -> float | None:
-    """Return how many times as fast as in fp32 a model's layers multiply in bf16, on the device that trials use here.
+    """Return the speed-up of a model's matrix products in bf16 over fp32, on the device that trials use here.
 
-    Each matrix is multiplied with the inputs of 512 tokens. The types take turns, and the fastest turn of each counts. On a CPU
-    it is the CPU time of one thread, which other processes on the machine do not change.
+    Each matrix is multiplied by the inputs of 512 tokens. The dtypes alternate, and the fastest turn of each counts. On
+    a CPU, the CPU time of one thread is measured, which other processes do not affect.
 
     Args:
-        settings: A trial's settings; model and device count.
-        clock: Seconds that only grow; for tests.
+        settings: A trial's settings; only model and device matter.
+        clock: Monotonic clock in seconds, for tests.
 
     Returns:
-        The ratio; None where the device has no native bf16, or the model's weights are not at hand.
+        The ratio; None if the device has no native bf16, or the model's weights are not on disk.
     """
-    shapes = _matrices(settings.model) if has_native_bf16(settings) else Counter()
+    shapes = _count_matrices(settings.model) if has_native_bf16(settings) else Counter()
     if not shapes:
         return None
     gpu = uses_gpu(settings)
@@ -42,7 +42,10 @@ def bf16_gain(settings: TrialSettings, clock: Callable[[], float] | None = None)
     torch.set_num_threads(1)
     try:
         turns = [
-            (_seconds(shapes, torch.float32, device, clock), _seconds(shapes, torch.bfloat16, device, clock))
+            (
+                _time_products(shapes, torch.float32, device, clock),
+                _time_products(shapes, torch.bfloat16, device, clock),
+            )
             for _ in range(_TURNS)
         ]
     finally:
@@ -50,17 +53,17 @@ def bf16_gain(settings: TrialSettings, clock: Callable[[], float] | None = None)
     return min(fp32 for fp32, _ in turns) / min(bf16 for _, bf16 in turns)
 
 
-def _matrices(model: ModelSettings) -> Counter[tuple[int, int]]:
-    """How often a model has a matrix of each shape, embeddings aside; nothing where its files are not at hand."""
+def _count_matrices(model: ModelSettings) -> Counter[tuple[int, int]]:
+    """Count a model's matrices by shape ``(rows, columns)``, without embeddings; empty if it is not on disk."""
     try:
-        shapes = open_weights(_folder(model)).shapes
+        shapes = open_weights(_locate_model(model)).shapes
     except SparsityError:
         return Counter()
     return Counter(shape for name, shape in shapes.items() if "embedding" not in name)
 
 
-def _folder(model: ModelSettings) -> Path:
-    """Where a model's files are expected, without the seconds that importing Transformers takes."""
+def _locate_model(model: ModelSettings) -> Path:
+    """Return the expected folder of a model without importing Transformers, which takes seconds."""
     match model.source:
         case "package":
             spec = importlib.util.find_spec(model.path)
@@ -71,21 +74,21 @@ def _folder(model: ModelSettings) -> Path:
     return Path(cached).parent if isinstance(cached, str) else Path()
 
 
-def _seconds(
+def _time_products(
     shapes: Counter[tuple[int, int]], dtype: torch.dtype, device: torch.device, clock: Callable[[], float]
 ) -> float:
     total = 0.0
     for (rows, columns), count in shapes.items():
         sizes = (_TOKENS, columns), (rows, columns), (_TOKENS, rows)
         inputs, weight, outputs = (torch.ones(size, dtype=dtype, device=device) for size in sizes)
-        _wait(device)
+        _synchronize(device)
         started = clock()
         torch.mm(inputs, weight.T, out=outputs)
-        _wait(device)
+        _synchronize(device)
         total += count * (clock() - started)
     return total
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()

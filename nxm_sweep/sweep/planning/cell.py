@@ -1,4 +1,4 @@
-"""A cell of the results table: what it fixes, the axes that span its grid, and the name of its study."""
+"""A cell of the results table: its fixed settings, the axes of its grid, and the name of its study."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from nxm_sweep.trial.digests import Digests
 from nxm_sweep.trial.identity import canonical_json, hash_of, identity_of
 
 _LISTED = 10_000
-"""A search lists its points where there are no more than so many."""
+"""Largest number of points that a search lists."""
 Words = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task x method x sparsity x model, with everything that its points share.
+    """One task x method x sparsity x model, with everything its points share.
 
     Attributes:
         settings: One point's settings; the axes' values in it are placeholders.
         axes: Per key, the values that the grid combines.
         digests: Hashes of data and model.
-        overrides: The command line that composes a point, without the axes.
-        exclude: Rules; a point that agrees with every key of one is left out.
+        overrides: The overrides that compose a point, without the axes.
+        exclude: Rules; a point that matches every key of one is left out.
         tie: Axes that change together.
-        search: What makes the study of a search another one than the grid's: its sampler; empty for a grid.
+        search: Sampler of a search, which separates its study from the grid's; empty for a grid.
 
     Raises:
         ConfigError: A value of an axis is out of its key's range.
@@ -72,17 +72,17 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Task, method, sparsity and model in words; distillation where there is a teacher. Studies are named by it."""
+        """Task, method, sparsity, model, and distillation if there is a teacher; part of the study's name."""
         return cell_name(self.names)
 
     @property
     def title(self) -> str:
-        """The name as people read it: with what the targets hold, which the name of the rules does not say of every method."""
+        """Display name, with the pattern of the targets: the name of the rules does not give it for every method."""
         return cell_name({**self.names, "sparsity": self.pattern})
 
     @property
     def names(self) -> dict[str, str]:
-        """The parts of the name, each by itself."""
+        """The parts of the name."""
         settings = self.settings
         return {
             "task": settings.task.name,
@@ -94,54 +94,54 @@ class Cell:
 
     @cached_property
     def sparsity_name(self) -> str:
-        """What the records of this cell call the rules."""
+        """Name of the rules in this cell's records."""
         return self.settings.sparsity.name if self._reads_sparsity else "dense"
 
     @cached_property
     def pattern(self) -> str:
-        """What the targets hold after training, as far as the rules say it without a model."""
+        """Pattern of the targets after training, as far as the rules define it without a model."""
         if not self._reads_sparsity:
             return "dense"
         settings = self.settings
-        rules = {rule.match: rule for rule in settings.sparsity.rules}.values()  # of equal ones the later wins
+        rules = {rule.match: rule for rule in settings.sparsity.rules}.values()  # of equal ones, the last wins
         given = [constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense) for rule in rules]
-        held = [
+        final = [
             METHODS[settings.method.name].final_constraint(one) for one in given if one is not None and not one.is_dense
         ]
-        return pattern_label(map(str, held), settings.sparsity.name)
+        return pattern_label(map(str, final), settings.sparsity.name)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that a search trains each drawn point with, ascending; empty for a grid, and where there is one seed.
+        """The seeds that a search trains each drawn point with, ascending; empty for a grid or a single seed.
 
-        With one seed a drawn point is one training, and ``seed`` stays a parameter with a single value: its study keeps
-        its name and its draws.
+        With one seed, a drawn point is one training and ``seed`` remains a parameter with a single value, so that the
+        study keeps its name and its draws.
         """
         values = self.axes.get("seed", ())
         return tuple(sorted(values)) if self.search and isinstance(values, tuple) and len(values) > 1 else ()
 
     @property
     def drawn_keys(self) -> list[str]:
-        """The axes that a search draws from: all of them, but ``seed`` where seeds are repeats."""
+        """The axes that a search draws from: all but ``seed`` if seeds are repeats."""
         return [key for key in self.axes if not (self.seeds and key == "seed")]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that the cell fixes: a changed setting is another study, a changed grid is not."""
+        """Hash of everything the cell fixes: a changed setting gives another study, a changed grid does not."""
         space = {key: str(values) for key, values in self.axes.items()} if self.search else {}
         if self.seeds:
             space["seed"] = f"repeats {' '.join(map(str, self.seeds))}"
-        return self._fingerprint(space)
+        return self._compute_fingerprint(space)
 
     @cached_property
     def search_name(self) -> str:
-        """Name that searches share whose seeds alone differ; empty for a grid."""
+        """Name shared by searches that differ only in seeds; empty for a grid."""
         if not self.search:
             return ""
         space = {key: str(values) for key, values in self.axes.items()} | {"seed": "repeats"}
-        return f"{self.name} {self.search} {self._fingerprint(space)}"
+        return f"{self.name} {self.search} {self._compute_fingerprint(space)}"
 
-    def _fingerprint(self, space: Mapping[str, str]) -> str:
+    def _compute_fingerprint(self, space: Mapping[str, str]) -> str:
         fixed = copy.deepcopy(list(self._variants.values()))
         for hashed in fixed:
             for key in self.axes:
@@ -149,9 +149,9 @@ class Cell:
                     parent, leaf = holder_of(hashed, key)
                     del parent[leaf]
         lists = {key: values for key, values in self.axes.items() if isinstance(values, tuple)}
-        words = {key: sorted(map(str, values)) for key, values in lists.items() if is_wordy(values)}
+        categories = {key: sorted(map(str, values)) for key, values in lists.items() if is_wordy(values)}
         canonical = canonical_json(
-            [sorted(set(map(canonical_json, fixed))), sorted(self.axes), words, self.search, dict(space)]
+            [sorted(set(map(canonical_json, fixed))), sorted(self.axes), categories, self.search, dict(space)]
         )
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
@@ -167,9 +167,9 @@ class Cell:
             ConfigError: The values do not fit together.
         """
         check_fit(assign_(self._scratch, values))
-        words = _words(values)
-        hashed = self._variants[words]
-        for key, parent, leaf in self._places[words]:
+        categories = _select_categories(values)
+        hashed = self._variants[categories]
+        for key, parent, leaf in self._numeric_leaves[categories]:
             parent[leaf] = values[key]
         return Point(self, dict(values), hash_of(hashed))
 
@@ -184,12 +184,12 @@ class Cell:
                     yield point
 
     def repeats(self, point: Point) -> list[Point]:
-        """Return the trainings of a drawn point: one per seed in the order of the seeds, or the point itself."""
+        """Return the trainings of a drawn point: one per seed, in order, or the point itself."""
         return [self.point({**point.values, "seed": seed}) for seed in self.seeds] or [point]
 
     @cached_property
     def space(self) -> dict[str, Point] | None:
-        """What a search can draw, by the identity of its first seed; None if that is more than can be listed."""
+        """The points that a search can draw, by the identity of their first seed; None if too many to list."""
         axes = whole_ranges_listed({**self.axes, **({"seed": self.seeds[:1]} if self.seeds else {})}, _LISTED)
         if axes is None:
             return None
@@ -201,7 +201,7 @@ class Cell:
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """What a rule calls the cell's parts."""
+        """The cell's parts by their keys in rules."""
         settings = self.settings
         return {
             "task": settings.task.name,
@@ -216,7 +216,7 @@ class Cell:
 
     @cached_property
     def _fixed(self) -> dict[str, Any]:
-        """What all points share of that which rules name."""
+        """Values of the rules' keys that all points share."""
         keys = {key for rule in self.exclude for key in rule}
         known = {key: value_at(self.settings, key) for key in keys if self._reads(key)}
         return {**known, **self.choices}
@@ -226,21 +226,23 @@ class Cell:
 
     @cached_property
     def _variants(self) -> dict[Words, dict[str, Any]]:
-        """What is hashed, per combination of the axes' words: words alone decide which other keys a trial reads."""
+        """Hashed settings per combination of categorical values, which decide the other keys that a trial reads."""
         return variants(self.settings, self.axes, self.digests)
 
     @cached_property
-    def _places(self) -> dict[Words, list[tuple[str, dict[str, Any], str]]]:
-        """Where the numbers of the axes stand in what is hashed."""
+    def _numeric_leaves(self) -> dict[Words, list[tuple[str, dict[str, Any], str]]]:
+        """Key, dictionary and leaf of each numeric axis in the hashed settings."""
         return {
-            words: [(key, *holder_of(hashed, key)) for key in self.axes if has(hashed, key) and key not in dict(words)]
-            for words, hashed in self._variants.items()
+            values: [
+                (key, *holder_of(hashed, key)) for key in self.axes if has(hashed, key) and key not in dict(values)
+            ]
+            for values, hashed in self._variants.items()
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One trial that a sweep wants: its cell, its values on the cell's axes, and its identity."""
+    """One trial of a sweep: its cell, its values on the cell's axes, and its identity."""
 
     cell: Cell
     values: Values
@@ -254,22 +256,22 @@ class Point:
     @property
     def overrides(self) -> list[str]:
         """The command line of a job that trains this point."""
-        resolved = {PRECISION: self.cell.settings.training.precision}  # which the command line may call auto
+        resolved = {PRECISION: self.cell.settings.training.precision}  # may be auto on the command line
         job = {**resolved, **self.values, "sweep.point": self.identity, "sweep.cwd": str(Path.cwd())}
         return [*self.cell.overrides, *(f"{key}={command_line_word(value)}" for key, value in job.items())]
 
 
 def live_axes(settings: TrialSettings, axes: Axes) -> Axes:
-    """Keep the axes that this cell's method reads: dense has no rho."""
-    found = variants(settings, axes, Digests())
-    return {key: values for key, values in axes.items() if any(has(hashed, key) for hashed in found.values())}
+    """Return the axes that this cell's method reads: dense has no rho."""
+    all_variants = variants(settings, axes, Digests())
+    return {key: values for key, values in axes.items() if any(has(hashed, key) for hashed in all_variants.values())}
 
 
 def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Words, dict[str, Any]]:
-    """Return what is hashed, per combination of the axes' words; numbers in it are placeholders."""
+    """Return the hashed settings per combination of categorical values; numeric ones are placeholders."""
     scratch = copy.deepcopy(settings)
-    found = {}
-    for values in combinations({key: values for key, values in axes.items() if _has_words(values)}):
+    by_categories = {}
+    for values in combinations({key: values for key, values in axes.items() if _is_categorical(values)}):
         assign_(scratch, values)
         _, hashed = identity_of(
             scratch,
@@ -278,15 +280,15 @@ def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Word
             teacher_digest=digests.teacher,
             carries_head=digests.carries_head,
         )
-        found[_words(values)] = hashed
-    return found
+        by_categories[_select_categories(values)] = hashed
+    return by_categories
 
 
-def _words(values: Mapping[str, Any]) -> Words:
+def _select_categories(values: Mapping[str, Any]) -> Words:
     return tuple(sorted((key, value) for key, value in values.items() if not _is_number(value)))
 
 
-def _has_words(values: tuple[Any, ...] | Range) -> bool:
+def _is_categorical(values: tuple[Any, ...] | Range) -> bool:
     return isinstance(values, tuple) and not all(map(_is_number, values))
 
 

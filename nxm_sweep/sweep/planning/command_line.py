@@ -1,4 +1,4 @@
-"""From a sweep's command line to its cells, each composed on its own."""
+"""Parse a sweep's command line into separately composed cells."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from nxm_sweep.trial.digests import DigestMemo, Digests
 
 _MANY_POINTS = 10_000
 _SPAN_CELLS = ("task", "model", "data", "sparsity", "training.devices")
-"""A sweep over one of these, or over a key of theirs, spans cells, as one over a config group does."""
+"""Keys that, like config groups, span cells when they or keys below them are swept."""
 _NAMES = ("task", "method", "sparsity", "model")
-"""What a rule can name beside settings."""
+"""Keys of a rule that are not settings."""
 _AXES_HINT = (
     "axes are numbers and words of learning_rate, rho, training and method, and seed; sweep.cells takes choices"
 )
@@ -41,13 +41,13 @@ def plan_cells(
     hydra_context: HydraContext,
     find: Callable[[TrialSettings], Digests] | None = None,
 ) -> tuple[list[Cell], TrialSettings]:
-    """Return a command line's cells, each composed on its own, and the settings that the whole sweep shares.
+    """Return a command line's cells, each composed separately, and the settings that the whole sweep shares.
 
     Args:
         arguments: The command line.
         compose: Composes a config from overrides.
-        hydra_context: Hydra's.
-        find: Finds digests for a sweep that is no dry run; None: in this process.
+        hydra_context: Hydra's context.
+        find: Finds digests, except in a dry run; None: in this process.
 
     Raises:
         ConfigError: Bad input.
@@ -55,12 +55,12 @@ def plan_cells(
         ModelError: A model is missing.
     """
     line = read_command_line(arguments, hydra_context)
-    spans = {**_configured_spans(compose(line.fixed).sweep.cells, hydra_context), **line.spans}
+    spans = {**_parse_spans(compose(line.fixed).sweep.cells, hydra_context), **line.spans}
     for key in [key for key in spans if key in line.single]:
         del spans[key]
     cells = [
         _compose_cell([*line.fixed, *chosen], line, compose)
-        for chosen in itertools.product(*([f"{key}={word}" for word in words] for key, words in spans.items()))
+        for chosen in itertools.product(*([f"{key}={value}" for value in values] for key, values in spans.items()))
     ]
     if "sparsity.scan" in {*line.single, *line.spans} and not any(cell.settings.sparsity.scan for cell in cells):
         raise ConfigError("no cell reads sparsity.scan", hint="sparsity=mixed does")
@@ -68,7 +68,7 @@ def plan_cells(
     if shared.sweep.probe and not shared.sweep.dry_run:
         raise ConfigError("sweep.probe=true belongs to a dry run", hint="add sweep.dry_run=true")
     if shared.sweep.sampler == "grid":
-        _ask_before_many(sum(count(cell.axes, cell.tie) for cell in cells), shared.sweep)
+        _check_grid_size(sum(count(cell.axes, cell.tie) for cell in cells), shared.sweep)
     file = digest_memo(Path(shared.output_dir))
     memo = DigestMemo(file, None if shared.sweep.dry_run else find)
     return [replace(cell, digests=memo.of(cell.settings)) for cell in cells], shared
@@ -79,10 +79,10 @@ def _compose_cell(overrides: list[str], line: CommandLine, compose: Any) -> Cell
 
 
 def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> CommandLine:
-    """Take a command line apart; ``choice``, ``range`` and the like mean what they mean to Hydra.
+    """Parse a command line; ``choice``, ``range`` and the like have the same meaning as in Hydra.
 
     Raises:
-        ConfigError: A range that is empty, or a pattern that matches no choice.
+        ConfigError: A range is empty, or a pattern matches no choice.
     """
     loader = hydra_context.config_loader
     line = CommandLine()
@@ -92,11 +92,11 @@ def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> 
             line.fixed.append(override.input_line or "")
             line.single.add(key)
         elif isinstance(override.value(), Glob):
-            line.spans[key] = _matching(override, sorted({*loader.get_group_options(key), *choices(key)}))
+            line.spans[key] = _match_choices(override, sorted({*loader.get_group_options(key), *choices(key)}))
         elif _spans_cells(key, hydra_context):
             line.spans[key] = list(override.sweep_string_iterator())
         else:
-            line.axes[key] = _values(key, override)
+            line.axes[key] = _parse_values(key, override)
     return line
 
 
@@ -105,15 +105,15 @@ def _spans_cells(key: str, hydra_context: HydraContext) -> bool:
     return bool(spans or hydra_context.config_loader.get_group_options(key))
 
 
-def _configured_spans(configured: Mapping[str, Any], hydra_context: HydraContext) -> dict[str, list[str]]:
-    """The cells that ``sweep.cells`` spans, as the command line would."""
-    for key, words in configured.items():
+def _parse_spans(configured: Mapping[str, Any], hydra_context: HydraContext) -> dict[str, list[str]]:
+    """Return the spans of ``sweep.cells`` in command-line syntax."""
+    for key, names in configured.items():
         if not _spans_cells(key, hydra_context):
             raise ConfigError(
                 f"sweep.cells holds {key}, which is neither a config group nor a key of {', '.join(_SPAN_CELLS)}",
                 hint=f"sweep.axes={{{key}: [...]}} combines its values",
             )
-        if not words:
+        if not names:
             raise ConfigError(f"sweep.cells holds no choice for {key}")
     is_group = hydra_context.config_loader.get_group_options
     return {
@@ -121,34 +121,34 @@ def _configured_spans(configured: Mapping[str, Any], hydra_context: HydraContext
     }
 
 
-def _ask_before_many(total: int, sweep: SweepSettings) -> None:
+def _check_grid_size(total: int, sweep: SweepSettings) -> None:
     if total > _MANY_POINTS and not (sweep.yes or sweep.dry_run):
         raise ConfigError(
             f"the grid has {total:,} combinations", hint="sweep.yes=true trains them; sweep.dry_run=true counts them"
         )
 
 
-def _matching(override: Override, names: Sequence[str]) -> list[str]:
-    """Those of a group's choices that a ``glob`` matches; as in Hydra, ``*`` stays in its folder."""
+def _match_choices(override: Override, names: Sequence[str]) -> list[str]:
+    """Return the choices that a ``glob`` matches; as in Hydra, ``*`` stays within a folder."""
     glob: Any = override.value()
-    found = [
+    matches = [
         name
         for name in names
         if any(pattern.count("/") == name.count("/") and fnmatch.fnmatch(name, pattern) for pattern in glob.include)
         and not any(fnmatch.fnmatch(name, pattern) for pattern in glob.exclude)
     ]
-    if not found:
+    if not matches:
         hint = f"its choices: {', '.join(names)}" if names else "a pattern is for the choices of a config group"
         raise ConfigError(f"{override.input_line} matches no choice", hint=hint)
-    return found
+    return matches
 
 
-def _values(key: str, override: Override) -> list[Any] | Range:
+def _parse_values(key: str, override: Override) -> list[Any] | Range:
     value = override.value()
     if isinstance(value, IntervalSweep):
         return Range(float(value.start or 0.0), float(value.end or 0.0), log="log" in value.tags)
     values = [canonical(override._convert_value(item)) for item in override.sweep_iterator()]  # noqa: SLF001 - unquotes
-    if isinstance(value, RangeSweep):  # adding steps up in floats can reach the excluded end
+    if isinstance(value, RangeSweep):  # float rounding can reach the excluded end
         values = [item for item in values if abs(item - (value.stop or 0)) > abs(value.step) * 1e-6]
     if not values:
         raise ConfigError(f"{override.input_line} holds no value", hint=f"{key}=1,2 gives it some")
@@ -157,13 +157,13 @@ def _values(key: str, override: Override) -> list[Any] | Range:
 
 @dataclass
 class CommandLine:
-    """A sweep's command line, taken apart.
+    """A sweep's parsed command line.
 
     Attributes:
-        fixed: What all points share.
+        fixed: Overrides shared by all points.
         spans: Per config group or key, its alternatives; they span cells.
         axes: Per key, the values to combine within each cell.
-        single: The keys that have one value for all points.
+        single: The keys with one value for all points.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -173,12 +173,12 @@ class CommandLine:
 
 
 def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -> Cell:
-    """Return the cell that a command line composes to; its data and model are not read yet.
+    """Return the cell of a command line without reading its data and model.
 
     Args:
         overrides: The command line of the cell, without the axes.
         line: The whole command line.
-        config: What ``overrides`` compose to.
+        config: The config composed from ``overrides``.
 
     Raises:
         ConfigError: Bad input.
@@ -194,14 +194,14 @@ def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -
     for key in given:
         _check_axis(settings, key)
     _refuse_interpolated(config, given)
-    axes = live_axes(settings, {key: _typed(config, settings, key, values) for key, values in given.items()})
+    axes = live_axes(settings, {key: _convert_values(config, settings, key, values) for key, values in given.items()})
     check_search(sweep, axes)
     _check_ties(settings)
     return Cell(
         settings=settings,
         axes=axes,
         overrides=tuple(overrides),
-        exclude=tuple(_rule(config, settings, rule) for rule in sweep.exclude),
+        exclude=tuple(_parse_rule(config, settings, rule) for rule in sweep.exclude),
         tie=tuple(map(tuple, sweep.tie)),
         search="" if sweep.sampler == "grid" else sweep.sampler,
     )
@@ -224,11 +224,11 @@ def _check_ties(settings: TrialSettings) -> None:
             )
 
 
-def _rule(config: DictConfig, settings: TrialSettings, rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a rule of ``sweep.exclude`` with its values as their keys' types have them.
+def _parse_rule(config: DictConfig, settings: TrialSettings, rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a rule of ``sweep.exclude`` with its values converted to their keys' types.
 
     Raises:
-        ConfigError: It is empty, or names what no point has.
+        ConfigError: The rule is empty, or names a key that no point has.
     """
     if not rule:
         raise ConfigError("a rule of sweep.exclude is empty", hint="[{method: asp, learning_rate.value: [7e-5, 9e-5]}]")
@@ -236,40 +236,41 @@ def _rule(config: DictConfig, settings: TrialSettings, rule: Mapping[str, Any]) 
         if key not in _NAMES:
             _check_axis(settings, key)
     return {
-        key: listed(wanted) if key in _NAMES else _typed(config, settings, key, wanted) for key, wanted in rule.items()
+        key: listed(wanted) if key in _NAMES else _convert_values(config, settings, key, wanted)
+        for key, wanted in rule.items()
     }
 
 
-def _typed(config: DictConfig, settings: TrialSettings, key: str, values: Any) -> tuple[Any, ...] | Range:
-    """Return an axis' values as its key's type has them, each once; ``auto`` for a precision is the one that it stands for.
+def _convert_values(config: DictConfig, settings: TrialSettings, key: str, values: Any) -> tuple[Any, ...] | Range:
+    """Convert an axis' values to its key's type and drop duplicates; a precision of ``auto`` is resolved.
 
     Raises:
-        ConfigError: An axis without values, or a range of what is no number.
+        ConfigError: The axis has no values, or is not a valid range of numbers.
     """
     *path, leaf = key.split(".")
     scratch = copy.deepcopy(OmegaConf.select(config, ".".join(path)) if path else config)
 
-    def typed(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         scratch[leaf] = int(value) if isinstance(value, float) and value.is_integer() else value
         value = canonical(scratch[leaf])
         return resolve_precision(value, settings, keep=not settings.sweep.dry_run) if key == PRECISION else value
 
     if isinstance(values, Range):
-        low, high = typed(values.low), typed(values.high)
+        low, high = convert(values.low), convert(values.high)
         if isinstance(low, str | bool) or not low < high or (values.log and low <= 0):
             raise ConfigError(
                 f"{key} cannot be searched between {values.low:g} and {values.high:g}",
                 hint="interval(a, b) needs numbers with a below b, and tag(log, ...) an a above 0",
             )
         return Range(low, high, values.log)
-    found = tuple(dict.fromkeys(map(typed, list(values) if isinstance(values, ListConfig) else listed(values))))
-    if not found:
+    converted = tuple(dict.fromkeys(map(convert, list(values) if isinstance(values, ListConfig) else listed(values))))
+    if not converted:
         raise ConfigError(f"{key} has no values", hint=f"{key}=1,2 gives it some")
-    return found
+    return converted
 
 
 def _refuse_interpolated(config: DictConfig, keys: Iterable[str]) -> None:
-    """Refuse an axis that another setting is computed from: its points are laid out without composing each anew."""
+    """Refuse an axis that another setting is interpolated from: points are not composed one by one."""
     text = OmegaConf.to_yaml(config, resolve=False)
     for key in keys:
         if re.search(r"\$\{" + re.escape(key) + r"\}", text):
@@ -280,10 +281,10 @@ def _refuse_interpolated(config: DictConfig, keys: Iterable[str]) -> None:
 
 
 def check_search(settings: SweepSettings, axes: Axes) -> None:
-    """Check that a search has what it needs, and a grid nothing else.
+    """Check that the search settings fit the sampler or grid.
 
     Raises:
-        ConfigError: A number of trials without a search or the other way round, or axes that the sampler cannot take.
+        ConfigError: ``n_trials`` is set for a grid or missing for a search, or the sampler does not support the axes.
     """
     ranges = [key for key, values in axes.items() if isinstance(values, Range)]
     if settings.sampler == "grid":
@@ -304,21 +305,16 @@ def check_search(settings: SweepSettings, axes: Axes) -> None:
         )
     if settings.tie:
         raise ConfigError(f"sweep.tie couples the axes of a grid but sweep.sampler is {settings.sampler}")
-    if settings.sampler == "cmaes" and not ranges:
-        raise ConfigError(
-            "sweep.sampler=cmaes searches ranges but every axis is a list",
-            hint="for instance learning_rate.value='tag(log, interval(1e-5, 1e-4))'",
-        )
 
 
 def _check_grid(settings: SweepSettings, ranges: list[str]) -> None:
     if settings.n_trials is not None:
         raise ConfigError(
             f"sweep.n_trials is {settings.n_trials}, but a grid trains all its points",
-            hint="sweep.sampler=random (tpe, qmc, cmaes) searches with so many trials",
+            hint="sweep.sampler=random (tpe, qmc) searches with so many trials",
         )
     if ranges:
         raise ConfigError(
             f"{ranges[0]} is a range, which a grid cannot list",
-            hint="sweep.sampler=random (tpe, qmc, cmaes) with sweep.n_trials searches ranges",
+            hint="sweep.sampler=random (tpe, qmc) with sweep.n_trials searches ranges",
         )

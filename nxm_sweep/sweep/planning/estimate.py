@@ -1,4 +1,4 @@
-"""What a sweep would do: its cells and points, what is done already, and how long the rest may take."""
+"""Dry run of a sweep: its cells and points, what is done already, and the expected time of the rest."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from nxm_sweep.sweep.planning.plan import Plan
 from nxm_sweep.trial.digests import model_bytes
 
 _SAMPLE = 20
-"""Records that are read per cell."""
+"""Records read per cell."""
 _FINISHED = "finished trials"
 _PROBED = "a few timed steps (evaluation, loading and saving come on top)"
 _WORTH_SAYING = 1.1  # times as fast
 _SAID = (DONE, FAILED, TO_DO)
-"""States that are counted also where there is none."""
+"""States that are printed even if their count is 0."""
 
 
 class Estimate:
-    """Expected seconds of a point: those of finished trials of its cell, scaled by the rows that it trains on.
+    """Expected seconds of a point, from finished trials of its cell, scaled by the rows that it trains on.
 
     Args:
         plan: The sweep.
@@ -48,34 +48,34 @@ class Estimate:
         for points in plan.points:
             read = 0
             for point in points:
-                seconds = _recorded_seconds(output_dir, point.identity) if read < _SAMPLE else None
+                seconds = _read_seconds(output_dir, point.identity) if read < _SAMPLE else None
                 if seconds is not None:
                     read += 1
                     self.learn(point, seconds)
 
     def learn(self, point: Point, seconds: float) -> None:
-        """Learn how long a trial took."""
+        """Add the seconds of a finished trial."""
         self._sources.add(_FINISHED)
         self._seconds_per_row[point.cell.study_name].append(seconds / rows_trained(point))
 
     @property
     def source(self) -> str:
-        """Where the seconds come from, in words."""
-        return "going by " + " and ".join(words for words in (_FINISHED, _PROBED) if words in self._sources)
+        """Source of the seconds, as text."""
+        return "going by " + " and ".join(source for source in (_FINISHED, _PROBED) if source in self._sources)
 
     def knows(self, cell: Cell) -> bool:
-        """Whether a trial of a cell has been timed."""
+        """Return whether a trial of a cell has been timed."""
         return bool(self._seconds_per_row[cell.study_name])
 
     def seconds(self, point: Point) -> float | None:
-        """Return the expected seconds of one worker, or None if no trial of the cell has been timed."""
+        """Return the expected seconds on one worker, or None if no trial of the cell has been timed."""
         known = self._seconds_per_row[point.cell.study_name]
         return fmean(known) * rows_trained(point) if known else None
 
     def cost(self, point: Point) -> float:
-        """Return what orders points: expected seconds by this cell's speed.
+        """Return the sort key of a point: its expected seconds at its cell's speed.
 
-        Unknown, it is the mean speed of the cells that are known, in proportion to the size of the models.
+        An untimed cell gets the mean speed of the timed ones, in proportion to the size of the models.
         """
         own = self._seconds_per_row[point.cell.study_name]
         if own:
@@ -84,7 +84,7 @@ class Estimate:
         return (fmean(speeds) if speeds else 1.0) * self._size[point.cell.study_name] * rows_trained(point)
 
     def probe(self, plan: Plan, time_steps: Callable[[TrialSettings], float]) -> None:
-        """Time a few steps of one point of every cell that has no finished trial; ``time_steps`` returns seconds a row."""
+        """Time a few steps of one point per cell without a finished trial; ``time_steps`` returns seconds per row."""
         for cell, points in zip(plan.cells, plan.points, strict=True):
             if not self.knows(cell):
                 self._sources.add(_PROBED)
@@ -93,13 +93,13 @@ class Estimate:
 
 
 def rows_trained(point: Point) -> int:
-    """Return how many rows a trial trains on, epochs counted."""
-    training, there = point.cell.settings.training, point.cell.digests.train_rows
+    """Return the number of rows that a trial trains on, over all epochs."""
+    training, available = point.cell.settings.training, point.cell.digests.train_rows
     limit = point.values.get("training.max_train_samples", training.max_train_samples)
-    return max(1, min(there, limit or there) * int(point.values.get("training.epochs", training.epochs)))
+    return max(1, min(available, limit or available) * int(point.values.get("training.epochs", training.epochs)))
 
 
-def _recorded_seconds(output_dir: Path, identity: str) -> float | None:
+def _read_seconds(output_dir: Path, identity: str) -> float | None:
     folder = trial_folder(output_dir, identity)
     try:
         record = read_record(folder)
@@ -118,18 +118,18 @@ def show_dry_run(
     workers: int,
     bf16_gain: Callable[[TrialSettings], float | None] | None = None,
 ) -> None:
-    """Print what a sweep would do; train nothing.
+    """Print what a sweep would do, without training.
 
     Args:
         plan: The sweep.
         output_dir: Root of trials.
-        sweep: How it runs.
-        estimate: Of its points' seconds.
+        sweep: The sweep's settings.
+        estimate: Expected seconds of its points.
         console: Where to print.
-        workers: How many would run.
-        bf16_gain: Measures how many times as fast as fp32 bf16 is here, or returns None; asked only if all is in fp32.
+        workers: Number of workers.
+        bf16_gain: Measures the speed-up of bf16 over fp32, or returns None; called only if all is in fp32.
     """
-    states = {point.identity: _state(output_dir, point.identity, sweep) for point in plan}
+    states = {point.identity: _read_state(output_dir, point.identity, sweep) for point in plan}
     table = plain_table("cell", plan.unit, DONE, FAILED, RUNNING, TO_DO, "one trial")
     left: Counter[str] = Counter()
     total, unknown = 0.0, 0
@@ -137,7 +137,7 @@ def show_dry_run(
     for cell, points in zip(plan.cells, plan.points, strict=True):
         count = Counter(states[point.identity] for point in points)
         to_do = [point for point in points if states[point.identity] == TO_DO]
-        count[TO_DO] += max(0, plan.wanted(cell) - len(points))  # what a search has not asked for yet
+        count[TO_DO] += max(0, plan.wanted(cell) - len(points))  # not yet asked for by a search
         examples = to_do or points or [Point(cell, {}, "")]
         known = [seconds for point in examples if (seconds := estimate.seconds(point)) is not None]
         total += fmean(known) * count[TO_DO] if known else 0.0
@@ -155,10 +155,10 @@ def show_dry_run(
     if plan.n_trials is not None:
         noun = "points" if plan.repeats_seeds else "trials"
         console.print(f"a search by {sweep.sampler}: {plan.n_trials} {noun} of each cell")
-    words = ", ".join(
+    totals = ", ".join(
         f"{left[state]} {state}" for state in (DONE, FAILED, RUNNING, PRUNED, TO_DO) if left[state] or state in _SAID
     )
-    console.print(f"{plan.count_words} in {len(plan.cells)} cells: {words}", soft_wrap=True)
+    console.print(f"{plan.count_words} in {len(plan.cells)} cells: {totals}", soft_wrap=True)
     if total:
         console.print(
             f"about {format_duration(total / workers)} on {workers} workers, {estimate.source}", soft_wrap=True
@@ -169,20 +169,20 @@ def show_dry_run(
             "sweep.probe=true times a few steps of each such cell",
             soft_wrap=True,
         )
-    precisions = {precision for cell in plan.cells for precision in _precisions(cell)}
+    precisions = {precision for cell in plan.cells for precision in _list_precisions(cell)}
     if precisions != {"fp32"}:
         console.print(f"{PRECISION}: {', '.join(sorted(precisions))}")
     elif bf16_gain is not None:
         _print_gain(unfinished, bf16_gain, console)
 
 
-def _precisions(cell: Cell) -> Iterable[Any]:
+def _list_precisions(cell: Cell) -> Iterable[Any]:
     values = cell.axes.get(PRECISION)
     return values if isinstance(values, tuple) else (cell.settings.training.precision,)
 
 
 def _print_gain(cells: Sequence[Cell], bf16_gain: Callable[[TrialSettings], float | None], console: Console) -> None:
-    """Print for each model that is to be trained how much faster bf16 multiplies here, where it does."""
+    """Print the bf16 speed-up of each model that is still to be trained, if it is large enough."""
     for settings in {cell.settings.model.path: cell.settings for cell in cells}.values():
         gain = bf16_gain(settings)
         if gain is not None and gain > _WORTH_SAYING:
@@ -195,15 +195,15 @@ def _print_gain(cells: Sequence[Cell], bf16_gain: Callable[[TrialSettings], floa
 
 
 def axes_words(axes: Mapping[str, Any]) -> str:
-    """Return a cell's axes."""
-    return "; ".join(f"{key} in {_values_words(values)}" for key, values in axes.items())
+    """Return a cell's axes as text."""
+    return "; ".join(f"{key} in {_format_axis(values)}" for key, values in axes.items())
 
 
-def _values_words(values: Any) -> str:
+def _format_axis(values: Any) -> str:
     return " ".join(map(format_value, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]"
 
 
-def _state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:
+def _read_state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:
     state = point_state(
         output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=sweep.pruner != "none"
     )

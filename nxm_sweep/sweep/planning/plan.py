@@ -1,4 +1,4 @@
-"""A sweep's plan: its cells and the points that it wants. Written down, so that another terminal can say how far it is."""
+"""A sweep's plan: its cells and wanted points, in a file from which another terminal shows the progress."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nxm_sweep.sweep.planning.cell import Cell, Point
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep wants.
+    """The cells and wanted points of a sweep.
 
     Attributes:
         cells: Its cells, in the order of the command line.
-        points: Each cell's points; each identity once in the whole plan. A search adds them as it goes.
+        points: Each cell's points; each identity once in the whole plan. A search adds points as it runs.
         command: The command line.
-        n_trials: How many points a search draws per cell; None: a grid.
-        rules: What a reader of the file needs to tell the points' states: lease, max_attempts, pruning.
+        n_trials: Number of points that a search draws per cell; None: a grid.
+        rules: What a reader of the file needs to determine the points' states: lease, max_attempts, pruning.
     """
 
     cells: tuple[Cell, ...]
@@ -40,11 +40,11 @@ class Plan:
 
     @cached_property
     def key(self) -> str:
-        """Name of the plan's file: the same for the same points, and for a search of more trials."""
-        words = [cell.study_name for cell in self.cells]
+        """Name of the plan's file: the same for the same points, and for a search with more trials."""
+        lines = [cell.study_name for cell in self.cells]
         if self.n_trials is None:
-            words += sorted(point.identity for point in self)
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+            lines += sorted(point.identity for point in self)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
     def __iter__(self) -> Iterator[Point]:
         for points in self.points:
@@ -54,16 +54,16 @@ class Plan:
         return sum(map(len, self.points))
 
     def add(self, point: Point) -> None:
-        """Add a point that a search has asked for; once."""
+        """Add a point that a search has asked for, if it is new."""
         points = self.points[[cell.study_name for cell in self.cells].index(point.cell.study_name)]
         if all(known.identity != point.identity for known in points):
             points.append(point)
 
     def recall(self, output_dir: Path) -> None:
-        """Add the points that each search has drawn before, as far as the plans' files say.
+        """Add the points that each search has drawn before, according to the plans' files.
 
-        A search whose list of seeds has changed takes over the points of the one before, for the new seeds to be
-        trained: those of the file with most points.
+        A search whose list of seeds has changed takes over the points of the previous one, from the file with the most
+        points, so that the new seeds are trained.
         """
         if self.n_trials is None:
             return
@@ -74,33 +74,33 @@ class Plan:
             if not any(entry["points"] for entry in own) and cell.seeds:
                 own = [entry for entry in written if entry.get("search") == cell.search_name]
                 limit = self.n_trials
-            for point in _drawn(cell, max(own, key=lambda entry: len(entry["points"]), default=None))[:limit]:
+            for point in _restore_drawn(cell, max(own, key=lambda entry: len(entry["points"]), default=None))[:limit]:
                 for repeat in cell.repeats(point):
                     self.add(repeat)
 
     @property
     def repeats_seeds(self) -> bool:
-        """Whether it is a search whose points are trained with several seeds each."""
+        """Whether a search trains each point with several seeds."""
         return any(cell.seeds for cell in self.cells)
 
     @property
     def unit(self) -> str:
-        """What is counted: ``points``, or ``trainings`` where a point has several."""
+        """Unit of the counts: ``points``, or ``trainings`` if a point has several."""
         return "trainings" if self.repeats_seeds else "points"
 
     @property
     def count_words(self) -> str:
-        """How much is wanted, in words."""
+        """Wanted points or trainings, as text."""
         return format_count((self.wanted(cell), len(cell.seeds)) for cell in self.cells)
 
     def wanted(self, cell: Cell) -> int:
-        """Return how many trainings are wanted of a cell: a grid's points, or a search's points times the seeds."""
+        """Return the number of wanted trainings of a cell: a grid's points, or a search's points times the seeds."""
         if self.n_trials is None:
             return len(self.points[self.cells.index(cell)])
         return self.wanted_points(cell) * max(1, len(cell.seeds))
 
     def wanted_points(self, cell: Cell) -> int:
-        """Return how many points a search draws: so many as there are, at most."""
+        """Return the number of points that a search draws, at most all."""
         space = cell.space
         wanted = self.n_trials or 0
         return wanted if space is None else min(wanted, len(space))
@@ -136,8 +136,8 @@ class Plan:
         return file
 
 
-def _drawn(cell: Cell, written: Mapping[str, Any] | None) -> list[Point]:
-    """The points that a plan's file says a search has drawn, each once, in their order; of seeds, the first stands for all."""
+def _restore_drawn(cell: Cell, written: Mapping[str, Any] | None) -> list[Point]:
+    """Return the points that a search has drawn, from a plan's file: each once, in order, with the first seed."""
     points: dict[str, Point] = {}
     for _, values in [] if written is None else written["points"]:
         named = dict(zip(written["axes"], values, strict=True)) if written else {}
@@ -154,13 +154,13 @@ def make_plan(
     n_trials: int | None = None,
     rules: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Return the plan of cells; one that an earlier one covers is left out (dense, per pattern).
+    """Return the plan of cells; a cell that an earlier one covers is left out (dense, per pattern).
 
     Args:
-        cells: Cells of one sweep. Those of one study, whose axes alone differ, become one.
+        cells: Cells of one sweep. Those of one study, which differ only in axes, are merged.
         command: The command line.
-        n_trials: How many points a search draws per cell; None: a grid, whose points are planned.
-        rules: As :class:`Plan` has them.
+        n_trials: Number of points that a search draws per cell; None: a grid, whose points are planned.
+        rules: As in :class:`Plan`.
 
     Raises:
         ConfigError: The rules leave no point.
@@ -184,17 +184,17 @@ def make_plan(
 
 
 def _merge(cells: Sequence[Cell]) -> list[tuple[Cell, list[Cell]]]:
-    """Cells of one study as one with the values of all; the axes that each of them combines stay its own.
+    """Merge the cells of each study into one with the values of all; each part keeps the axes that it combines.
 
-    Searches of one study have the same values, in another order of the seeds perhaps.
+    Searches of one study have the same values, perhaps with the seeds in another order.
     """
     by_study: dict[str, list[Cell]] = {}
     for cell in cells:
         by_study.setdefault(cell.study_name, []).append(cell)
-    return [(_union(parts), parts) for parts in by_study.values()]
+    return [(_unite(parts), parts) for parts in by_study.values()]
 
 
-def _union(parts: Sequence[Cell]) -> Cell:
+def _unite(parts: Sequence[Cell]) -> Cell:
     first = parts[0]
     if first.search or all(part.axes == first.axes for part in parts):
         return first

@@ -1,1 +1,1 @@
-"""Optuna's part of a sweep: studies, their storage and the search."""
+"""Optuna in a sweep: studies, their storage and searches."""

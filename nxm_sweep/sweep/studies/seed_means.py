@@ -1,11 +1,11 @@
-"""The study of a search with several seeds: one trial per drawn point, whose value is the mean over the seeds.
+"""Study of a search with several seeds: one trial per drawn point, whose value is the mean over the seeds.
 
-Every seed's training has an identity and a record of its own, as in a grid. What the trial says is computed from those
-files alone, so that a search that was killed, shared or copied comes to the same means.
+Every seed's training has its own identity and record, as in a grid. The trial is computed only from those files, so
+that a killed, shared or copied search arrives at the same means.
 
-A pruner sees the running mean. Steps count epochs, seed after seed: step ``k * epochs + e`` of seed number ``k`` holds the
-mean of epoch ``e`` over the seeds 0 to ``k``, and exists once the seeds before ``k`` are through. Two points are so
-compared over the same seeds at the same epoch, and no step ever changes. For that, a search with a pruner trains the seeds
+A pruner sees the running mean. Steps count epochs, seed after seed: step ``k * epochs + e`` of seed number ``k`` is the
+mean of epoch ``e`` over the seeds 0 to ``k``, and exists once the seeds before ``k`` are done. Points are thus compared
+over the same seeds at the same epoch, and no step ever changes. To this end, a search with a pruner trains the seeds
 of a point one after another; its workers take different points.
 """
 
@@ -29,6 +29,7 @@ from nxm_sweep.store.attempts import Failure, forget_failures, is_worth_a_try, r
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.progress import PRUNED as STOP_AS_PRUNED
 from nxm_sweep.store.progress import close_as_pruned, read_pruned, request_stop
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import read_record, selected_value
 from nxm_sweep.store.state import DONE, FAILED, PRUNED, TO_DO
 from nxm_sweep.sweep.planning.axes import Range
@@ -37,19 +38,19 @@ from nxm_sweep.sweep.studies.study import IDENTITIES, CellStudy, find_or_create
 
 
 class Claims(Protocol):
-    """Which points are taken, and by whom, as :class:`~nxm_sweep.sweep.execution.claims.Claims` knows."""
+    """Claims on points, as in :class:`~nxm_sweep.sweep.execution.claims.Claims`."""
 
     def take(self, identity: str) -> bool:
-        """Claim a point; return whether it is now this coordinator's."""
+        """Claim a point; return whether this coordinator now holds it."""
 
     def release(self, identity: str) -> None:
-        """Give a point back."""
+        """Release a point."""
 
     def is_taken(self, identity: str) -> bool:
-        """Return whether somebody works on a point."""
+        """Return whether a point is being worked on."""
 
     def is_alone(self) -> bool:
-        """Return whether no other coordinator lives."""
+        """Return whether no other coordinator is alive."""
 
 
 MISSING = "missing seeds"
@@ -68,7 +69,7 @@ class _Draw:
 
 @dataclass(frozen=True)
 class _Training:
-    """What of a record counts here."""
+    """The fields of a record that the mean needs."""
 
     score: float
     curve: Mapping[int, float]
@@ -80,10 +81,10 @@ class SeedMeanStudy(CellStudy):
     """One cell's search over several seeds.
 
     Args:
-        storage: As of :class:`CellStudy`.
+        storage: As in :class:`CellStudy`.
         cell: A cell with seeds.
         output_dir: Root of trials.
-        sweep: What settles a training: attempts, and whether there is a pruner.
+        sweep: Attempts and pruner, which decide when a training is settled.
     """
 
     def __init__(self, storage: BaseStorage, cell: Cell, output_dir: Path, sweep: SweepSettings) -> None:
@@ -97,41 +98,41 @@ class SeedMeanStudy(CellStudy):
         self._steps: dict[int, set[int]] = {}
         self._seen: set[int] = set()
 
-    # --- what the storage holds ---------------------------------------------------------------------------------------
+    # --- storage ------------------------------------------------------------------------------------------------------
 
     def read(self) -> dict[int, str]:
-        """Read every trial; return those that run, with their first seed's identity."""
+        """Read every trial; return the running ones with their first seed's identity."""
         self._draws, self._by_trial, running = {}, {}, {}
-        self.told = {}
+        self.recorded = {}
         for trial in self.storage.get_all_trials(self.study_id, deepcopy=False):
             identities = list(trial.user_attrs.get(IDENTITIES, []))
             number: int = trial._trial_id  # noqa: SLF001 - what every method of a storage takes
             if trial.state == TrialState.RUNNING:
                 running[number] = identities[0] if identities else ""
             if identities:
-                scores = self._noted_scores(trial, identities)
+                scores = self._read_scores(trial, identities)
                 draw = _Draw(number, identities, trial.state, set(scores))
                 self._draws[identities[0]] = self._by_trial[number] = draw  # the latest trial of a point counts
-                self.told |= scores
+                self.recorded |= scores
         self._of = {identity: draw for draw in self._draws.values() for identity in draw.identities}
         return running
 
     def resume(self, points: Sequence[Point], claims: Claims) -> None:
-        """Bring the study up to what the disk says. The caller holds the storage's lock.
+        """Update the study from disk. The caller holds the storage's lock.
 
-        Adds the points that are missing, in their order; goes on with what a dead coordinator left. A mean whose seeds
-        have changed since, because a failed one was tried again, cannot be changed in a study: the study is made anew.
+        Missing points are added in order, and what a dead coordinator left is resumed. A study cannot change a mean: if
+        the seeds of one have changed, because a failed seed was retried, the study is recreated.
 
         Args:
             points: The trainings of every point that the search has drawn, this study's included.
-            claims: This coordinator's.
+            claims: This coordinator's claims.
         """
         for trial, identity in self.read().items():
-            if not identity:  # its coordinator died while it drew
-                self.drop(trial)
+            if not identity:  # its coordinator died while drawing
+                self.mark_failed(trial)
         if self._sweep.retry_failed:
             for point in points:
-                if self._state(point.identity) == FAILED:
+                if self._read_state(point.identity) == FAILED:
                     forget_failures(self._folder(point.identity))
         if any(map(self._is_stale, self._draws.values())) and claims.is_alone():
             self.storage.delete_study(self.study_id)
@@ -143,62 +144,62 @@ class SeedMeanStudy(CellStudy):
                 self.add(point)
         self.read()
         for point in first.values():
-            self._go_on(point, claims)
+            self._resume_point(point, claims)
 
     def catch_up(self, point: Point) -> None:
-        """Note what the disk says of a point's trainings."""
-        draw = self._draw_of(point)
+        """Update a point's trial from its trainings on disk."""
+        draw = self._find_draw(point)
         if not draw.state.is_finished():
             for identity in draw.identities:
-                self._note(draw, identity)
+                self._add_score(draw, identity)
             self._report(draw)
             self.settle(point.identity)
 
-    def _go_on(self, point: Point, claims: Claims) -> None:
+    def _resume_point(self, point: Point, claims: Claims) -> None:
         self.catch_up(point)
-        draw = self._draw_of(point)
+        draw = self._find_draw(point)
         if self._is_pruned(draw):
             self.close(draw.identities[0], claims)
         elif draw.state == TrialState.RUNNING and not any(map(claims.is_taken, draw.identities)):
             self.requeue(draw.trial, draw.identities[0])
 
     def _is_stale(self, draw: _Draw) -> bool:
-        """Whether a mean leaves out a seed that now has a record or may get one, or counts one whose record is lost."""
+        """Return whether a mean omits a seed that has or may get a record, or counts one whose record is lost."""
         if draw.state != TrialState.COMPLETE:
             return False
         counted = [identity for identity in draw.identities if identity in draw.noted]
         left_out = [identity for identity in draw.identities if identity not in draw.noted]
         is_lost = any(not (self._folder(identity) / RESULT).exists() for identity in counted)
-        return is_lost or any(self._state(identity) != FAILED for identity in left_out)
+        return is_lost or any(self._read_state(identity) != FAILED for identity in left_out)
 
     def _is_reopened(self, draw: _Draw) -> bool:
-        """Whether a point whose trial has ended has trainings to do: failed ones that are tried again, pruned ones."""
+        """Return whether a finished trial's point has trainings to do: failed ones to retry, or pruned ones."""
         if not draw.state.is_finished() or self._is_pruned(draw):
             return False
         if draw.state == TrialState.COMPLETE:
             return self._is_stale(draw)
-        return TO_DO in map(self._state, draw.identities)
+        return TO_DO in map(self._read_state, draw.identities)
 
     def _is_pruned(self, draw: _Draw) -> bool:
         return draw.state == TrialState.PRUNED and self._prunes
 
-    # --- a training's course ------------------------------------------------------------------------------------------
+    # --- trainings ----------------------------------------------------------------------------------------------------
 
     def may_begin(self, point: Point) -> bool:
-        """Return whether a training can begin: with a pruner, once the seeds before it are through."""
+        """Return whether a training can begin: with a pruner, once the seeds before it are done."""
         if not self._prunes:
             return True
-        identities = self._draw_of(point).identities
+        identities = self._find_draw(point).identities
         before = identities[: identities.index(point.identity)]
-        return all(self._state(identity) != TO_DO for identity in before)
+        return all(self._read_state(identity) != TO_DO for identity in before)
 
     def begin(self, point: Point) -> int:
-        """Note that a training begins; return the number of its point's trial in the storage."""
-        draw = self._draw_of(point)
+        """Mark a training as begun; return the number of its point's trial in the storage."""
+        draw = self._find_draw(point)
         if draw.state.is_finished() and not self._is_pruned(draw):
             self.add(point)
             self.read()
-            draw = self._draw_of(point)
+            draw = self._find_draw(point)
         if draw.state == TrialState.WAITING:
             with suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_state_values(draw.trial, TrialState.RUNNING)
@@ -206,16 +207,16 @@ class SeedMeanStudy(CellStudy):
         return draw.trial
 
     def unjudged(self, trial: int) -> Sequence[int]:
-        """Return the last step of a trial that another coordinator may have left before its pruner has judged it."""
+        """Return a trial's last step, which another coordinator may have left before its pruner judged it."""
         if trial in self._seen and not self._is_pruned(self._by_trial[trial]):
             return ()
         self._seen.add(trial)
-        return [max(self._known_steps(trial), default=0)]
+        return [max(self._load_steps(trial), default=0)]
 
     def judged_part(self, trial: FrozenTrial, step: int) -> FrozenTrial:
-        """Return a trial as a pruner judges it at a step: with the means over the seeds of that step alone.
+        """Return a trial as a pruner judges it at a step: with only the means over that step's seeds.
 
-        A median pruner compares the best value so far: it must not be that of a first, lucky seed.
+        A median pruner compares the best value so far, which must not be that of a first, lucky seed.
         """
         start = (step - 1) // self.epochs_per_seed * self.epochs_per_seed
         part = copy.copy(trial)
@@ -223,31 +224,31 @@ class SeedMeanStudy(CellStudy):
         return part
 
     def report(self, trial: int, identity: str, epochs: Sequence[Mapping[str, Any]]) -> Sequence[int]:
-        """Report a training's epochs; return the steps of its point that are new."""
-        self._live[identity] = _curve(epochs)
+        """Report a training's epochs; return the new steps of its point."""
+        self._live[identity] = _extract_curve(epochs)
         return self._report(self._by_trial[trial])
 
-    def complete(self, trial: int, record: Mapping[str, Any]) -> Sequence[int]:
-        """Note a training's record, and its point's mean if it was the last; return the steps that a pruner has to judge."""
+    def complete(self, trial: int, record: Record) -> Sequence[int]:
+        """Add a training's record, and its point's mean after the last; return the steps that a pruner must judge."""
         draw = self._by_trial[trial]
-        self._trained[record["identity"]] = _training(record)
-        self._note(draw, record["identity"])
+        self._trained[record["identity"]] = _reduce_record(record)
+        self._add_score(draw, record["identity"])
         new = self._report(draw)
         self.settle(record["identity"])
         return () if draw.state.is_finished() else new
 
-    def tell(self, point: Point, record: Mapping[str, Any]) -> None:
-        """Note a record that was not made through this study."""
-        self.complete(self._draw_of(point).trial, record)
+    def add_record(self, point: Point, record: Record) -> None:
+        """Add a record that was produced elsewhere."""
+        self.complete(self._find_draw(point).trial, record)
 
     def requeue(self, trial: int, identity: str) -> None:
-        """Show a point as waiting: its trainings were cut off, and continue from their checkpoints."""
+        """Mark a point as waiting: its interrupted trainings continue from their checkpoints."""
         with suppress(UpdateFinishedTrialError):
             self.storage.set_trial_state_values(trial, TrialState.WAITING)
             self._by_trial[trial].state = TrialState.WAITING
 
     def fail(self, trial: int, identity: str, failure: Failure) -> None:
-        """Note why an attempt at a seed has failed; the point goes on with the others."""
+        """Add the failure of an attempt at a seed; the point continues with the others."""
         draw = self._by_trial[trial]
         with suppress(UpdateFinishedTrialError):
             text = f"{failure.kind}: {failure.message}"
@@ -255,17 +256,17 @@ class SeedMeanStudy(CellStudy):
         self.settle(identity)
 
     def prune(self, trial: int) -> None:
-        """End a point early; its last mean stands as its value."""
+        """End a point early; its last mean becomes its value."""
         super().prune(trial)
         self._by_trial[trial].state = TrialState.PRUNED
 
-    def drop_second(self, identity: str) -> None:
-        """Leave a point as it is: its trial is not one training's."""
+    def drop_duplicate(self, identity: str) -> None:
+        """Do nothing: a point's trial stands for several trainings."""
 
     def close(self, identity: str, claims: Claims) -> None:
-        """Stop the trainings of a pruned point that run, and settle those that have not begun."""
+        """Stop the running trainings of a pruned point, and settle those that have not begun."""
         for member in reversed(self._of[identity].identities):  # those that have not begun first
-            if self._state(member) != TO_DO:
+            if self._read_state(member) != TO_DO:
                 continue
             if claims.take(member):
                 close_as_pruned(self._folder(member))
@@ -274,13 +275,13 @@ class SeedMeanStudy(CellStudy):
                 request_stop(self._folder(member), STOP_AS_PRUNED)
 
     def members(self, identity: str) -> list[str]:
-        """Return the trainings of a training's point."""
+        """Return the identities of all trainings of a training's point."""
         return list(self._of[identity].identities)
 
     def settle(self, identity: str) -> None:
-        """End a point's trial if each of its trainings is settled: by the mean over those that have a record."""
+        """End a point's trial once all its trainings are settled, with the mean over those that have a record."""
         draw = self._of[identity]
-        states = [self._state(member) for member in draw.identities]
+        states = [self._read_state(member) for member in draw.identities]
         if draw.state.is_finished():
             return
         if PRUNED in states:
@@ -289,21 +290,21 @@ class SeedMeanStudy(CellStudy):
             self._end(draw)
 
     def _end(self, draw: _Draw) -> None:
-        trained = {member: self._training_of(member) for member in draw.identities}
-        found = [training for training in trained.values() if training is not None]
+        trained = {member: self._read_training(member) for member in draw.identities}
+        recorded = [training for training in trained.values() if training is not None]
         missing = [self._seed(draw, member) for member, training in trained.items() if training is None]
-        state = TrialState.COMPLETE if found else TrialState.FAIL
+        state = TrialState.COMPLETE if recorded else TrialState.FAIL
         attributes: dict[str, Any] = {MISSING: missing} if missing else {}
-        if found:
-            attributes["seconds"] = round(sum(training.seconds for training in found), 1)
-            attributes["pattern holds"] = all(training.exact for training in found)
+        if recorded:
+            attributes["seconds"] = round(sum(training.seconds for training in recorded), 1)
+            attributes["pattern holds"] = all(training.exact for training in recorded)
         with suppress(UpdateFinishedTrialError):
             self.storage.set_trial_state_values(
                 draw.trial, TrialState.RUNNING
             )  # begins it, if nothing was trained here
             for key, value in attributes.items():
                 self.storage.set_trial_user_attr(draw.trial, key, value)
-            mean = [fmean(training.score for training in found)] if found else None
+            mean = [fmean(training.score for training in recorded)] if recorded else None
             self.storage.set_trial_state_values(draw.trial, state, mean)
         draw.state = state
 
@@ -311,30 +312,30 @@ class SeedMeanStudy(CellStudy):
 
     @property
     def epochs_per_seed(self) -> int:
-        """Steps of one seed: the most epochs that a training of this cell can have."""
+        """Steps of one seed: the most epochs of any training of this cell."""
         axis = self.cell.axes.get("training.epochs", (self.cell.settings.training.epochs,))
         return int(axis.high if isinstance(axis, Range) else max(axis))
 
     def _report(self, draw: _Draw) -> list[int]:
-        known = self._known_steps(draw.trial)
-        new = {step: value for step, value in self._running_mean(draw).items() if step not in known}
+        known = self._load_steps(draw.trial)
+        new = {step: value for step, value in self._compute_running_mean(draw).items() if step not in known}
         with suppress(UpdateFinishedTrialError):
             for step, value in new.items():
                 self.storage.set_trial_intermediate_value(draw.trial, step, value)
         known.update(new)
         return list(new)
 
-    def _running_mean(self, draw: _Draw) -> dict[int, float]:
-        """The steps that a point has reached, in their order. A seed that failed for good is left out."""
+    def _compute_running_mean(self, draw: _Draw) -> dict[int, float]:
+        """Return the mean per reached step, in order. A seed that failed for good is left out."""
         means: dict[int, float] = {}
         before: list[Mapping[int, float]] = []
         for number, identity in enumerate(draw.identities):
-            training = self._training_of(identity)
+            training = self._read_training(identity)
             curve = self._live.get(identity, {}) if training is None else training.curve
-            if training is None and (state := self._state(identity)) != TO_DO:
+            if training is None and (state := self._read_state(identity)) != TO_DO:
                 if state == FAILED:
                     continue
-                curve = _curve((read_pruned(self._folder(identity)) or {}).get("epochs", []))
+                curve = _extract_curve((read_pruned(self._folder(identity)) or {}).get("epochs", []))
             for epoch, value in curve.items():
                 others = [other[epoch] for other in before if epoch in other]
                 means[number * self.epochs_per_seed + epoch] = fmean([*others, value])
@@ -343,50 +344,50 @@ class SeedMeanStudy(CellStudy):
             before.append(curve)
         return means
 
-    def _known_steps(self, trial: int) -> set[int]:
+    def _load_steps(self, trial: int) -> set[int]:
         if trial not in self._steps:
             self._steps[trial] = set(self.storage.get_trial(trial).intermediate_values)
         return self._steps[trial]
 
-    # --- what the disk holds ------------------------------------------------------------------------------------------
+    # --- disk ---------------------------------------------------------------------------------------------------------
 
     @property
     def _prunes(self) -> bool:
         return self._sweep.pruner != "none"
 
-    def _state(self, identity: str) -> str:
-        """Where a training stands; whether one that is to do runs, is not looked at."""
+    def _read_state(self, identity: str) -> str:
+        """Return a training's state; TO_DO includes running ones."""
         folder = self._folder(identity)
         if (folder / RESULT).exists():
-            return DONE if self._training_of(identity) is not None else FAILED  # a damaged record is a failure
+            return DONE if self._read_training(identity) is not None else FAILED  # a damaged record is a failure
         if self._prunes and read_pruned(folder) is not None:
             return PRUNED
         failures = read_failures(folder)
         return FAILED if failures and not is_worth_a_try(failures, self._sweep.max_attempts) else TO_DO
 
-    def _training_of(self, identity: str) -> _Training | None:
-        """What of a training's record counts, or None if it has none that can be read."""
+    def _read_training(self, identity: str) -> _Training | None:
+        """Return the needed fields of a training's record, or None if there is no readable one."""
         if identity not in self._trained:
             with suppress(RecordError):
                 record = read_record(self._folder(identity))
                 if record is not None:
-                    self._trained[identity] = _training(record)
+                    self._trained[identity] = _reduce_record(record)
         return self._trained.get(identity)
 
-    def _note(self, draw: _Draw, identity: str) -> None:
-        """Show a seed's score in the trial."""
-        training = self._training_of(identity)
+    def _add_score(self, draw: _Draw, identity: str) -> None:
+        """Add a seed's score to the trial."""
+        training = self._read_training(identity)
         if training is not None and identity not in draw.noted:
-            self.told[identity] = training.score
+            self.recorded[identity] = training.score
             with suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_user_attr(draw.trial, _score_of(self._seed(draw, identity)), training.score)
                 draw.noted.add(identity)
 
-    def _noted_scores(self, trial: FrozenTrial, identities: Sequence[str]) -> dict[str, float]:
+    def _read_scores(self, trial: FrozenTrial, identities: Sequence[str]) -> dict[str, float]:
         named = zip(identities, map(_score_of, self.cell.seeds), strict=True)
         return {identity: trial.user_attrs[name] for identity, name in named if name in trial.user_attrs}
 
-    def _draw_of(self, point: Point) -> _Draw:
+    def _find_draw(self, point: Point) -> _Draw:
         if point.identity not in self._of:  # it has just been drawn, perhaps elsewhere
             self.read()
         return self._of[point.identity]
@@ -402,10 +403,10 @@ def _score_of(seed: int) -> str:
     return f"score of seed {seed}"
 
 
-def _training(record: Mapping[str, Any]) -> _Training:
+def _reduce_record(record: Record) -> _Training:
     exact, seconds = record["sparsity"]["exact"], record["seconds"]["total"]
-    return _Training(selected_value(record), _curve(record["epochs"]), float(seconds), bool(exact))
+    return _Training(selected_value(record), _extract_curve(record["epochs"]), float(seconds), bool(exact))
 
 
-def _curve(epochs: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+def _extract_curve(epochs: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     return {int(entry["epoch"]): float(entry["selection"]) for entry in epochs}

@@ -1,4 +1,4 @@
-"""Where the Optuna studies are kept. A password comes from the environment and goes nowhere else."""
+"""Storage of the Optuna studies. A password comes from the environment and is passed nowhere else."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ _BUSY_SECONDS = 120
 
 
 def storage_lock(output_dir: Path) -> FileLock:
-    """Return the lock around creating a storage and around adding points to a study."""
+    """Return the lock for creating a storage and adding points to a study."""
     file = storage_lock_file(output_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(file)
 
 
 def open_storage(kind: str, output_dir: Path) -> BaseStorage:
-    """Open the storage of a sweep's studies; create it under a lock if it is not there.
+    """Open the storage of a sweep's studies; create it under a lock if it is missing.
 
     Args:
         kind: ``sqlite``, ``journal`` or ``postgresql``.
         output_dir: Root of trials and studies.
 
     Raises:
-        StorageError: It cannot be reached or read; no message holds a password.
+        StorageError: It cannot be reached or read; the message masks passwords.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with storage_lock(output_dir), _explained(kind):
+    with storage_lock(output_dir), _explain_errors(kind):
         folder = (output_dir / STUDIES).resolve()
         match kind:
             case "sqlite":
-                return _sqlite(folder / DATABASE)
+                return _open_sqlite(folder / DATABASE)
             case "journal":
-                return _journal(folder / JOURNAL)
+                return _open_journal(folder / JOURNAL)
             case _:
                 return RDBStorage(postgresql_url(), engine_kwargs={"pool_pre_ping": True})
 
 
 def dashboard_address(kind: str, output_dir: Path) -> str:
-    """Return what ``optuna-dashboard`` takes to show the studies."""
+    """Return the argument of ``optuna-dashboard`` for the studies."""
     match kind:
         case "sqlite":
             return f"sqlite:///{output_dir / STUDIES / DATABASE}"
@@ -68,10 +68,10 @@ def dashboard_address(kind: str, output_dir: Path) -> str:
 
 
 def postgresql_url() -> str:
-    """Return the server's address from the environment, with the driver that we install.
+    """Return the server's address from the environment, with the installed driver.
 
     Raises:
-        StorageError: It is not set, or is no PostgreSQL address.
+        StorageError: It is not set, is no PostgreSQL address, or contains a bare @.
     """
     url = os.environ.get(URL_VARIABLE, "")
     scheme, separator, rest = url.partition("://")
@@ -81,8 +81,8 @@ def postgresql_url() -> str:
             + (f" but it holds one of {scheme}" if separator else ""),
             hint=f"export {URL_VARIABLE}=postgresql://user:password@host:5432/database",
         )
-    place = rest.partition("@")[2]
-    if "@" in place.partition("/")[0] or "@" in place.partition("?")[0]:  # else part of it would pass for the host
+    location = rest.partition("@")[2]
+    if "@" in location.partition("/")[0] or "@" in location.partition("?")[0]:  # part of it would be read as the host
         raise StorageError(
             f"the user or the password in the environment variable {URL_VARIABLE} holds a bare @",
             hint="write %40 for @, %2F for / and %3A for :",
@@ -91,8 +91,8 @@ def postgresql_url() -> str:
 
 
 def mask(text: str) -> str:
-    """Return a text without the passwords of the addresses in it."""
-    text = re.sub(r"(\w+://)\S*@", r"\1***@", text)  # up to the last @: a password may hold one, or a slash
+    """Return text with the passwords in its addresses masked."""
+    text = re.sub(r"(\w+://)\S*@", r"\1***@", text)  # up to the last @: a password may contain @ or /
 
     def hide(match: re.Match[str]) -> str:
         parts = urlsplit(match[0])
@@ -104,27 +104,27 @@ def mask(text: str) -> str:
     return re.sub(r"\w+://\S+", hide, text)
 
 
-def _sqlite(path: Path) -> BaseStorage:
+def _open_sqlite(path: Path) -> BaseStorage:
     storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
     sqlalchemy.event.listen(storage.engine, "connect", _tune)
-    storage.engine.dispose()  # connections made so far
+    storage.engine.dispose()  # connections made without the listener
     return storage
 
 
 def _tune(connection: sqlite3.Connection, _: Any) -> None:
-    """Write ahead: readers such as a dashboard never block. A power cut may cost the last lines, which records bring back."""
+    """Use a write-ahead log: readers such as a dashboard never block. Records restore what a power cut loses."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _journal(path: Path) -> BaseStorage:
+def _open_journal(path: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
 
 
 class _JournalLock(JournalFileOpenLock):
-    """A lock that the system releases when its holder dies.
+    """A lock that the system releases when its process dies.
 
-    Whoever gets it cuts a last line that a killed writer left unfinished, which every later load would fail on.
+    Acquiring it cuts an unfinished last line of a killed writer, on which every later load would fail.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,29 +154,31 @@ def _cut_torn_line(file: BinaryIO) -> None:
 
 
 @contextmanager
-def _explained(kind: str) -> Iterator[None]:
+def _explain_errors(kind: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError, ModuleNotFoundError, RuntimeError, ValueError) as error:
         hint = "pip install 'nxm_sweep[postgresql]'" if isinstance(error, ImportError) else ""
-        raise StorageError(f"the {kind} storage of the studies cannot be opened: {_reason(error)}", hint=hint) from None
+        raise StorageError(
+            f"the {kind} storage of the studies cannot be opened: {_describe_error(error)}", hint=hint
+        ) from None
 
 
 @contextmanager
 def in_use(kind: str) -> Iterator[None]:
-    """Say in one line that a storage is lost while the block uses it.
+    """Report in one line that the storage is lost while the block uses it.
 
     Raises:
-        StorageError: It is; no message holds a password.
+        StorageError: It is lost; the message masks passwords.
     """
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StorageError(
-            f"the {kind} storage of the studies is lost: {_reason(error.__cause__ or error)}",
+            f"the {kind} storage of the studies is lost: {_describe_error(error.__cause__ or error)}",
             hint="no record is; the same command continues",
         ) from None
 
 
-def _reason(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return mask(first_line(error))

@@ -1,4 +1,4 @@
-"""A cell's Optuna study: the plan and the live view of its points. Records are the truth; it is told what they say."""
+"""A cell's Optuna study: plan and live view of its points. Records are the source of truth; the study mirrors them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nxm_sweep.store.attempts import Failure
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import selected_value
 from nxm_sweep.sweep.planning.axes import Range, is_wordy
 from nxm_sweep.sweep.planning.cell import Cell, Point
 
 _LOGARITHMIC = ("learning_rate.value", "rho.value")
 IDENTITIES = "identities"
-"""User attribute of a drawn point that is trained with several seeds: its trainings, in the order of the seeds."""
+"""User attribute of a drawn point with several seeds: identities of its trainings, in the order of the seeds."""
 _QUEUED = 100
-"""So many points of a cell stand in the queue; each costs 4 ms before the first trial starts, and every reader time."""
+"""Largest queue of a cell; each queued point delays the first trial by 4 ms, and slows every reader."""
 
 
 class CellStudy:
-    """One cell's study. Other coordinators change it too: a trial that one of them has ended stays as it is.
+    """One cell's study. Other coordinators change it too; a trial that one of them has ended is left unchanged.
 
     Args:
-        storage: Where it is kept; the study is created there if it is new.
+        storage: Storage of the study, which is created if it is new.
         cell: The cell. Every caller that creates or queues holds the storage's lock.
     """
 
@@ -39,24 +40,24 @@ class CellStudy:
         self.study_id = find_or_create(storage, cell)
         self._waiting: dict[str, int] = {}
         self._running: dict[str, int] = {}
-        self.told: dict[str, float] = {}
+        self.recorded: dict[str, float] = {}
         self.seconds: list[float] = []
         self._reported: dict[int, int] = {}
 
     def read(self) -> dict[int, str]:
-        """Read every trial; return those that run, with their points' identities."""
+        """Read every trial; return the running ones with their points' identities."""
         trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
-        of = {state: [trial for trial in trials if trial.state == state] for state in TrialState}
-        self._waiting = {identity_in(trial): _id(trial) for trial in of[TrialState.WAITING]}
-        self.told = {identity_in(trial): float(trial.value or 0.0) for trial in of[TrialState.COMPLETE]}
+        by_state = {state: [trial for trial in trials if trial.state == state] for state in TrialState}
+        self._waiting = {identity_in(trial): _id(trial) for trial in by_state[TrialState.WAITING]}
+        self.recorded = {identity_in(trial): float(trial.value or 0.0) for trial in by_state[TrialState.COMPLETE]}
         self.seconds = [
-            trial.user_attrs["seconds"] for trial in of[TrialState.COMPLETE] if "seconds" in trial.user_attrs
+            trial.user_attrs["seconds"] for trial in by_state[TrialState.COMPLETE] if "seconds" in trial.user_attrs
         ]
-        self._running = {identity_in(trial): _id(trial) for trial in of[TrialState.RUNNING]}
-        return {_id(trial): identity_in(trial) for trial in of[TrialState.RUNNING]}
+        self._running = {identity_in(trial): _id(trial) for trial in by_state[TrialState.RUNNING]}
+        return {_id(trial): identity_in(trial) for trial in by_state[TrialState.RUNNING]}
 
     def queue(self, points: Iterable[Point]) -> None:
-        """Queue points that are to be trained; the first hundred are shown as waiting."""
+        """Queue points to be trained; only the first hundred are shown as waiting."""
         for point in points:
             if len(self._waiting) >= _QUEUED:
                 return
@@ -64,11 +65,11 @@ class CellStudy:
                 self._waiting[point.identity] = self._create(point, TrialState.WAITING)
 
     def begin(self, point: Point) -> int:
-        """Note that a point is being trained; return its trial's number in the storage.
+        """Mark a point as running; return its trial's number in the storage.
 
-        The caller holds the point: one that the study holds for running was left behind by a dead coordinator.
+        The caller has claimed the point: a trial already marked as running was left by a dead coordinator.
         """
-        trial = self._unfinished(point.identity)
+        trial = self._pop_unfinished(point.identity)
         if trial is not None:
             with suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_state_values(trial, TrialState.RUNNING)
@@ -80,7 +81,7 @@ class CellStudy:
         self._waiting[point.identity] = self._create(point, TrialState.WAITING)
 
     def add_missing(self, points: Iterable[Point]) -> list[Point]:
-        """Queue the points that a search has drawn before and that its study, lost since, does not hold; return them."""
+        """Queue and return the points that a search has drawn before and that its study has since lost."""
         known = set(map(identity_in, self.storage.get_all_trials(self.study_id, deepcopy=False)))
         missing = [point for point in points if point.identity not in known]
         for point in missing:
@@ -92,7 +93,7 @@ class CellStudy:
         return True
 
     def unjudged(self, trial: int) -> Sequence[int]:
-        """Return the steps that a pruner has to judge before the trial goes on."""
+        """Return the steps that a pruner must judge before the trial continues."""
         return ()
 
     def judged_part(self, trial: FrozenTrial, step: int) -> FrozenTrial:
@@ -100,7 +101,7 @@ class CellStudy:
         return trial
 
     def report(self, trial: int, identity: str, epochs: Sequence[Mapping[str, Any]]) -> Sequence[int]:
-        """Report the epochs that are new; return the step that a pruner has to judge, if there is one."""
+        """Report new epochs; return the step that a pruner must judge, if any."""
         known = self._reported.get(trial, 0)
         with suppress(UpdateFinishedTrialError):
             for entry in epochs[known:]:
@@ -108,19 +109,19 @@ class CellStudy:
         self._reported[trial] = max(known, len(epochs))
         return [epochs[-1]["epoch"]] if len(epochs) > known else []
 
-    def complete(self, trial: int, record: Mapping[str, Any]) -> Sequence[int]:
-        """Tell what a record says; return the steps that a pruner has to judge."""
+    def complete(self, trial: int, record: Record) -> Sequence[int]:
+        """Complete a trial from its record; return the steps that a pruner must judge."""
         self.report(trial, record["identity"], record["epochs"])
         with suppress(UpdateFinishedTrialError):
             for key, value in main_figures(record).items():
                 self.storage.set_trial_user_attr(trial, key, value)
             self.storage.set_trial_state_values(trial, TrialState.COMPLETE, [selected_value(record)])
-            self.told[record["identity"]] = selected_value(record)
+            self.recorded[record["identity"]] = selected_value(record)
         return ()
 
-    def tell(self, point: Point, record: Mapping[str, Any]) -> None:
-        """Tell a record that was not made through this study."""
-        trial = self._unfinished(point.identity)
+    def add_record(self, point: Point, record: Record) -> None:
+        """Add a record that was produced elsewhere."""
+        trial = self._pop_unfinished(point.identity)
         if trial is not None:
             with suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_state_values(trial, TrialState.RUNNING)
@@ -129,60 +130,60 @@ class CellStudy:
         now = datetime.now(UTC).replace(tzinfo=None)
         self.storage.create_new_trial(
             self.study_id,
-            template_trial=_template(
+            template_trial=_make_template(
                 point,
                 TrialState.COMPLETE,
                 value=selected_value(record),
                 intermediate_values={entry["epoch"]: entry["selection"] for entry in record["epochs"]},
                 attributes=main_figures(record),
-                started=_local(record.get("started")) or now,
-                finished=_local(record.get("finished")) or now,
+                started=_to_local(record.get("started")) or now,
+                finished=_to_local(record.get("finished")) or now,
             ),
         )
-        self.told[point.identity] = selected_value(record)
+        self.recorded[point.identity] = selected_value(record)
 
     def requeue(self, trial: int, identity: str) -> None:
-        """Put a trial that was cut off back into the queue: it continues from its checkpoint."""
+        """Return an interrupted trial to the queue: it continues from its checkpoint."""
         with suppress(UpdateFinishedTrialError):
             self.storage.set_trial_state_values(trial, TrialState.WAITING)
             self._waiting[identity] = trial
 
     def fail(self, trial: int, identity: str, failure: Failure) -> None:
-        """Tell why an attempt has failed."""
+        """Mark an attempt as failed, with its failure."""
         with suppress(UpdateFinishedTrialError):
             for key, value in asdict(failure).items():
                 if value:
                     self.storage.set_trial_user_attr(trial, f"failure {key}", value)
             self.storage.set_trial_state_values(trial, TrialState.FAIL)
 
-    def drop(self, trial: int) -> None:
-        """End a trial that a search asked for in vain: its point is being trained, or has failed for good."""
+    def mark_failed(self, trial: int) -> None:
+        """End a trial whose point is being trained elsewhere, is a duplicate, or has failed for good."""
         with suppress(UpdateFinishedTrialError):
             self.storage.set_trial_state_values(trial, TrialState.FAIL)
 
-    def drop_second(self, identity: str) -> None:
-        """End what is unfinished of a point that has been told: two coordinators had queued it."""
-        trial = self._unfinished(identity)
+    def drop_duplicate(self, identity: str) -> None:
+        """End the unfinished trial of a recorded point: two coordinators had queued it."""
+        trial = self._pop_unfinished(identity)
         if trial is not None:
-            self.drop(trial)
+            self.mark_failed(trial)
 
     def prune(self, trial: int) -> None:
-        """Tell that a trial was stopped early; its last score stands as its value."""
+        """Mark a trial as stopped early; its last score becomes its value."""
         frozen = self.storage.get_trial(trial)
         last = frozen.intermediate_values.get(frozen.last_step) if frozen.last_step is not None else None
         with suppress(UpdateFinishedTrialError):
             self.storage.set_trial_state_values(trial, TrialState.PRUNED, None if last is None else [last])
 
-    def _unfinished(self, identity: str) -> int | None:
+    def _pop_unfinished(self, identity: str) -> int | None:
         running = self._running.pop(identity, None)
         return self._waiting.pop(identity, running)
 
     def _create(self, point: Point, state: TrialState) -> int:
-        return self.storage.create_new_trial(self.study_id, template_trial=_template(point, state))
+        return self.storage.create_new_trial(self.study_id, template_trial=_make_template(point, state))
 
 
-def main_figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a record the study shows."""
+def main_figures(record: Record) -> dict[str, Any]:
+    """Return the figures of a record that the study shows."""
     best = next(entry for entry in record["epochs"] if entry["epoch"] == record["best"]["epoch"])
     return {
         "identity": record["identity"],
@@ -196,7 +197,7 @@ def main_figures(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distribution(cell: Cell, key: str) -> BaseDistribution:
-    """Return an axis as Optuna has it: a grid's numbers as a range, so that the study can grow; a search's list as choices."""
+    """Return an axis' distribution: a grid's numbers as a range, so that it can grow; a search's list as choices."""
     values = cell.axes[key]
     if isinstance(values, Range):
         if isinstance(values.low, int) and isinstance(values.high, int):
@@ -212,19 +213,19 @@ def distribution(cell: Cell, key: str) -> BaseDistribution:
 
 
 def identity_attribute(point: Point) -> dict[str, Any]:
-    """Return the user attribute that says which training a trial stands for, or which ones where seeds are repeats."""
+    """Return the user attribute that identifies a trial's training, or its trainings if seeds are repeats."""
     if point.cell.seeds:
         return {IDENTITIES: [repeat.identity for repeat in point.cell.repeats(point)]}
     return {"identity": point.identity}
 
 
 def identity_in(trial: FrozenTrial) -> str:
-    """Return the identity of the point that a trial stands for, of its first seed; empty if it is none of ours."""
+    """Return the identity of a trial's point, with its first seed; empty for a foreign trial."""
     return str(trial.user_attrs.get("identity") or next(iter(trial.user_attrs.get(IDENTITIES, [])), ""))
 
 
 def find_or_create(storage: BaseStorage, cell: Cell) -> int:
-    """Return the number of a cell's study in the storage; the caller holds the storage's lock."""
+    """Find or create a cell's study and return its number; the caller holds the storage's lock."""
     name = cell.study_name
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
@@ -244,7 +245,7 @@ def find_or_create(storage: BaseStorage, cell: Cell) -> int:
     return study_id
 
 
-def _template(
+def _make_template(
     point: Point,
     state: TrialState,
     *,
@@ -272,6 +273,6 @@ def _id(trial: FrozenTrial) -> int:
     return trial._trial_id  # noqa: SLF001 - what every method of a storage takes
 
 
-def _local(time: str | None) -> datetime | None:
-    """Return a record's UTC time as Optuna keeps times: local, without a zone."""
+def _to_local(time: str | None) -> datetime | None:
+    """Return a record's UTC time as naive local time, as Optuna stores it."""
     return None if time is None else datetime.fromisoformat(time).astimezone().replace(tzinfo=None)

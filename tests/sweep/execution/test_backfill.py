@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 from filelock import FileLock
@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.store.attempts import Failure
 from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, write_record
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.claims import Claims
@@ -51,7 +52,7 @@ def two(tmp_path: Path) -> Iterator[tuple[Coordinator, Coordinator]]:
         one.claims.__exit__(None, None, None)
 
 
-def _record(output_dir: Path, point: Point) -> dict[str, Any]:
+def _record(output_dir: Path, point: Point) -> Record:
     epoch = {"epoch": 1, "selection": 0.5, "unpruned_selection": 0.5, "relative_distance": 0.1, "pruned": {}}
     record = {
         "schema": SCHEMA,
@@ -62,7 +63,7 @@ def _record(output_dir: Path, point: Point) -> dict[str, Any]:
         "seconds": {"total": 1.0},
     }
     write_record(trial_folder(output_dir, point.identity), record)
-    return record
+    return cast("Record", record)
 
 
 def _complete(study: CellStudy) -> list[str]:
@@ -124,7 +125,7 @@ def test_point_that_is_added_while_others_are_told_is_looked_up_anew(
         _record(tmp_path, point)
     other.add(*POINTS[:3])
     other.catch_up.work(seconds=0.0)  # the studies are read
-    holder.study.tell(POINTS[3], _record(tmp_path, POINTS[3]))
+    holder.study.add_record(POINTS[3], _record(tmp_path, POINTS[3]))
     other.add(POINTS[3])
     assert len(other.catch_up.finish()) == 4
     assert _complete(other.study) == IDENTITIES
@@ -156,7 +157,7 @@ def test_damaged_record_is_a_failure_and_a_missing_one_nothing(
     assert _complete(two[0].study) == []
 
 
-@pytest.mark.parametrize("when", ["read", "tell"])
+@pytest.mark.parametrize("when", ["read", "add_record"])
 def test_storage_that_is_away_for_a_moment_loses_no_point(
     when: str, two: tuple[Coordinator, Coordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

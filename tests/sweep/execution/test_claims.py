@@ -25,7 +25,7 @@ LEASE = 60.0
 TAKER = """
 import sys
 from pathlib import Path
-from nxm_sweep.sweep.claims import Claims
+from nxm_sweep.sweep.execution.claims import Claims
 with Claims(Path(sys.argv[1]), 60.0) as claims:
     print("ready", flush=True)
     sys.stdin.readline()

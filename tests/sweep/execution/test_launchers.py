@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-DRIVER = Path(__file__).with_name("driver.py")
+DRIVER = Path(__file__).resolve().parents[1] / "driver.py"
 NOT_THE_OUTCOME = ("started", "finished", "seconds", "config", "git_commit", "hardware", "versions")
 FAKE = ("task=glue/rte", "model=minilm_l6", "method=dense", "output_dir=out")
 FOUR = "learning_rate.value=1e-5,2e-5,3e-5,4e-5", "training.batch_size=16"
@@ -29,7 +29,7 @@ TINY = (
     "training.batch_size=16",
     "training.epochs=1",
 )
-TWELVE_TINY = "method=dense,asp,nxm", "learning_rate.value=1e-3,2e-3", "rho.value=1e-3,3e-3,1e-2,3e-2"
+TWELVE_TINY = "method=dense,asp,nxm_paper", "learning_rate.value=1e-3,2e-3", "rho.value=1e-3,3e-3,1e-2,3e-2"
 LAUNCHERS = {
     "basic": ["hydra/launcher=basic"],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],

@@ -29,7 +29,7 @@ from nxm_sweep.sweep.studies.search import Search
 from nxm_sweep.sweep.studies.study import CellStudy
 from nxm_sweep.trial.digests import Digests
 
-DRIVER = Path(__file__).with_name("driver.py")
+DRIVER = Path(__file__).resolve().parents[1] / "driver.py"
 SECONDS = 120  # no wait of these tests is longer
 RATES = "learning_rate.value=tag(log,interval(1e-5,1e-3))"
 Sweep = Callable[..., str]
@@ -148,7 +148,7 @@ def test_a_search_of_few_combinations_trains_each_once_and_ends(sweeps: Sweeps) 
     assert _states(sweeps.trials()) == {"COMPLETE": 3}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "qmc", "cmaes"])
+@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
 def test_every_sampler_searches_without_a_warning(sweeps: Sweeps, sampler: str) -> None:
     ranges = (RATES, "training.weight_decay=interval(0,0.1)", "training.batch_size=8,16,32")
     sweeps.run(
@@ -226,7 +226,7 @@ def _values(points: list[Point]) -> list[tuple[Any, ...]]:
     return [tuple(point.values.values()) for point in points]
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "cmaes"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
 def test_draws_stay_in_their_ranges_and_differ(sampler: str) -> None:
     points = _ask_all(_search(SPACE, InMemoryStorage(), sampler=sampler, n_trials=30))
     assert len({point.identity for point in points}) == 30
@@ -235,13 +235,12 @@ def test_draws_stay_in_their_ranges_and_differ(sampler: str) -> None:
     assert len({batch for _, batch, _ in _values(points)}) > 10
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
-def test_a_sampler_that_learns_moves_to_where_the_scores_are(sampler: str) -> None:
+def test_a_sampler_that_learns_moves_to_where_the_scores_are() -> None:
     def score(point: Point) -> float:
         return -abs(math.log10(point.values["learning_rate.value"]) + 3.0)  # best at the upper end, 1e-3
 
     rates = [
-        rate for rate, _, _ in _values(_ask_all(_search(SPACE, InMemoryStorage(), sampler=sampler, n_trials=60), score))
+        rate for rate, _, _ in _values(_ask_all(_search(SPACE, InMemoryStorage(), sampler="tpe", n_trials=60), score))
     ]
     assert statistics.median(rates[-20:]) > 4e-4  # blind draws: 1e-4
 

@@ -32,6 +32,7 @@ from nxm_sweep.store.files import read_json, write_json
 from nxm_sweep.store.liveness import this_process
 from nxm_sweep.store.paths import STOP, trial_folder
 from nxm_sweep.store.progress import PRUNED
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, read_records, write_record
 from nxm_sweep.sweep import run
 from nxm_sweep.sweep.planning.axes import Axes, Range
@@ -182,7 +183,7 @@ class Bench:
                  f"training.epochs={EPOCHS}", "method=asp", *overrides]  # fmt: skip
         settings = compose_settings(given)
         cell = Cell(settings, {**axes, "seed": seeds}, Digests("rows", "files", 100), search=sampler)
-        self._patch.setattr(run, "_runner", lambda *_: nullcontext(Trials(self, workers)))
+        self._patch.setattr(run, "_make_runner", lambda *_: nullcontext(Trials(self, workers)))
         console = Console(file=io.StringIO(), width=200, highlight=False)
         self.storage.dies_at = self.storage.writes + dies_at if dies_at >= 0 else -1
         try:
@@ -211,7 +212,7 @@ class Bench:
         return [trial for trial in self.study().trials if {"identity", "identities"} & set(trial.user_attrs)]
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         return list(read_records(self.output_dir))
 
     def means(self) -> dict[float, float]:
@@ -440,7 +441,7 @@ def test_finite_space_is_drawn_whole_and_no_further(bench: Bench) -> None:
     assert drawn == {(rate, batch) for rate in (1e-5, 1e-4) for batch in (16, 32)}
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "cmaes"])
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
 def test_every_sampler_goes_on_after_its_study_was_lost(bench: Bench, sampler: str) -> None:
     axes: Axes = {**RATES, "training.weight_decay": Range(0.0, 0.1)}
     bench.sweep(n_trials=25, sampler=sampler, axes=axes, seeds=(0, 1), workers=4)

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.store.attempts import failure
+from nxm_sweep.store.record import Record
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.studies.storage import open_storage
 from nxm_sweep.sweep.studies.study import CellStudy
@@ -47,17 +48,20 @@ def _cell(*overrides: str, rates: tuple[float, ...] = RATES) -> Cell:
     return Cell(settings, {"learning_rate.value": rates, "training.batch_size": (16,)})
 
 
-def _record(point: Point, value: float = 0.75) -> dict[str, Any]:
+def _record(point: Point, value: float = 0.75) -> Record:
     first = {"epoch": 1, "selection": 0.5, "unpruned_selection": 0.5, "relative_distance": 0.1, "pruned": {}}
-    return {
-        "identity": point.identity,
-        "best": {"epoch": 2, "value": value},
-        "epochs": [first, {**first, "epoch": 2, "selection": value}],
-        "sparsity": {"exact": True},
-        "seconds": {"total": 12.34},
-        "started": "2026-01-01T10:00:00+00:00",
-        "finished": "2026-01-01T10:01:00+00:00",
-    }
+    return cast(
+        "Record",
+        {
+            "identity": point.identity,
+            "best": {"epoch": 2, "value": value},
+            "epochs": [first, {**first, "epoch": 2, "selection": value}],
+            "sparsity": {"exact": True},
+            "seconds": {"total": 12.34},
+            "started": "2026-01-01T10:00:00+00:00",
+            "finished": "2026-01-01T10:01:00+00:00",
+        },
+    )
 
 
 def _study(storage: BaseStorage, cell: Cell | None = None) -> CellStudy:
@@ -90,18 +94,18 @@ def test_point_goes_from_the_queue_to_its_record_as_one_trial(storage: BaseStora
     assert told.intermediate_values == {1: 0.5, 2: 0.75}
     assert told.user_attrs["identity"] == points[1].identity
     assert told.user_attrs["seconds"] == 12.3
-    assert _study(storage).told == {points[1].identity: 0.75}
+    assert _study(storage).recorded == {points[1].identity: 0.75}
 
 
 def test_grown_grid_grows_its_study_and_a_changed_setting_is_another(storage: BaseStorage) -> None:
     small, large, other = _cell(), _cell(rates=(*RATES, 9e-5)), _cell("training.epochs=7")
     study = _study(storage, small)
     for point in small.points():
-        study.tell(point, _record(point, value=point.values["learning_rate.value"]))
+        study.add_record(point, _record(point, value=point.values["learning_rate.value"]))
     grown = _study(storage, large)
     assert grown.study_id == study.study_id
-    new = next(point for point in large.points() if point.identity not in grown.told)
-    grown.tell(new, _record(new, value=0.9))
+    new = next(point for point in large.points() if point.identity not in grown.recorded)
+    grown.add_record(new, _record(new, value=0.9))
     loaded = optuna.load_study(study_name=large.study_name, storage=storage)
     assert (loaded.best_value, loaded.best_params["learning_rate.value"]) == (0.9, 9e-5)
     assert len(loaded.get_trials()) == 4
@@ -172,7 +176,7 @@ def test_record_from_elsewhere_is_told_once(left: str, storage: BaseStorage) -> 
     if left == "running":
         study.begin(point)
     study = _study(storage)
-    study.tell(point, _record(point))
+    study.add_record(point, _record(point))
     (trial,) = _trials(study)
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.75, {1: 0.5, 2: 0.75})
     assert trial.datetime_start is not None
@@ -190,11 +194,11 @@ def test_what_another_has_ended_stays_as_it_is(storage: BaseStorage) -> None:
     study.report(trial, point.identity, [{"epoch": 1, "selection": 0.1}])
     study.fail(trial, point.identity, failure("killed", "x"))
     study.requeue(trial, point.identity)
-    study.drop(trial)
+    study.mark_failed(trial)
     study.prune(trial)
     study.complete(trial, _record(point, value=0.1))
     assert _trials(study) == before
-    assert study.told == {}
+    assert study.recorded == {}
 
 
 def test_interrupted_trial_waits_and_goes_on_as_the_same(storage: BaseStorage) -> None:
@@ -220,9 +224,9 @@ def test_pruned_trial_keeps_its_last_score(
 def test_second_trial_of_a_told_point_is_ended(storage: BaseStorage) -> None:
     point = next(_cell().points())
     study, late = _study(storage), _study(storage)
-    study.tell(point, _record(point))
+    study.add_record(point, _record(point))
     late.queue([point])
     study.read()
-    study.drop_second(point.identity)
-    study.drop_second(point.identity)
+    study.drop_duplicate(point.identity)
+    study.drop_duplicate(point.identity)
     assert _states(study) == {"COMPLETE": 1, "FAIL": 1}

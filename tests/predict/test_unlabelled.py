@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from nxm_sweep.errors import DataError
 from nxm_sweep.predict.submission import SUBMISSIONS
-from nxm_sweep.predict.test_sets import UnlabelledRows, read_own_rows, read_test_rows
+from nxm_sweep.predict.unlabelled import UnlabelledRows, read_own_rows, read_test_rows
 from nxm_sweep.settings import DataSettings
 
 MNLI = "index|promptID|pairID|genre|sentence1_binary_parse|sentence2_binary_parse|sentence1_parse|sentence2_parse"

@@ -1,4 +1,4 @@
-"""Rows without labels: GLUE's test sets in both layouts, or a user's file. No row is ever left out."""
+"""Rows without labels: GLUE's test sets in both layouts, or a user's file. No row is dropped."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nxm_sweep.errors import DataError
 from nxm_sweep.predict.submission import Submission
 from nxm_sweep.settings import DataSettings
 
-_INDICES = ("index", "id", "idx")  # what the download and the hub call a row's number
+_INDICES = ("index", "id", "idx")  # columns with a row's number, in the download or on the hub
 _HINT = "--data takes a hub id, a folder in the hub's layout or the official GLUE download, with the test sets"
-_NAMED = 5  # rows that a note names
+_NAMED = 5  # rows listed in a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class UnlabelledRows:
         text: First text of each row.
         pair: Second text of each row; None if the task has one text.
         source: Where they were read from.
-        note: What is wrong with them that does not keep them from being answered.
+        note: Warning about broken rows, which are still predicted; empty if there are none.
     """
 
     text: list[str]
@@ -46,9 +46,9 @@ def read_test_rows(submission: Submission, data: DataSettings, columns: Sequence
     """Read one of GLUE's test sets.
 
     Args:
-        submission: Which.
-        data: Where the task's rows are.
-        columns: The task's text columns, as the hub calls them.
+        submission: The test set.
+        data: Location of the task's rows.
+        columns: The task's text columns, by their names on the hub.
 
     Raises:
         DataError: The test set is not there, or its rows are not numbered from 0.
@@ -56,7 +56,7 @@ def read_test_rows(submission: Submission, data: DataSettings, columns: Sequence
     folder = Path(data.path).expanduser()
     if not folder.is_dir() and (data.path.startswith((".", "/", "~")) or data.path.count("/") != 1):
         raise DataError(f"there is no folder {data.path}", hint=_HINT)
-    file = next((folder / place for place in submission.places if (folder / place).is_file()), None)
+    file = next((folder / name for name in submission.places if (folder / name).is_file()), None)
     if file is not None:
         return _read_tsv(file, submission, columns)
     if folder.is_dir() and not (folder / submission.config).is_dir():
@@ -74,14 +74,14 @@ def read_test_rows(submission: Submission, data: DataSettings, columns: Sequence
     if submission.split not in splits:
         raise DataError(f"{source}: there is no such split but {', '.join(splits)}", hint=_HINT)
     table = splits[submission.split]
-    return _rows(table.to_pandas() if isinstance(table, Dataset) else table, columns, source)
+    return _order_rows(table.to_pandas() if isinstance(table, Dataset) else table, columns, source)
 
 
 def read_own_rows(path: Path, columns: Sequence[str]) -> UnlabelledRows:
-    """Read a user's CSV, TSV, JSONL or Parquet; other columns than ``columns`` are not looked at.
+    """Read a user's CSV, TSV, JSONL or Parquet file; columns other than ``columns`` are ignored.
 
     Raises:
-        DataError: The file cannot be read, or lacks a column.
+        DataError: The file cannot be read, lacks a column, or has a value that is not text.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="--rows takes a CSV, TSV, JSONL or Parquet file")
@@ -90,11 +90,11 @@ def read_own_rows(path: Path, columns: Sequence[str]) -> UnlabelledRows:
     for column in columns:
         if not all(isinstance(value, str) for value in table[column]):
             raise DataError(f"column {column!r} of {path} holds values that are not text")
-    return _rows(table[list(columns)], columns, str(path))
+    return _order_rows(table[list(columns)], columns, str(path))
 
 
 def _read_tsv(path: Path, submission: Submission, columns: Sequence[str]) -> UnlabelledRows:
-    """Read a file of the download, line by line: a text may hold what a CSV reader takes for a quote or a line's end."""
+    """Read a file of the download line by line: a CSV reader would take parts of a text for quotes or line breaks."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
@@ -109,11 +109,11 @@ def _read_tsv(path: Path, submission: Submission, columns: Sequence[str]) -> Unl
     layout = (
         dict.fromkeys(("sentence",), "sentence") if submission.task == "cola" else GLUE_TSV[submission.task].columns
     )
-    table = table.rename(columns={there: here for here, there in layout.items() if here != "label"})
-    return _rows(table, columns, str(path), broken)
+    table = table.rename(columns={theirs: ours for ours, theirs in layout.items() if ours != "label"})
+    return _order_rows(table, columns, str(path), broken)
 
 
-def _rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken: Sequence[int] = ()) -> UnlabelledRows:
+def _order_rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken: Sequence[int] = ()) -> UnlabelledRows:
     _check_columns(table, columns, source, _HINT)
     if len(table) == 0:
         raise DataError(f"{source} has no rows")
@@ -122,7 +122,7 @@ def _rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken: Sequ
     if index is not None:
         numbers = pd.to_numeric(table[index], errors="coerce")
         if sorted(numbers) != list(range(len(table))):
-            wrong = next((n for n, number in enumerate(numbers) if number != n), 0)
+            wrong = next((row for row, number in enumerate(numbers) if number != row), 0)
             raise DataError(
                 f"{source} must number its {len(table):,} rows from 0, but the column {index!r} of row {wrong} "
                 f"holds {table[index].iloc[wrong]!r}",
@@ -130,9 +130,10 @@ def _rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken: Sequ
             )
         order = np.argsort(numbers.to_numpy())
         table, incomplete = table.iloc[order], incomplete[order]
-    numbers_of = [number for number, is_broken in enumerate(incomplete) if is_broken]
+    incomplete_rows = [row for row, is_incomplete in enumerate(incomplete) if is_incomplete]
     texts = [table[name].fillna("").astype(str).tolist() for name in columns]
-    return UnlabelledRows(texts[0], texts[1] if len(texts) == 2 else None, source, _note(source, numbers_of))
+    note = _describe_broken(source, incomplete_rows)
+    return UnlabelledRows(texts[0], texts[1] if len(texts) == 2 else None, source, note)
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], source: str, hint: str) -> None:
@@ -141,7 +142,7 @@ def _check_columns(table: pd.DataFrame, columns: Sequence[str], source: str, hin
         raise DataError(f"{source} has no column {missing[0]!r} but {', '.join(map(str, table.columns))}", hint=hint)
 
 
-def _note(source: str, broken: Sequence[int]) -> str:
+def _describe_broken(source: str, broken: Sequence[int]) -> str:
     if not broken:
         return ""
     more = " ..." if len(broken) > _NAMED else ""
