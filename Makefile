@@ -30,7 +30,7 @@ quickstart: $(READY)
 	$(RUN) -m nxm_sweep.report $(QUICKSTART)
 
 test: $(READY)
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow

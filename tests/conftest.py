@@ -19,6 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
+STARTS_PROCESSES = {"subprocess", "multiprocessing", "Popen", "ProcessPool", "sync_api"}
+"""What a test module holds that starts processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of modules that start processes, and run them first: they are the longest, and end evenly that way."""
+    for item in items:
+        module = getattr(item, "module", None)
+        if STARTS_PROCESSES & set(vars(module)) or "faults" in item.path.parts:
+            item.add_marker("processes")
+    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -28,6 +28,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
 from nxm_sweep.data.demo import generate
+from nxm_sweep.store.record import Record
+from tests.store.keys import undescribed
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("dense", "asp", "warmup_asp", "nxm_paper", "nxm", "admm_unstructured", "nxm_refit", "sr_ste", "gradual")
@@ -138,6 +140,7 @@ def test_a_trial_ends_with_a_record_and_says_where(method: str, trained: dict[st
 def test_a_record_is_complete(method: str, trained: dict[str, tuple[Path, Answer]], tiny_model: Path) -> None:
     outputs, _ = trained[method]
     record = _record(outputs)
+    assert set(undescribed(record, Record)) == set()
     assert (record["schema"], record["task"], record["method"]) == (2, "demo/paraphrase", method)
     assert record["sparsity_name"] == ("dense" if method == "dense" else "2of4")
     assert record["config"]["training"]["epochs"] == EPOCHS

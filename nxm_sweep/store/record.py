@@ -34,7 +34,7 @@ class Selection(TypedDict):
     """Choice of the config group ``selection``: ``dev`` or ``heldout``."""
     set: str
     """Rows that select: a validation set, or ``heldout``."""
-    reported_set: str
+    reported_set: NotRequired[str]
     """Rows that are reported."""
     protocol: str
     """The same in one sentence."""
@@ -93,6 +93,8 @@ class IterationEntry(TypedDict):
     """Share of the support that the Z-step changed, in [0, 1]."""
     rho: float
     """Penalty strength at this iteration."""
+    penalty_share: NotRequired[float | None]
+    """Share of the penalty in the gradient of one step; schema 1 only."""
     mean_penalty_share: NotRequired[float | None]
     """Mean share of the penalty in the gradient since the last iteration, in [0, 1]; None without a gradient penalty."""
     kappa: NotRequired[float | None]
@@ -101,7 +103,7 @@ class IterationEntry(TypedDict):
     """E-folds by which a decoupled penalty has contracted the weights to be cut so far."""
     mean_clip_factor: NotRequired[float | None]
     """Mean factor by which clipping scaled the gradients since the last iteration, in (0, 1]."""
-    groups: list[IterationGroup]
+    groups: NotRequired[list[IterationGroup]]
     """The same per role of the matrices."""
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback
 
+from nxm_sweep.formatting import format_duration
 from nxm_sweep.training.monitor import Monitor, raise_if_stopped
 from nxm_sweep.training.trainer import SparseTrainer
 
@@ -87,15 +88,8 @@ class ProgressBar(TrainerCallback):
             parts.append(f"residual {self._trainer.sparse_method.gap:.3f}")
         parts.append(f"{rate:.2f} steps/s")
         if rate > 0:
-            parts.append(f"{clock_time((state.max_steps - state.global_step) / rate)} left")
+            parts.append(f"{format_duration((state.max_steps - state.global_step) / rate)} left")
         return "  ".join(parts)
-
-
-def clock_time(seconds: float) -> str:
-    """Format seconds as ``1:05`` or ``2:03:04``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def report_into(trainer: Trainer, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import runpy
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,9 +14,13 @@ import pytest
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.store.paths import RESULT, trial_folder
+from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, looks_whole, read_record, read_records, write_record
+from tests.store.keys import undescribed
 
 OLD: dict[str, Any] = {"schema": SCHEMA, "identity": "old", "epochs": [1, 2.5, None]}
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -190,3 +195,19 @@ def test_a_quick_look_does_not_pass_a_record_of_schema_1(tmp_path: Path) -> None
     assert looks_whole(tmp_path)
     write_record(tmp_path, {"schema": 1, "identity": "a"})
     assert not looks_whole(tmp_path)  # it is read whole instead, and refused where its identity was ambiguous
+
+
+# --- what a record holds ----------------------------------------------------------------------------------------------
+
+RECORDS = sorted((ROOT / "outputs" / "examples").glob("*/trials/*/result.json"))
+
+
+def test_every_committed_record_has_the_keys_that_the_type_lists() -> None:
+    assert RECORDS
+    assert {place for path in RECORDS for place in undescribed(json.loads(path.read_text()), Record)} == set()
+
+
+def test_the_page_of_records_is_made_from_the_type() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "make_records.py"))["page"]()
+    assert (ROOT / "docs" / "records.md").read_text() == page
+    assert "| `selection_value` | `float` |" in page

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from nxm_sweep.config.compose import compose_settings
-from nxm_sweep.training.callbacks import ProgressBar, clock_time
+from nxm_sweep.training.callbacks import ProgressBar
 from nxm_sweep.training.monitor import NullMonitor
 from nxm_sweep.trial.trainer import TrialTrainer
 
@@ -178,20 +178,3 @@ def test_an_error_in_training_takes_the_bar_off_the_terminal(tmp_path: Path) -> 
     assert file.getvalue().count(HIDE_CURSOR) == 1
     assert file.getvalue().count(SHOW_CURSOR) == 1
     assert_ended(set(threading.enumerate()) - threads)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00"),
-        (0.4, "0:00"),
-        (59.4, "0:59"),
-        (59.6, "1:00"),
-        (65, "1:05"),
-        (3599.6, "1:00:00"),
-        (7384, "2:03:04"),
-        (360_000, "100:00:00"),
-    ],
-)
-def test_seconds_read_as_on_a_clock(seconds: float, text: str) -> None:
-    assert clock_time(seconds) == text

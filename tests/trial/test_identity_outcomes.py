@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import operator
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from transformers import set_seed
 from nxm_sweep.config.compose import _keys, compose_settings
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import RuleSettings, SweepSettings, TrialSettings
-from nxm_sweep.sweep.planning.axes import assign_, value_at
+from nxm_sweep.sweep.planning.axes import assign_
 from nxm_sweep.training.trainer import SparseTrainer
 from nxm_sweep.trial.build import build_importance, build_method
 from nxm_sweep.trial.identity import identity_of
@@ -194,7 +195,7 @@ def test_the_identity_holds_what_changes_the_weights_and_nothing_else(
         settings = changed(base, {"method.name": method, **switches})
         weights = weights_after(settings, tmp_path)
         for key in _keys_to_change(method, first=number == 0):
-            other = next(value for value in VALUES[key] if value != value_at(settings, key))
+            other = next(value for value in VALUES[key] if value != operator.attrgetter(key)(settings))
             varied = changed(settings, {key: other})
             if identity(varied) == identity(settings):
                 same = weights_after(varied, tmp_path) == weights

@@ -56,14 +56,6 @@ def assign_(settings: TrialSettings, values: Mapping[str, Any]) -> TrialSettings
     return settings
 
 
-def value_at(settings: TrialSettings, key: str) -> Any:
-    """Return the value of a dotted key."""
-    node: Any = settings
-    for name in key.split("."):
-        node = getattr(node, name)
-    return node
-
-
 def exists(settings: TrialSettings, key: str) -> bool:
     """Return whether a dotted key names a setting or a group."""
     node: Any = settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +27,6 @@ from nxm_sweep.sweep.planning.axes import (
     has,
     holder_of,
     is_wordy,
-    value_at,
     whole_ranges_listed,
 )
 from nxm_sweep.trial.digests import Digests
@@ -218,7 +218,7 @@ class Cell:
     def _fixed(self) -> dict[str, Any]:
         """Values of the rules' keys that all points share."""
         keys = {key for rule in self.exclude for key in rule}
-        known = {key: value_at(self.settings, key) for key in keys if self._reads(key)}
+        known = {key: operator.attrgetter(key)(self.settings) for key in keys if self._reads(key)}
         return {**known, **self.choices}
 
     def _reads(self, key: str) -> bool:
