@@ -33,7 +33,7 @@ def print_error(error: NxmSweepError, console: Console | None = None) -> None:
         console.print(f"hint: {error.hint}", markup=False)
 
 
-_LEFT = ("cell", "at", "running trial", "where it is", "hole", "why")
+_LEFT = ("cell", "at", "running trial", "where it is", "problem", "why")
 
 
 def plain_table(*headers: str) -> Table:

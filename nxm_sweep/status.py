@@ -25,7 +25,7 @@ from nxm_sweep.store.progress import format_progress, read_progress
 from nxm_sweep.store.state import DONE, FAILED, PRUNED, RUNNING, TO_DO, TrialStates, pattern_in, read_states
 
 _INCOMPLETE = 1
-_HOLES_SHOWN = 20
+_PROBLEMS_SHOWN = 20
 
 
 def main() -> int:
@@ -111,12 +111,12 @@ def _print_running(cells: Sequence[PlannedCell], trials: TrialStates, output_dir
 
 def _print_failed(cells: Sequence[PlannedCell], trials: TrialStates, output_dir: Path, console: Console) -> None:
     failed = [(cell, point) for cell in cells for point in cell.points if trials.states[point.identity] == FAILED]
-    for cell, point in failed[:_HOLES_SHOWN]:
+    for cell, point in failed[:_PROBLEMS_SHOWN]:
         name, failure = describe_point(_format_cell(cell, trials), point.values), trials.failures[point.identity]
-        text = f"hole: {name}  {failure.kind}: {failure.message}  ({point.identity})"
+        text = f"problem: {name}  {failure.kind}: {failure.message}  ({point.identity})"
         console.print(text, markup=False, soft_wrap=True)
-    if len(failed) > _HOLES_SHOWN:
-        console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
+    if len(failed) > _PROBLEMS_SHOWN:
+        console.print(f"... and {len(failed) - _PROBLEMS_SHOWN} more problems")
     if failed:
         console.print(f"what a failed trial printed is in {output_dir}/trials/IDENTITY/log.txt", style="dim")
 

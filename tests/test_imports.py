@@ -82,10 +82,26 @@ def _loaded(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_trainer_needs_neither_hydra_nor_optuna() -> None:
-    loaded = _loaded("import nxm_sweep.training.trainer")
-    assert {"torch", "transformers"} <= loaded
-    assert loaded.isdisjoint({"hydra", "omegaconf", "optuna"})
+LIBRARY = """
+import sys
+sys.modules.update(dict.fromkeys(["hydra", "omegaconf", "optuna", "pebble", "matplotlib"]))  # importing one raises
+import torch
+import nxm_sweep, nxm_sweep.verify, nxm_sweep.export.exporter, nxm_sweep.predict.__main__, nxm_sweep.training.models
+model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 4))
+targets = nxm_sweep.select_targets(model, nxm_sweep.Pattern(2, 4))
+admm = nxm_sweep.Admm(targets, rho=1e-2)
+admm.update_()
+nxm_sweep.prune_(targets)
+print(*[int((target.weight != 0).sum()) for target in targets], nxm_sweep.SparseTrainer.__name__, len(nxm_sweep.METHODS))
+"""
+
+
+def test_the_library_works_with_hydra_and_optuna_absent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, check=False, cwd=PACKAGE.parent
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == ["16", "8", "SparseTrainer", "9"]
 
 
 def test_the_report_needs_no_torch() -> None:

@@ -62,7 +62,7 @@ def test_each_point_is_told_by_what_is_on_disk(
     assert "4 points: 1 done, 1 running, 1 failed, 1 to do; about 2:00 left" in out  # two to go at 60 s on one worker
     assert "0.7500 lr 1e-5" in out
     assert "step 30/40  epoch 1: 0.6250" in out
-    assert f"hole: glue/rte nxm 2of4 tiny lr 3e-5  non-finite: the loss became nan  ({IDENTITIES[2]})" in out
+    assert f"problem: glue/rte nxm 2of4 tiny lr 3e-5  non-finite: the loss became nan  ({IDENTITIES[2]})" in out
     assert _files(tmp_path) == before
 
 
@@ -140,7 +140,7 @@ def test_a_trial_whose_process_is_gone_is_to_do_again(
     assert "4 points: 4 to do\n" in out
 
 
-def test_a_damaged_record_is_a_hole_with_its_reason(
+def test_a_damaged_record_is_a_problem_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _plan(tmp_path)
@@ -148,7 +148,7 @@ def test_a_damaged_record_is_a_hole_with_its_reason(
     (tmp_path / "trials" / IDENTITIES[0] / "result.json").write_text("{")
     code, out = _status(tmp_path, monkeypatch, capsys)
     assert code == 1
-    assert "hole: glue/rte nxm 2of4 tiny lr 1e-5  bad input:" in out
+    assert "problem: glue/rte nxm 2of4 tiny lr 1e-5  bad input:" in out
     assert "cannot be read" in out
 
 

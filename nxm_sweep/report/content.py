@@ -106,7 +106,7 @@ def entry_frame(table: Table) -> pd.DataFrame:
             **{name: getattr(entry, name) for name in ("value", "low", "high", "trials", "seeds", "hyperparameters")},
             "optimistic": entry.optimistic,
             "beats_constant": entry.beats_constant,
-            "missing": ", ".join(f"{count} {kind}" for kind, count in entry.holes.items()),
+            "missing": ", ".join(f"{count} {kind}" for kind, count in entry.problems.items()),
             "identities": " ".join(entry.identities),
             "scores": " ".join(map(str, entry.scores)),
         }

@@ -73,7 +73,7 @@ class Entry:
         hyperparameters: Those of the value.
         identities: Of the trials behind the value.
         scores: Reported score of each of them, in the metric's unit.
-        holes: Points without a usable record, by kind: ``{"non-finite": 1}``.
+        problems: Points without a usable record, by kind: ``{"non-finite": 1}``.
         optimistic: Whether it was selected on the reported rows.
         rules: Name and digest of the rules of its trials.
         beats_constant: Whether it is above the constant answer's score; None: unknown.
@@ -88,7 +88,7 @@ class Entry:
     hyperparameters: str = ""
     identities: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
-    holes: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, int] = field(default_factory=dict)
     optimistic: bool = True
     rules: tuple[str, ...] = ()
     beats_constant: bool | None = None
@@ -142,7 +142,7 @@ def make_table(report: Report, by: str = "best") -> Table:
     }
     for missing, kinds in report.problems[report.problems["task"] != ""].groupby(CELL)["kind"]:
         counts = {str(kind): int(n) for kind, n in kinds.value_counts().items()}
-        entries[_name_cell(missing)] = replace(entries.get(_name_cell(missing), Entry(None, "-")), holes=counts)
+        entries[_name_cell(missing)] = replace(entries.get(_name_cell(missing), Entry(None, "-")), problems=counts)
     tasks = sorted({cell[0] for cell in entries}, key=place_in(TASK_ORDER))
     keys = sorted({cell[1:] for cell in entries}, key=lambda key: (key[2], place_in(METHOD_ORDER)(key[0]), key[1]))
     of_rows = {
@@ -211,7 +211,7 @@ def detail_frame(table: Table) -> pd.DataFrame:
             "trials": entry.trials,
             "seeds": entry.seeds,
             "hyperparameters": entry.hyperparameters,
-            "without a record": ", ".join(f"{count} {kind}" for kind, count in entry.holes.items()),
+            "without a record": ", ".join(f"{count} {kind}" for kind, count in entry.problems.items()),
             "trial": ", ".join(entry.identities[:3]) + (", ..." if len(entry.identities) > 3 else ""),
         }
         for name in labels
@@ -225,7 +225,7 @@ def shown(entry: Entry | None) -> str:
     """Format an entry for a table: score, interval, and number of points without a record."""
     if entry is None:
         return "-"
-    missing = sum(entry.holes.values())
+    missing = sum(entry.problems.values())
     return entry.text + (f" [{missing} missing]" if missing else "")
 
 

@@ -27,7 +27,7 @@ from nxm_sweep.sweep.planning.estimate import Estimate
 from nxm_sweep.sweep.planning.plan import Plan
 
 _RUNNING_SHOWN = 12
-_HOLES_SHOWN = 20
+_PROBLEMS_SHOWN = 20
 
 
 class LiveView:
@@ -153,11 +153,13 @@ def final_report(plan: Plan, board: SweepState, output_dir: Path, console: Conso
         style="dim",
     )
     failed = [(point, board.failed[point.identity]) for point in plan if point.identity in board.failed]
-    for point, why in failed[:_HOLES_SHOWN]:
-        line = f"hole: {describe_point(point.cell.title, point.values)}  {why.kind}: {why.message}  ({point.identity})"
+    for point, why in failed[:_PROBLEMS_SHOWN]:
+        line = (
+            f"problem: {describe_point(point.cell.title, point.values)}  {why.kind}: {why.message}  ({point.identity})"
+        )
         console.print(line, markup=False, soft_wrap=True)
-    if len(failed) > _HOLES_SHOWN:
-        console.print(f"... and {len(failed) - _HOLES_SHOWN} more holes")
+    if len(failed) > _PROBLEMS_SHOWN:
+        console.print(f"... and {len(failed) - _PROBLEMS_SHOWN} more problems")
     wanted = sum(map(plan.wanted, plan.cells))
     missing = wanted - len(board.done) - len(board.pruned) - len(failed)
     have = f"{len(board.done)} of {wanted} points have a record"

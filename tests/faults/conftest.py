@@ -41,8 +41,8 @@ class Ended:
         return [line for line in lines[begin:] if "trained now" not in line and not line.startswith("studies:")]
 
     @property
-    def holes(self) -> list[str]:
-        return [line for line in self.out.splitlines() if line.startswith("hole:")]
+    def problems(self) -> list[str]:
+        return [line for line in self.out.splitlines() if line.startswith("problem:")]
 
 
 def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

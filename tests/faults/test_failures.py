@@ -1,4 +1,4 @@
-"""Trials that fail end alone: the others get their records, and every hole is named."""
+"""Trials that fail end alone: the others get their records, and every problem is named."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def test_failures_end_alone_are_bounded_and_are_tried_again_when_asked(folder: F
     assert first.code == 1, first.err
     assert sorted(_recorded(folder)) == [KILLED_ONCE, *HEALTHY]
     assert "3 of 8 points have a record, 3 trained now, 5 failed" in first.out
-    holes = dict(zip(FAULTS, sorted(first.holes), strict=True))  # equal but for the learning rate
+    problems = dict(zip(FAULTS, sorted(first.problems), strict=True))  # equal but for the learning rate
     for learning_rate, fault in FAULTS.items():
-        assert f"lr {learning_rate:.0e}".replace("e-0", "e-") in holes[learning_rate]
-        assert f"  {KINDS[fault]}: " in holes[learning_rate]
-    assert "exit code 7" in holes[2e-5]
-    assert "something broke" in holes[3e-5]
-    assert "SIGKILL" in holes[4e-5]
-    assert "not finished within 2 s" in holes[5e-5]
+        assert f"lr {learning_rate:.0e}".replace("e-0", "e-") in problems[learning_rate]
+        assert f"  {KINDS[fault]}: " in problems[learning_rate]
+    assert "exit code 7" in problems[2e-5]
+    assert "something broke" in problems[3e-5]
+    assert "SIGKILL" in problems[4e-5]
+    assert "not finished within 2 s" in problems[5e-5]
     identities = {
-        learning_rate: next(identity for identity in folder.trainings("start") if identity in holes[learning_rate])
+        learning_rate: next(identity for identity in folder.trainings("start") if identity in problems[learning_rate])
         for learning_rate in FAULTS
     }
     tried = folder.trainings("start")
@@ -62,13 +62,13 @@ def test_failures_end_alone_are_bounded_and_are_tried_again_when_asked(folder: F
 
     again = folder.run(*COMMAND, faults=_faults(), epochs=3)
     assert again.code == 1
-    assert again.holes == first.holes
+    assert again.problems == first.problems
     assert folder.trainings("start") == tried
     assert "5 failed before (sweep.retry_failed=true)" in again.out
 
     retried = folder.run(*COMMAND, "sweep.retry_failed=true", epochs=3)
     assert retried.code == 0, retried.out
-    assert retried.holes == []
+    assert retried.problems == []
     assert folder.trainings("start") - tried == Counter(identities.values())
     assert len(folder.records) == 8
     assert set(folder.trainings("end").values()) == {1}

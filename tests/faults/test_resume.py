@@ -105,15 +105,15 @@ def test_lost_studies_are_made_anew_from_the_records(copy: Folder, states: State
         assert trial.intermediate_values == {entry["epoch"]: entry["selection"] for entry in epochs}
 
 
-def test_damaged_record_is_a_hole_and_harms_no_other(copy: Folder) -> None:
+def test_damaged_record_is_a_problem_and_harms_no_other(copy: Folder) -> None:
     victim = min(copy.records)
     file = copy.output / "trials" / victim / "result.json"
     file.write_text(file.read_text()[:100])
     again = copy.run(*GRID, "sweep.workers=1")
     assert again.code == 1
-    assert len(again.holes) == 1
-    assert "cannot be read" in again.holes[0]
-    assert "move it away to train the trial again" in again.holes[0]
-    assert victim in again.holes[0]
+    assert len(again.problems) == 1
+    assert "cannot be read" in again.problems[0]
+    assert "move it away to train the trial again" in again.problems[0]
+    assert victim in again.problems[0]
     assert "11 of 12 points have a record, 0 trained now, 1 failed" in again.out
     assert not copy.ledger.exists()

@@ -23,7 +23,7 @@ def problems(folder: Path) -> dict[str, tuple[str, str]]:
     return {row["identity"]: (row["kind"], row["reason"]) for row in rows}
 
 
-def test_old_plans_and_new_ones_name_the_cell_of_a_hole(tmp_path: Path) -> None:
+def test_old_plans_and_new_ones_name_the_cell_of_a_problem(tmp_path: Path) -> None:
     plan(tmp_path, ["a"], cell="glue/rte  nxm  2of4  tiny")
     plan(tmp_path, ["b"], cell="glue/rte nxm 2of4 tiny")
     plan(tmp_path, ["c"], cell="my task nxm 2of4 my model distillation=full")

@@ -160,7 +160,7 @@ def test_points_without_a_record_are_counted_in_their_entry_and_named(tmp_path: 
     )
     report = read_report([tmp_path])
     table = make_table(report)
-    assert entry(table, "asp").holes == {"non-finite": 1, "to do": 1}
+    assert entry(table, "asp").problems == {"non-finite": 1, "to do": 1}
     assert table_frame(table).iloc[0, 3] == "60.0 [2 missing]"
     assert any("Points without a usable record: 2" in note for note in table.notes)
     assert list(report.problems["reason"]) == ["the training loss became nan", "not trained yet"]
@@ -174,7 +174,7 @@ def test_a_cell_without_any_record_has_a_row_all_the_same(tmp_path: Path) -> Non
     write(tmp_path, record("a", 0.6))
     plan(tmp_path, ["x"], cell="glue/rte  nxm  2of4  tiny")
     found = entry(make_table(read_report([tmp_path])), "nxm")
-    assert (found.value, found.text, found.holes) == (None, "-", {"to do": 1})
+    assert (found.value, found.text, found.problems) == (None, "-", {"to do": 1})
 
 
 def test_two_contents_of_one_models_name_are_told_apart(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep shows: lines without a terminal, a table on one, and at the end the best of each cell and every hole."""
+"""What a sweep shows: lines without a terminal, a table on one, and at the end the best of each cell and every problem."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_end_names_the_first_of_equal_bests_and_every_failed_point(plan: Pla
     text = file.getvalue()
     assert "0.7500 lr 3e-5" in text
     assert (
-        f"hole: glue/rte asp 2of4 bert_base lr 1e-5  non-finite: the loss became nan at step 3  ({identities[3]})"
+        f"problem: glue/rte asp 2of4 bert_base lr 1e-5  non-finite: the loss became nan at step 3  ({identities[3]})"
         in text
     )
     assert "3 of 6 points have a record, 2 trained now, 1 failed, 2 not trained yet\n" in text

@@ -194,7 +194,7 @@ def _make_entry(entry: Entry | None, paths: dict[Any, Any], target: Path) -> dic
     parts = [f"n {entry.trials}"] if entry.trials else []
     parts += [f"{entry.seeds} seeds"] if entry.seeds > 1 else []
     parts += [entry.hyperparameters] if entry.hyperparameters else []
-    parts += [f"{count} {kind}" for kind, count in entry.holes.items()]
+    parts += [f"{count} {kind}" for kind, count in entry.problems.items()]
     return {"text": entry.text, "href": link(str(path), target) if path else "", "words": "; ".join(parts)}
 
 

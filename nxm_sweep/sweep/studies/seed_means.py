@@ -38,19 +38,12 @@ from nxm_sweep.sweep.studies.study import IDENTITIES, CellStudy, find_or_create
 
 
 class Claims(Protocol):
-    """Claims on points, as in :class:`~nxm_sweep.sweep.execution.claims.Claims`."""
+    """Which points are taken, and by whom: :class:`~nxm_sweep.sweep.execution.claims.Claims`."""
 
-    def take(self, identity: str) -> bool:
-        """Claim a point; return whether this coordinator now holds it."""
-
-    def release(self, identity: str) -> None:
-        """Release a point."""
-
-    def is_taken(self, identity: str) -> bool:
-        """Return whether a point is being worked on."""
-
-    def is_alone(self) -> bool:
-        """Return whether no other coordinator is alive."""
+    def take(self, identity: str) -> bool: ...
+    def release(self, identity: str) -> None: ...
+    def is_taken(self, identity: str) -> bool: ...
+    def is_alone(self) -> bool: ...
 
 
 MISSING = "missing seeds"

@@ -197,7 +197,7 @@ def test_a_killed_worker_of_joblib_costs_no_record_and_no_point_is_trained_twice
 
 
 @pytest.mark.slow
-def test_a_point_that_kills_every_worker_of_joblib_is_the_only_hole(tmp_path: Path) -> None:
+def test_a_point_that_kills_every_worker_of_joblib_is_the_only_problem(tmp_path: Path) -> None:
     _need("joblib")
     faults = [{"when": {"learning_rate": 2e-5, "batch_size": 16}, "do": "kill"}]
     sweep = _pretend(tmp_path, *TWELVE, *LAUNCHERS["joblib"], faults=faults, epochs=4)  # an epoch is kept per attempt
