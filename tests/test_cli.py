@@ -531,7 +531,8 @@ def test_bash_completes_choices_and_keys(tmp_path: Path) -> None:
       COMP_POINT=${#COMP_LINE}; hydra_bash_completion; echo "${COMPREPLY[@]}"
     done
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    (tmp_path / "nxm-sweep").symlink_to(Path(sys.executable).with_name("nxm-sweep"))  # Hydra's script splits at spaces
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
