@@ -40,7 +40,7 @@ def _engine(url: str) -> str:
     return url.replace("postgresql:", "postgresql+psycopg:")
 
 
-@pytest.mark.parametrize("storage", ["sqlite", "journal", "postgresql"])
+@pytest.mark.parametrize("storage", ["sqlite", pytest.param("journal", marks=pytest.mark.slow), "postgresql"])
 def test_four_coordinators_share_thirty_points(
     storage: str, folder: Folder, request: pytest.FixtureRequest, states: Callable[[Any], dict[str, int]]
 ) -> None:

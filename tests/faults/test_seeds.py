@@ -7,6 +7,8 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.faults.conftest import Folder
 
@@ -41,6 +43,7 @@ def _told(trials: Any) -> dict[tuple[float, int], float]:
     }
 
 
+@pytest.mark.slow
 def test_killed_search_ends_with_the_points_of_an_undisturbed_one_and_a_seed_more_is_trained_alone(
     folder: Folder, module_folder: Folder, until: Until, states: States
 ) -> None:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.faults.conftest import Folder
 
@@ -21,6 +23,7 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in passing}
 
 
+@pytest.mark.slow
 def test_twenty_killed_workers_change_no_result(
     folder: Folder, module_folder: Folder, until: Until, states: Callable[[Any], dict[str, int]]
 ) -> None:

@@ -163,6 +163,7 @@ def _command(overrides: list[str], folder: Path, *more: str, launcher: tuple[str
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
+@pytest.mark.slow
 def test_killed_command_ends_its_processes_and_torchrun_continues_to_the_same_bits(
     overrides: list[str], two: Trained, tmp_path: Path
 ) -> None:
