@@ -93,6 +93,7 @@ class AdmmSettings:
         finish: ``prune`` trains by ADMM to the end; ``refit`` freezes the support and trains masked for the rest.
         admm_fraction: Share of the step budget before the support is frozen, in [0, 1]; for ``refit``.
         frozen_support: Support that is frozen: of P(W) (``weights``) or of the last Z = P(W + U) (``z``).
+        dense_fraction: Share of the step budget before ADMM begins, in [0, 1]: dense fine-tuning, without Z and U.
     """
 
     first_iteration: str = field(default="project", metadata=_one_of("project", "zero_dual", "no_dual"))
@@ -105,6 +106,7 @@ class AdmmSettings:
     finish: str = field(default="prune", metadata=_one_of("prune", "refit"))
     admm_fraction: float = 0.5
     frozen_support: str = field(default="weights", metadata=_one_of("weights", "z"))
+    dense_fraction: float = field(default=0.0, metadata=NO_AXIS)
 
 
 @dataclass

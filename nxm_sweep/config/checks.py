@@ -83,6 +83,7 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     (f"{_ADMM}interval", _at_least(1), "must be at least 1"),
     (f"{_ADMM}efolds", _positive, "must be above 0"),
     (f"{_ADMM}admm_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    (f"{_ADMM}dense_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     ("method.sr_ste.decay", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
     ("method.gradual.end_fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     ("method.warmup_asp.fraction", lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
@@ -161,6 +162,11 @@ def check_fit(settings: TrialSettings) -> None:
         )
     _check_distillation(settings.distillation)
     method = settings.method
+    admm = method.admm
+    if (method.name == "nxm_refit" or admm.finish == "refit") and admm.dense_fraction > admm.admm_fraction:
+        raise ConfigError(
+            f"{_ADMM}dense_fraction must be at most {_ADMM}admm_fraction ({admm.admm_fraction}) but got {admm.dense_fraction}"
+        )
     if method.options and "options" not in METHODS[method.name].read_settings(settings).get("method", {}):
         raise ConfigError(f"the method {method.name} reads no method.options but got {', '.join(method.options)}")
     for rule in settings.sparsity.rules:

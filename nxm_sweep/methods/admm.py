@@ -45,8 +45,13 @@ class AdmmSwitches(AdmmSettings):
                 raise SparsityError(f"{name} must be one of {', '.join(allowed)} but got {getattr(self, name)!r}")
         if self.interval < 1:
             raise SparsityError(f"interval must be at least 1 but got {self.interval}")
-        if not 0.0 <= self.admm_fraction <= 1.0:
-            raise SparsityError(f"admm_fraction must lie in [0, 1] but got {self.admm_fraction}")
+        for name in ("admm_fraction", "dense_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SparsityError(f"{name} must lie in [0, 1] but got {getattr(self, name)}")
+        if self.finish == "refit" and self.dense_fraction > self.admm_fraction:
+            raise SparsityError(
+                f"dense_fraction must be at most admm_fraction ({self.admm_fraction}) but got {self.dense_fraction}"
+            )
         if not (math.isfinite(self.efolds) and self.efolds >= 0.0):
             raise SparsityError(f"efolds must be finite and not negative but got {self.efolds}")
 
@@ -103,6 +108,8 @@ class Nxm(SparseMethod):
             read["rho"] = _read_strength(settings.rho)
             if settings.rho.unit != "absolute":
                 admm["clip"], read["rho"]["unit"] = "task", settings.rho.unit
+        if not admm["dense_fraction"]:
+            del admm["dense_fraction"]  # the behavior before the setting existed; the setting is no axis
         if admm["finish"] == "prune":
             del admm["admm_fraction"]
         if admm["finish"] == "prune" or admm["frozen_support"] == "weights":
@@ -122,10 +129,10 @@ class Nxm(SparseMethod):
         """Z, U and rho.
 
         Raises:
-            SparsityError: Training has not started, or the support is frozen already.
+            SparsityError: ADMM has not begun, or the support is frozen already.
         """
         if self._admm is None:
-            raise SparsityError("the method has no ADMM state before start_() or after its support was frozen")
+            raise SparsityError("the method has no ADMM state before ADMM begins or after its support was frozen")
         return self._admm
 
     @property
@@ -142,23 +149,21 @@ class Nxm(SparseMethod):
         self._begin_(budget, 0)
         self._reset_measures_()
         self.iterations.clear()
-        if self.importance is not None:
-            self.importance.refresh_()
-        self._admm = Admm(self.targets, self._rho_now(), first_iteration=self.switches.first_iteration)
-        if self.switches.adds_penalty:
-            self._cut_norm = self._distance_to_z()
+        self._begin_admm_when_due_()
         self._freeze_when_due_()
 
     def before_clip_(self, *, scale: float = 1.0) -> None:
         if self._masking is not None:
             self._masking.mask_gradients_()
             return
+        if self._is_dense:
+            return
         if self.switches.adds_penalty == "total":
             self._add_penalty_(scale)
         self._before_clip = self._first_gradient_norm(scale)
 
     def after_clip_(self, *, scale: float = 1.0) -> None:
-        if self._masking is not None:
+        if self._masking is not None or self._is_dense:
             return
         after = self._first_gradient_norm(scale)
         if after is not None and self._before_clip is not None:
@@ -167,24 +172,31 @@ class Nxm(SparseMethod):
             self._add_penalty_(scale)
 
     def after_step_(self) -> None:
+        was_dense = self._is_dense
         self._step += 1
         if self._masking is not None:
             self._masking.apply_()
             return
-        if self.switches.penalty == "decoupled":
-            self.admm.decay_(-math.expm1(self._spent[self._step - 1] - self._spent[self._step]))
-        if self.switches.interval_unit != "epoch" and self._is_due(self._step):
-            self._iterate_()
-        self.admm.set_rho_(self._rho_now())
+        if was_dense:
+            self._begin_admm_when_due_()
+        else:
+            if self.switches.penalty == "decoupled":
+                self.admm.decay_(-math.expm1(self._spent[self._step - 1] - self._spent[self._step]))
+            if self.switches.interval_unit != "epoch" and self._is_due(self._step):
+                self._iterate_()
+            self.admm.set_rho_(self._rho_now())
         self._freeze_when_due_()
 
     def after_epoch_(self) -> None:
-        if self._masking is None and self.switches.interval_unit == "epoch" and self._is_due(self._step):
+        due = self.switches.interval_unit == "epoch" and self._is_due(self._step)
+        if due and self._masking is None and not self._is_dense:
             self._iterate_()
 
     def state_dict(self) -> dict[str, Tensor]:
         if self._masking is not None:
             return {f"mask.{name}": mask for name, mask in self._masking.state_dict().items()}
+        if self._is_dense:
+            return {}
         parts: dict[str, Any] = {
             "admm.": self.admm,
             _SHARE: self._penalty_share,
@@ -201,8 +213,11 @@ class Nxm(SparseMethod):
         self._begin_(budget, step)
         masks = _select_prefix(state, "mask.")
         if masks:
-            self._admm, self._masking = None, Masking(self.targets)
+            self._masking = Masking(self.targets)
             self._masking.load_state_dict(masks)
+            return
+        self._reset_measures_()
+        if self._is_dense:
             return
         if self.switches.penalty == "decoupled" and float(state["admm.rho"]) != 0.0:
             raise SparsityError(
@@ -217,18 +232,26 @@ class Nxm(SparseMethod):
         self._cut_norm, self._rho_unit = (float(state.get(name, 0.0)) for name in (_CUT_NORM, _UNIT))
 
     def _begin_(self, budget: Budget, step: int) -> None:
-        self._budget, self._step, self._masking = budget, step, None
+        self._budget, self._step, self._admm, self._masking = budget, step, None, None
         if self.switches.penalty == "decoupled":
-            phase = self._admm_steps() if self.switches.finish == "refit" else budget.steps
-            spent = spread(self.switches.efolds, self.switches.pace, phase, budget.learning_rates)
-            self._spent = spent + spent[-1:] * (budget.steps - phase)
+            first = self._steps_of(self.switches.dense_fraction)
+            last = self._steps_of(self.switches.admm_fraction) if self.switches.finish == "refit" else budget.steps
+            spent = spread(self.switches.efolds, self.switches.pace, last - first, budget.learning_rates[first:])
+            self._spent = [0.0] * first + spent + spent[-1:] * (budget.steps - last)
 
-    def _admm_steps(self) -> int:
-        """Return the number of optimizer steps before a refit freezes the support."""
-        return math.ceil(self.switches.admm_fraction * self._budget.steps)
+    @property
+    def _is_dense(self) -> bool:
+        """Whether ADMM has not begun yet; with a share of 1 it begins when training ends."""
+        return self._step < self._steps_of(self.switches.dense_fraction)
+
+    def _steps_of(self, fraction: float) -> int:
+        """Return a share of the budget in optimizer steps."""
+        return math.ceil(fraction * self._budget.steps)
 
     def _progress(self) -> float:
-        return min(1.0, self._step / max(1, self._budget.steps))
+        """Return the share of ADMM's steps that have been made."""
+        first = self._steps_of(self.switches.dense_fraction)
+        return min(1.0, (self._step - first) / max(1, self._budget.steps - first))
 
     def _rho_now(self) -> float:
         if self.switches.penalty == "decoupled":
@@ -269,6 +292,16 @@ class Nxm(SparseMethod):
             self.admm.set_rho_(self._rho_now())
         self._penalty_share.add_(share_of(self.admm.add_penalty_gradient_(scale), task))
 
+    def _begin_admm_when_due_(self) -> None:
+        """Project the weights for the first time once the dense share of the budget is spent."""
+        if self._is_dense:
+            return
+        if self.importance is not None:
+            self.importance.refresh_()
+        self._admm = Admm(self.targets, self._rho_now(), first_iteration=self.switches.first_iteration)
+        if self.switches.adds_penalty:
+            self._cut_norm = self._distance_to_z()
+
     def _iterate_(self) -> None:
         if self.importance is not None:
             self.importance.refresh_()
@@ -287,7 +320,8 @@ class Nxm(SparseMethod):
 
     def _freeze_when_due_(self) -> None:
         """For a refit: freeze the support and drop Z and U once ADMM's share of the budget is spent."""
-        if self.switches.finish == "refit" and self._admm_steps() <= self._step < self._budget.steps:
+        first = self._steps_of(self.switches.admm_fraction)
+        if self.switches.finish == "refit" and first <= self._step < self._budget.steps:
             masks = self.admm.masks if self.switches.frozen_support == "z" else None
             self._masking, self._admm = Masking(self.targets, masks), None
 

@@ -267,6 +267,12 @@ BAD: list[tuple[str, str, str]] = [
     ),
     ("rho.schedule=exponential", "an exponential ramp needs rho.start and rho.value above 0 but got 0.0 to 0.001", ""),
     ("method.admm.efolds=0", "method.admm.efolds must be above 0 but got 0.0", ""),
+    ("method.admm.dense_fraction=1.1", "method.admm.dense_fraction must lie in [0, 1] but got 1.1", ""),
+    (
+        "method.admm={finish:refit,dense_fraction:0.6}",
+        "method.admm.dense_fraction must be at most method.admm.admm_fraction (0.5) but got 0.6",
+        "",
+    ),
     ("rho.unit=relativ", "rho.unit must be one of absolute, relative but got relativ", ""),
     ("sparsity.rules=[{match:'*',keep:5,group:4}]", f"{RULE}keep must lie between 1 and group = 4 but got 5", ""),
     ("sparsity.rules=[{match:'*',keep:0,group:4}]", f"{RULE}keep must lie between 1 and group = 4 but got 0", ""),

@@ -332,6 +332,11 @@ def test_admm_unstructured_keeps_the_patterns_density_of_each_whole_matrix() -> 
         ({"finish": "early"}, "finish must be one of prune, refit but got 'early'"),
         ({"interval": 0}, "interval must be at least 1 but got 0"),
         ({"admm_fraction": 1.5}, r"admm_fraction must lie in \[0, 1\] but got 1.5"),
+        ({"dense_fraction": -0.5}, r"dense_fraction must lie in \[0, 1\] but got -0.5"),
+        (
+            {"finish": "refit", "dense_fraction": 0.6},
+            r"dense_fraction must be at most admm_fraction \(0.5\) but got 0.6",
+        ),
     ],
 )
 def test_a_switch_out_of_its_range_is_refused(change: dict[str, Any], message: str) -> None:

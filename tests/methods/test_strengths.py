@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,43 @@ def test_warm_up_is_a_refit_without_a_penalty_bit_for_bit_and_asp_without_a_warm
     none = AdmmSwitches(penalty="decoupled", efolds=0.0, admm_fraction=0.5)
     assert trained(lambda targets: WarmupAsp(targets, 0.5)) == trained(lambda targets: NxmRefit(targets, 0.0, none))
     assert trained(lambda targets: WarmupAsp(targets, 0.0)) == trained(Asp)
+    late = AdmmSwitches(penalty="decoupled", efolds=5.0, dense_fraction=0.5, admm_fraction=0.5)
+    assert trained(lambda targets: WarmupAsp(targets, 0.5)) == trained(lambda targets: NxmRefit(targets, 0.0, late))
+
+
+def test_a_late_admm_is_dense_training_and_then_admm_from_its_weights() -> None:
+    torch.manual_seed(0)
+    moves, rates = torch.randn(40, 6, 8) * 0.1, falling(40)
+    late, fresh = one_target(), one_target()
+    switches = AdmmSwitches("zero_dual", penalty="decoupled", efolds=3.0, interval=5, interval_unit="step")
+    method = Nxm([late], 0.0, replace(switches, dense_fraction=0.25))
+    method.start_(Budget(40, 40, rates))
+    for index, move in enumerate(moves):
+        with torch.no_grad():
+            late.weight.add_(rates[index] * move)
+        method.after_step_()
+        assert (method.state_dict() == {}) == (index < 9)
+    with torch.no_grad():
+        for index in range(10):
+            fresh.weight.add_(rates[index] * moves[index])
+    alone = Nxm([fresh], 0.0, switches)
+    alone.start_(Budget(30, 30, rates[10:]))
+    for index in range(10, 40):
+        with torch.no_grad():
+            fresh.weight.add_(rates[index] * moves[index])
+        alone.after_step_()
+    assert torch.equal(late.weight, fresh.weight)
+    assert [entry.step - 10 for entry in method.iterations] == [entry.step for entry in alone.iterations]
+    assert method.iterations[-1].efolds == alone.iterations[-1].efolds == pytest.approx(3.0)
+
+
+def test_a_late_admm_that_never_begins_is_dense_training(tmp_path: Path) -> None:
+    trained = []
+    for build in (lambda _: Dense(), lambda targets: Nxm(targets, 1.0, AdmmSwitches(dense_fraction=1.0))):
+        model = bert()
+        trainer_of(tmp_path, model, build(targets_of(model))).train()
+        trained.append(bits(model))
+    assert trained[0] == trained[1]
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])

@@ -325,6 +325,8 @@ def _clipped(gradients: Mapping[str, Tensor], max_norm: float) -> dict[str, Tens
 METHODS: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
     "nxm": lambda targets: Nxm(targets, 4e-3),
     "asp": Asp,
+    "late": lambda targets: Nxm(targets, 0.0, AdmmSwitches(penalty="decoupled", dense_fraction=0.4)),
+    "late_refit": lambda targets: NxmRefit(targets, 4e-3, AdmmSwitches(dense_fraction=0.4, admm_fraction=0.8)),
     "admm_unstructured": lambda targets: AdmmUnstructured(targets, 4e-3),
     "refit": lambda targets: Nxm(targets, 4e-3, AdmmSwitches(finish="refit")),
     "nxm_refit": lambda targets: NxmRefit(targets, 4e-3),
@@ -421,6 +423,8 @@ CASES: dict[str, Callable[[Sequence[Target]], SparseMethod]] = {
     "relative": lambda targets: Nxm(targets, Schedule(10.0, "exponential", 0.1), AdmmSwitches(rho_unit="relative")),
     "warmup_asp": WarmupAsp,
     "refit": lambda targets: Nxm(targets, 4e-3, AdmmSwitches(finish="refit", admm_fraction=0.4)),
+    "late": lambda targets: Nxm(targets, 0.0, AdmmSwitches(penalty="decoupled", dense_fraction=0.4)),
+    "late_refit": lambda targets: NxmRefit(targets, 4e-3, AdmmSwitches(dense_fraction=0.4, admm_fraction=0.8)),
     "admm_unstructured": lambda targets: AdmmUnstructured(targets, Schedule(4e-3, "cosine")),
     "asp": Asp,
     "dense": lambda _: Dense(),

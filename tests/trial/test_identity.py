@@ -108,7 +108,7 @@ ADMM = {
             "admm_fraction",
             "frozen_support",
         ),
-        *("efolds", "pace"),
+        *("efolds", "pace", "dense_fraction"),
     )
 }
 TRAINING = {

@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[Any, Any]] = {  # two values of every setting that a tra
     "method.admm.finish": ("prune", "refit"),
     "method.admm.admm_fraction": (0.5, 0.2),
     "method.admm.frozen_support": ("weights", "z"),
+    "method.admm.dense_fraction": (0.0, 0.4),
     "method.sr_ste.decay": (0.1, 0.3),
     "method.gradual.end_fraction": (0.5, 0.9),
     "method.warmup_asp.fraction": (0.5, 0.9),
