@@ -79,6 +79,12 @@ def _make_parser() -> argparse.ArgumentParser:
         help="an entry is the best of its cell (the paper's protocol, default) or a mean over seeds with its interval",
     )
     parser.add_argument(
+        "--epoch",
+        choices=("best", "last"),
+        default="best",
+        help="score trials at their best epoch on the reported rows (the paper's protocol, default) or at their last",
+    )
+    parser.add_argument(
         "--to",
         type=Path,
         metavar="DIR",
@@ -97,8 +103,8 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_content(folder: Path, by: str) -> Content:
-    report = read_report([folder])
+def _read_content(folder: Path, arguments: argparse.Namespace) -> Content:
+    report = read_report([folder], last_epoch=arguments.epoch == "last")
     if report.trials.empty and report.problems.empty:
         raise RecordError(f"{folder} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
     if report.trials.empty:
@@ -107,13 +113,13 @@ def _read_content(folder: Path, by: str) -> Content:
         raise RecordError(
             f"{folder} holds no usable record ({kinds})", hint=f"{first['identity']}: {first['reason']}".strip(": ")
         )
-    table = make_table(report, by)
+    table = make_table(report, arguments.by)
     return Content(report, table, compare(report))
 
 
 def _show_report(arguments: argparse.Namespace, console: Console) -> None:
     folder, target, formats = _check_files(arguments)
-    content = replace(_read_content(folder, arguments.by), target=target)
+    content = replace(_read_content(folder, arguments), target=target)
     _print_frame(table_frame(content.table), console)
     details = detail_frame(content.table).drop(columns=["trial", "without a record"])
     if len(details) <= _SHOWN_DETAILS:
@@ -146,7 +152,7 @@ def _watch(arguments: argparse.Namespace, console: Console) -> None:
         console.print(f"{datetime.now().astimezone():%H:%M:%S} {line}", markup=False, soft_wrap=True)
 
     def refresh(period: float | None) -> None:
-        content = replace(_read_content(folder, arguments.by), target=target, watch=period)
+        content = replace(_read_content(folder, arguments), target=target, watch=period)
         paths = list(write(content, target, formats))
         print_line(
             f"{len(content.report.trials)} records, {len(content.report.problems)} without: {len(paths)} files in {target}"
@@ -160,7 +166,7 @@ def _show_comparison(arguments: argparse.Namespace, console: Console) -> None:
     if len(folders) > 2:
         raise ConfigError(f"at most two output folders can be compared but got {len(folders)}")
     _, target, formats = _check_files(arguments)
-    first, second = (_read_content(folder, arguments.by) for folder in folders)
+    first, second = (_read_content(folder, arguments) for folder in folders)
     names = (f"1: {folders[0]}", f"2: {folders[1]}")
     comparison = compare_sweeps(first, second, names)
     shown = comparison.frame.rename(columns={name: name[0] for name in names}).drop(columns=_ONLY_IN_FILES)

@@ -69,10 +69,13 @@ def table_notes(
     """
     yield Note("Scores times 100; a column's head names the metric and the number of training rows.", of_one_table=True)
     yield "Tasks with two metrics count with their mean, MNLI with the mean of m and mm (GLUE's rule)."
+    if report.last_epoch:
+        yield "Scored at the last epoch: none was selected."
     if optimistic:
+        epoch, protocol = ("", "") if report.last_epoch else ("epoch and ", "the paper's protocol; ")
         yield (
-            "Optimistic: epoch and hyperparameters were selected on the rows that are reported (the paper's protocol; "
-            "selection=heldout selects on training rows)."
+            f"Optimistic: {epoch}hyperparameters were selected on the rows that are reported ({protocol}selection=heldout "
+            "selects on training rows)."
         )
     yield _ENTRY[by]
     yield from _note_constant(report)

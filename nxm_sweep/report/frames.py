@@ -24,6 +24,7 @@ from nxm_sweep.store.paths import RESULT, TRIALS
 from nxm_sweep.store.plans import cells_of, read_plans
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import (
+    at_last_epoch,
     beats,
     constant_value,
     pattern_of,
@@ -246,6 +247,7 @@ class Report:
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,
             ``kind``, ``reason``, ``point``, ``seed`` (None: unknown).
         commands: Command lines of the sweeps under the folders.
+        last_epoch: Whether trials are shown at their last epoch instead of the best on the reported rows.
     """
 
     folders: tuple[Path, ...]
@@ -256,6 +258,7 @@ class Report:
     matrices: pd.DataFrame
     problems: pd.DataFrame
     commands: tuple[str, ...]
+    last_epoch: bool = False
 
     def settings(self) -> list[str]:
         """Return the columns of settings that may differ among trials of one cell."""
@@ -275,8 +278,12 @@ class Report:
         return (*usual, *sorted(set(differing) - set(usual)))
 
 
-def read_report(folders: Sequence[Path]) -> Report:
+def read_report(folders: Sequence[Path], *, last_epoch: bool = False) -> Report:
     """Read every record, plan and failure under output folders. An unreadable file becomes a problem, not an error.
+
+    Args:
+        folders: Output folders.
+        last_epoch: Show trials at their last epoch, unless held-out rows selected another.
 
     Raises:
         RecordError: A folder does not exist.
@@ -287,7 +294,7 @@ def read_report(folders: Sequence[Path]) -> Report:
     for folder in folders:
         if not folder.is_dir():
             raise RecordError(f"there is no folder {folder}", hint="give the output_dir of a sweep or a trial")
-        settled, unfinished = _read_trials(folder, rows)
+        settled, unfinished = _read_trials(folder, rows, last_epoch=last_epoch)
         patterns = {row["identity"]: row["sparsity"] for row in rows["trials"] if row["folder"] == str(folder)}
         rows["problems"].extend(damaged_plans(folder))
         for plan in read_plans(folder):
@@ -303,10 +310,10 @@ def read_report(folders: Sequence[Path]) -> Report:
         frame = pd.DataFrame(rows[name])
         frames[name] = frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
     frames["trials"] = _add_rank(_disambiguate(_sort_by_plan(frames["trials"], positions)))
-    return Report(tuple(folders), **frames, commands=tuple(commands))
+    return Report(tuple(folders), **frames, commands=tuple(commands), last_epoch=last_epoch)
 
 
-def _read_trials(folder: Path, rows: FrameRows) -> tuple[set[str], list[str]]:
+def _read_trials(folder: Path, rows: FrameRows, *, last_epoch: bool) -> tuple[set[str], list[str]]:
     """Add a folder's records and damaged files; return the settled identities, and those without a record."""
     settled, unfinished = set(), []
     for path in sorted((folder / TRIALS).glob("*/")):
@@ -316,7 +323,8 @@ def _read_trials(folder: Path, rows: FrameRows) -> tuple[set[str], list[str]]:
             if record is None:
                 unfinished.append(identity)
                 continue
-            for name, entries in rows_of(folder, path / RESULT, record).items():
+            shown = at_last_epoch(record) if last_epoch else record
+            for name, entries in rows_of(folder, path / RESULT, shown).items():
                 rows[name].extend(entries)
         except RecordError as error:
             rows["problems"].append(problem(folder, identity, "unreadable", error.message))

@@ -21,7 +21,9 @@ from nxm_sweep.report.pairing import Aligned, CellName, Side, Trial, align, asse
 from nxm_sweep.report.predictions import mcnemar
 from nxm_sweep.report.table import TASK_ORDER
 
-BASELINES = ("asp", "dense")
+BASELINES = ("asp", "dense", "warmup_asp")
+"""References of the comparisons; the last is the control of ADMM methods, where it was trained."""
+_UNCONTROLLED = {"asp", "dense"}  # not compared with the control
 ESTIMATOR = (
     "expected best of k trials drawn without replacement from those run (the unbiased estimator of Tang et al., 2020, for "
     "what Dodge et al., 2019, propose)"
@@ -64,6 +66,8 @@ def compare(report: Report) -> Statistics:
     settings = tested_settings(report)
     sides = sides_of(report, settings)
     rows = [row for against in BASELINES for row in _compute_differences(sides, settings, against)]
+    if report.last_epoch:  # kept predictions are the best epoch's
+        rows = [{**row, "mcnemar": None} for row in rows]
     tasks = place_in(["average", *sorted({cell[0] for cell in sides}, key=place_in(TASK_ORDER))])
     rows.sort(
         key=lambda row: (row["model"], tasks(row["task"]), place_in(METHOD_ORDER)(row["method"]), row["sparsity"])
@@ -122,7 +126,8 @@ def _compute_differences(sides: dict[CellName, Side], settings: list[str], again
     for cell, side in sides.items():
         task, method, sparsity, model = cell
         reference = reference_of(sides, cell, against)
-        if method.partition(" (")[0] in {"dense", against} or reference is None:
+        skipped = {"dense", against} | (_UNCONTROLLED if against == "warmup_asp" else set())
+        if method.partition(" (")[0] in skipped or reference is None:
             continue
         aligned = align([side, reference], settings)
         row: dict[str, Any] = {"task": task, "model": model, "method": method, "sparsity": sparsity, "against": against}

@@ -137,8 +137,7 @@ def make_table(report: Report, by: str = "best") -> Table:
     needed = [*CELL, *RULES, *scored, *names]
     trials = report.trials.reindex(columns=list(dict.fromkeys(needed)))
     entries: dict[_Cell, Entry] = {
-        _name_cell(cell): _make_entry(report.scores, group, by, names)
-        for cell, group in trials.groupby(CELL, sort=False)
+        _name_cell(cell): _make_entry(report, group, by, names) for cell, group in trials.groupby(CELL, sort=False)
     }
     for missing, kinds in report.problems[report.problems["task"] != ""].groupby(CELL)["kind"]:
         counts = {str(kind): int(n) for kind, n in kinds.value_counts().items()}
@@ -237,7 +236,7 @@ def _name_cell(names: Any) -> _Cell:
     return task, method, sparsity, model
 
 
-def _make_entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
+def _make_entry(report: Report, trials: pd.DataFrame, by: str, names: list[str]) -> Entry:
     if by == "best":
         chosen = trials.iloc[[int(trials["rank"].to_numpy().argmin())]]
         seeds = 1
@@ -245,7 +244,7 @@ def _make_entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list
         names = [name for name in names if name != "seed"]
         chosen = best_settings(trials, names)
         seeds = chosen["seed"].nunique()
-    of_sets = _pivot_scores(scores, chosen)
+    of_sets = _pivot_scores(report.scores, chosen)
     of_trials = chosen["value"].astype(float).to_numpy()
     value, low, high = float(of_trials.mean()), None, None
     text = "/".join(f"{100 * score:.1f}" for score in of_sets.mean(axis=0))
@@ -267,7 +266,8 @@ def _make_entry(scores: pd.DataFrame, trials: pd.DataFrame, by: str, names: list
         hyperparameters=settings_text(chosen.iloc[0], names),
         identities=tuple(chosen["identity"]),
         scores=tuple(of_trials.tolist()),
-        optimistic=bool((chosen["selection"] == "dev").any()),
+        optimistic=bool((chosen["selection"] == "dev").any())
+        and not (report.last_epoch and len(chosen) == len(trials)),
         rules=tuple(map(str, chosen[RULES].iloc[0])),
         beats_constant=is_above,
     )

@@ -177,6 +177,20 @@ def _average_mnli(record: Record, scores: Mapping[str, Mapping[str, Any]], first
     return sum(values) / len(values) if values else first
 
 
+def at_last_epoch(record: Record) -> Record:
+    """Return a trial as if no epoch had been selected: scored at its last one.
+
+    A trial whose epoch was selected on held-out rows has no other score and stays as it is.
+    """
+    last = record["epochs"][-1]
+    if record["selection"].get("name", "dev") != "dev" or last["epoch"] == record["best"]["epoch"]:
+        return record
+    best = {"epoch": last["epoch"], "value": last["selection"], "unpruned_value": last["unpruned_selection"]}
+    scored = {**record, "best": best}
+    scored.pop("reported", None)  # of the selected epoch
+    return cast("Record", scored)
+
+
 def selected_epoch(record: Record) -> Epoch:
     """Return the entry of the selected epoch.
 

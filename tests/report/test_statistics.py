@@ -431,6 +431,27 @@ def test_mcnemar_is_left_out_where_its_rows_picked_a_trial(tmp_path: Path) -> No
     assert compare(read_report([tmp_path])).differences["mcnemar"].isna().all()
 
 
+def test_the_last_epoch_has_no_mcnemar_since_kept_predictions_are_the_best_epochs(tmp_path: Path) -> None:
+    write(tmp_path, record("a", 0.6, selected=0.5), record("n", 0.7, method="nxm", selected=0.5))
+    for identity, predictions in (("a", [0, 1, 0]), ("n", [1, 1, 0])):
+        predict(tmp_path, identity, [1, 1, 0], predictions)
+    assert row(compare(read_report([tmp_path])), "nxm", "asp")["mcnemar"] == 1.0
+    assert math.isnan(float(row(compare(read_report([tmp_path], last_epoch=True)), "nxm", "asp")["mcnemar"]))  # type: ignore[arg-type]
+
+
+def test_admm_is_compared_with_its_control_and_the_baselines_are_not(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        *(record(f"a{seed}", value, seed=seed) for seed, value in enumerate(ASP)),
+        *(record(f"n{seed}", value, method="nxm_refit", seed=seed) for seed, value in enumerate(NXM)),
+        *(record(f"w{seed}", 0.62, method="warmup_asp", seed=seed) for seed in range(6)),
+    )
+    found = compare(read_report([tmp_path]))
+    assert row(found, "nxm_refit", "warmup_asp")["mean"] == pytest.approx(statistics.fmean(NXM) - 0.62)
+    pairs = set(zip(found.differences["method"], found.differences["against"], strict=True))
+    assert pairs == {("nxm_refit", "warmup_asp"), ("nxm_refit", "asp"), ("warmup_asp", "asp")}
+
+
 def test_mcnemar_counts_all_sets_of_a_task(tmp_path: Path) -> None:
     for identity, predictions in (("a", [1, 1, 1]), ("b", [0, 0, 0])):
         folder = tmp_path / identity

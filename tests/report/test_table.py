@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import t as student
@@ -41,6 +42,47 @@ def test_other_rows_may_select_and_then_the_reported_score_is_shown(tmp_path: Pa
     write(tmp_path, record("a", 0.9, lr=1e-4, selected=0.5), record("b", 0.6, lr=2e-4, selected=0.8))
     best = entry(make_table(read_report([tmp_path])), "asp")
     assert (best.value, best.identities, best.optimistic) == (0.6, ("b",), False)
+
+
+def trained(identity: str, scores: list[float], seed: int = 0, **other: Any) -> dict[str, Any]:
+    """A record with one dev score per epoch, of which the best is selected."""
+    best = max(scores)
+    made = record(identity, best, seed=seed, epoch=scores.index(best) + 1, **other)
+    made["epochs"] = [
+        {**made["epochs"][0], "epoch": number, "selection": score, "pruned": {"validation": {"accuracy": score}}}
+        for number, score in enumerate(scores, start=1)
+    ]
+    return made
+
+
+def test_the_last_epoch_is_scored_on_request_and_nothing_of_it_was_selected(tmp_path: Path) -> None:
+    write(tmp_path, trained("a", [0.5, 0.7, 0.6]), trained("b", [0.7, 0.6, 0.62], seed=1))
+    best = entry(make_table(read_report([tmp_path]), "seed"), "asp")
+    assert best.value == pytest.approx(0.7)
+    assert best.optimistic
+    report = read_report([tmp_path], last_epoch=True)
+    table = make_table(report, "seed")
+    last = entry(table, "asp")
+    assert last.value == pytest.approx(0.61)
+    assert not last.optimistic
+    assert "Scored at the last epoch: none was selected." in table.notes
+    assert set(report.scores["value"]) == {0.6, 0.62}
+    assert set(report.trials["epoch"]) == {3}
+
+
+def test_settings_chosen_by_the_last_epochs_score_are_optimistic_all_the_same(tmp_path: Path) -> None:
+    write(tmp_path, trained("a", [0.7, 0.6]), trained("b", [0.6, 0.65], lr=2e-4))
+    table = make_table(read_report([tmp_path], last_epoch=True))
+    assert (entry(table, "asp").value, entry(table, "asp").optimistic) == (0.65, True)
+    (note,) = (note for note in table.notes if note.startswith("Optimistic"))
+    assert note.startswith("Optimistic: hyperparameters were selected")
+
+
+def test_an_epoch_that_held_out_rows_selected_is_the_only_one_with_a_score(tmp_path: Path) -> None:
+    held = record("a", 0.9, epoch=1, selected=0.5)
+    held["epochs"].append({**held["epochs"][0], "epoch": 2, "selection": 0.4})
+    write(tmp_path, held)
+    assert entry(make_table(read_report([tmp_path], last_epoch=True)), "asp").value == 0.9
 
 
 def test_the_mean_over_seeds_is_of_the_best_hyperparameters_with_students_interval(tmp_path: Path) -> None:

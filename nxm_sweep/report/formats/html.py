@@ -234,7 +234,7 @@ def _list_limits(content: Content) -> Iterator[str]:
     if seeds.min() < 2:
         cells = "Every cell was" if seeds.max() < 2 else f"{int((seeds < 2).sum())} of {len(seeds)} cells were"
         yield f"{cells} trained with one seed: how much of a difference is chance cannot be told."
-    if (trials["selection"] == "dev").any():
+    if any(entry.optimistic for row in content.table.rows for entry in row.entries.values()):
         yield "Scores were selected on the rows that they are reported on: they are optimistic, the more so the more trials."
     if len(set(trials["device"])) > 1 or len(set(trials["versions"])) > 1:
         yield "Records of different devices or package versions stand side by side."
