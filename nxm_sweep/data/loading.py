@@ -265,3 +265,18 @@ def heldout_rows(rows: int, fraction: float) -> tuple[list[int], list[int]]:
     count = min(rows - 1, max(1, round(rows * fraction)))
     order = np.random.default_rng(_SEED).permutation(rows)
     return sorted(order[count:].tolist()), sorted(order[:count].tolist())
+
+
+def limit_rows(numbers: Sequence[int], limit: int | None, subset: str) -> Sequence[int]:
+    """Return at most ``limit`` of the rows, in their order.
+
+    Args:
+        numbers: Numbers of the rows.
+        limit: Number of rows to keep; None keeps all.
+        subset: ``first`` keeps the first; ``shuffled`` the first of a fixed shuffle, so that the rows of a file that is
+            sorted (CoLA by source, STS-B by genre) are all represented. A smaller subset is part of a larger one.
+    """
+    if subset == "first" or limit is None or limit >= len(numbers):
+        return numbers[:limit]
+    order = np.random.default_rng(_SEED).permutation(len(numbers))
+    return [numbers[index] for index in sorted(order[:limit].tolist())]

@@ -16,7 +16,7 @@ from datasets import Dataset
 from filelock import FileLock
 from torch import Tensor
 
-from nxm_sweep.data.loading import TaskRows, heldout_rows
+from nxm_sweep.data.loading import TaskRows, heldout_rows, limit_rows
 from nxm_sweep.errors import DataError
 
 
@@ -27,7 +27,7 @@ class Tokenised:
     Attributes:
         train: Columns ``input_ids``, ``labels``, ``length`` and the tokenizer's other outputs; in the rows' order.
         validation: One data set per validation set, shortest rows first to reduce padding; ``row`` is the row's number
-            in the source.
+            among those kept.
         heldout: A slice of the training set that is not in ``train``, in the form of a validation set; None unless asked for.
     """
 
@@ -58,6 +58,7 @@ def tokenise(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     heldout_fraction: float | None = None,
+    subset: str = "first",
     cache: Path | None = None,
 ) -> Tokenised:
     """Tokenise a task's rows, or load them from the cache.
@@ -70,9 +71,10 @@ def tokenise(
         tokenizer: A Transformers tokenizer.
         tokenizer_digest: Hash of the tokenizer's files.
         max_length: Limit in tokens; longer inputs are cut, the longer of two texts first.
-        max_train_samples: Limit on the training rows, the first of which are used.
-        max_eval_samples: Limit on the rows of each validation set, the first of which are used.
+        max_train_samples: Limit on the training rows.
+        max_eval_samples: Limit on the rows of each validation set.
         heldout_fraction: Share of all training rows to hold out; None holds out none.
+        subset: Rows that the limits keep; see :func:`limit_rows`.
         cache: Folder of the cache; default: ``nxm_sweep`` in the Datasets library's cache.
 
     Raises:
@@ -91,12 +93,15 @@ def tokenise(
     def encode_part(part: Dataset, name: str) -> Dataset:
         return _encode(part, tokenizer, max_length, folder, cache_key(*settings, name))
 
-    validation = {name: head(encode_part(part, name), max_eval_samples) for name, part in rows.validation.items()}
+    def keep(part: Dataset, limit: int | None) -> Dataset:
+        return part if limit is None else part.select(limit_rows(range(len(part)), limit, subset))
+
+    validation = {name: keep(encode_part(part, name), max_eval_samples) for name, part in rows.validation.items()}
     train, heldout = encode_part(rows.train, "train"), None
     if heldout_fraction is not None:
         selected = train.select(heldout_rows(len(train), heldout_fraction)[1])
-        heldout = _sort_by_length(head(selected, max_eval_samples))
-    numbers = training_rows(len(train), max_train_samples, heldout_fraction)
+        heldout = _sort_by_length(keep(selected, max_eval_samples))
+    numbers = training_rows(len(train), max_train_samples, heldout_fraction, subset)
     return Tokenised(
         train=train if len(numbers) == len(train) else train.select(numbers),
         validation={name: _sort_by_length(part) for name, part in validation.items()},
@@ -104,21 +109,19 @@ def tokenise(
     )
 
 
-def training_rows(count: int, max_train_samples: int | None, heldout_fraction: float | None) -> Sequence[int]:
+def training_rows(
+    count: int, max_train_samples: int | None, heldout_fraction: float | None, subset: str = "first"
+) -> Sequence[int]:
     """Return the numbers of the rows to train on, ascending.
 
     Args:
         count: Size of the training set.
         max_train_samples: As for :func:`tokenise`.
         heldout_fraction: As for :func:`tokenise`.
+        subset: As for :func:`tokenise`.
     """
     numbers = range(count) if heldout_fraction is None else heldout_rows(count, heldout_fraction)[0]
-    return numbers[:max_train_samples]
-
-
-def head(rows: Dataset, count: int | None) -> Dataset:
-    """Return the first ``count`` rows; all of them where there are fewer, or ``count`` is None."""
-    return rows if count is None else rows.select(range(min(count, len(rows))))
+    return limit_rows(numbers, max_train_samples, subset)
 
 
 def cache_key(*parts: str | float) -> str:
@@ -156,7 +159,7 @@ def _encode(rows: Dataset, tokenizer: Any, max_length: int, folder: Path, key: s
 
 
 def _sort_by_length(rows: Dataset) -> Dataset:
-    """Sort rows stably by length; the source's row numbers are kept as ``row``."""
+    """Sort rows stably by length; their numbers before are kept as ``row``."""
     lengths = torch.tensor(rows["length"][:])
     order = lengths.argsort(stable=True).tolist()
     return rows.add_column("row", list(range(len(rows))), new_fingerprint="row").select(order)

@@ -158,7 +158,7 @@ def _find_model(options: argparse.Namespace) -> Any:
             config["training"]["max_length"],
             config["training"]["precision"],
             trial.record["identity"],
-            Seen(config["training"]["max_train_samples"], heldout),
+            Seen(config["training"]["max_train_samples"], heldout, config["training"].get("subset", "first")),
         )
     return source if options.data is None else replace(source, data=DataSettings(options.data, None))
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from nxm_sweep.config.sparsity_rules import SCHEMA
 from nxm_sweep.data.loading import heldout_rows, load_rows
+from nxm_sweep.data.tokenization import training_rows
 from nxm_sweep.errors import ModelError, NonFiniteError
 from nxm_sweep.settings import DataSettings, TaskSettings
 from nxm_sweep.sparsity import Constraint, Rule, Target, pruned, select_targets
@@ -58,12 +59,14 @@ class Seen:
     """Training rows that a model was trained on.
 
     Args:
-        first: Number of rows, from the first; None: all.
+        limit: Number of rows; None: all.
         heldout: Share that its trial held out for selection; None: none.
+        subset: Rows that the limit kept; see :func:`~nxm_sweep.data.tokenization.limit_rows`.
     """
 
-    first: int | None = None
+    limit: int | None = None
     heldout: float | None = None
+    subset: str = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,11 @@ def scan_rows(rows: int, count: int, seen: Seen | None) -> ScanRows:
         return ScanRows(_draw(range(rows), count), None)
     if seen.heldout is not None:
         return ScanRows(_draw(heldout_rows(rows, seen.heldout)[1], count), 0)
-    trained = min(rows, seen.first or rows)
-    if rows - trained >= count:
-        return ScanRows(_draw(range(trained, rows), count), 0)
+    trained = set(training_rows(rows, seen.limit, None, seen.subset))
+    if rows - len(trained) >= count:
+        return ScanRows(_draw([number for number in range(rows) if number not in trained], count), 0)
     numbers = _draw(range(rows), count)
-    return ScanRows(numbers, sum(number < trained for number in numbers))
+    return ScanRows(numbers, sum(number in trained for number in numbers))
 
 
 def digest_rows(rows: Dataset) -> str:

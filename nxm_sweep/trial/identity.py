@@ -55,6 +55,8 @@ def identity_of(
             values["distillation"].pop("temperature")
     else:
         values.pop("distillation")
+    if values["training"]["max_train_samples"] is None and values["training"]["max_eval_samples"] is None:
+        values["training"]["subset"] = LEFT_OUT_AT["training.subset"]  # there is no subset
     for key, usual in LEFT_OUT_AT.items():
         group, _, name = key.partition(".")
         if values[group][name] == usual:

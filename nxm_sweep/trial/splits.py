@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from nxm_sweep.data.loading import TaskRows
-from nxm_sweep.data.tokenization import head, training_rows
+from nxm_sweep.data.loading import TaskRows, limit_rows
+from nxm_sweep.data.tokenization import training_rows
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.training.metrics import score_constant
 
@@ -30,8 +30,12 @@ def describe_splits(rows: TaskRows, settings: TrialSettings) -> dict[str, Any]:
         :func:`count_duplicates`.
     """
     fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
-    used = training_rows(len(rows.train), settings.training.max_train_samples, fraction)
-    sets = {name: head(part, settings.training.max_eval_samples) for name, part in rows.validation.items()}
+    training = settings.training
+    used = training_rows(len(rows.train), training.max_train_samples, fraction, training.subset)
+    sets = {
+        name: part.select(limit_rows(range(len(part)), training.max_eval_samples, training.subset))
+        for name, part in rows.validation.items()
+    }
     train_labels, regression = np.asarray(rows.train["label"][:])[list(used)], settings.task.problem == "regression"
     constant = {
         name: score_constant(settings.task.metrics, train_labels, np.asarray(part["label"][:]), regression=regression)

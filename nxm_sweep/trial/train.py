@@ -227,7 +227,8 @@ def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised
     for name, count in rows.left_out.items():
         console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
     task, training = settings.task, settings.training
-    key = f"splits {training.max_train_samples} {training.max_eval_samples} {settings.selection} {task.metrics} {task.problem}"
+    rows_used = f"{training.max_train_samples} {training.max_eval_samples} {training.subset} {settings.selection}"
+    key = f"splits {rows_used} {task.metrics} {task.problem}"
     if key not in prepared.derived:
         prepared.derived[key] = describe_splits(rows, settings)
     splits = {**prepared.derived[key], "left_out": dict(rows.left_out)}
@@ -271,7 +272,7 @@ def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenise
     """Return a trial's tokenised rows, and the tokenizer."""
     training = settings.training
     fraction = settings.selection.fraction if settings.selection.name == "heldout" else None
-    key = f"tokens {training.max_length} {training.max_train_samples} {training.max_eval_samples} {fraction}"
+    key = f"tokens {training.max_length} {training.max_train_samples} {training.max_eval_samples} {training.subset} {fraction}"
     if key not in prepared.derived:
         tokenizer = load_tokenizer(prepared.model_folder)
         data = tokenise(
@@ -282,6 +283,7 @@ def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenise
             max_train_samples=training.max_train_samples,
             max_eval_samples=training.max_eval_samples,
             heldout_fraction=fraction,
+            subset=training.subset,
         )
         prepared.derived[key] = data, tokenizer
     tokenised: tuple[Tokenised, Any] = prepared.derived[key]

@@ -19,8 +19,8 @@ import torch
 from datasets import Dataset
 
 from nxm_sweep.data.demo import generate
-from nxm_sweep.data.loading import TaskRows
-from nxm_sweep.data.tokenization import PadToLongest, cache_key, tokenise
+from nxm_sweep.data.loading import TaskRows, heldout_rows, limit_rows
+from nxm_sweep.data.tokenization import PadToLongest, cache_key, tokenise, training_rows
 from nxm_sweep.errors import DataError
 from nxm_sweep.training.models import load_tokenizer
 
@@ -291,3 +291,32 @@ def test_classes_are_integers_and_scores_fp32(tokenizer: Any) -> None:
         labels = PadToLongest(tokenizer)(list(data.train))["labels"]
         torch.testing.assert_close(labels, torch.tensor([label for _, label in examples], dtype=dtype), rtol=0, atol=0)
         assert labels.shape == (2,)
+
+
+# ---- subsets
+
+
+def test_a_shuffled_subset_is_fixed_ascending_and_part_of_a_larger_one() -> None:
+    small, large = limit_rows(range(1000), 50, "shuffled"), limit_rows(range(1000), 200, "shuffled")
+    assert list(small) == sorted(set(small)) == list(limit_rows(range(1000), 50, "shuffled"))
+    assert set(small) < set(large)
+    assert len(small) == 50
+    thirds = [sum(number // 334 == third for number in large) for third in range(3)]
+    assert min(thirds) > 40  # of 67 expected; the first 200 would be 200, 0, 0
+
+
+@pytest.mark.parametrize("subset", ["shuffled", "first"])
+def test_a_limit_that_keeps_all_rows_keeps_their_order(subset: str) -> None:
+    assert list(limit_rows(range(10), None, subset)) == list(limit_rows(range(10), 10, subset)) == list(range(10))
+    assert len(limit_rows(range(10), 3, subset)) == 3
+
+
+def test_the_first_rows_are_the_first() -> None:
+    assert list(limit_rows([4, 7, 9, 11], 2, "first")) == [4, 7]
+
+
+def test_a_shuffled_subset_takes_no_row_that_is_held_out() -> None:
+    held_out = set(heldout_rows(100, 0.3)[1])
+    rows = training_rows(100, 40, 0.3, "shuffled")
+    assert len(rows) == 40
+    assert held_out.isdisjoint(rows)

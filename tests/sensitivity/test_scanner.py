@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from nxm_sweep.data.loading import heldout_rows
+from nxm_sweep.data.loading import heldout_rows, limit_rows
 from nxm_sweep.errors import ModelError
 from nxm_sweep.sensitivity.scanner import (
     Measured,
@@ -156,23 +156,29 @@ def test_a_score_that_does_not_exist_is_none_and_the_loss_remains(
 
 
 def test_rows_that_were_not_trained_on_are_taken_where_there_are_enough() -> None:
-    found = scan_rows(100, 30, Seen(first=60))
+    found = scan_rows(100, 30, Seen(limit=60))
     assert (len(set(found.numbers)), found.seen) == (30, 0)
     assert min(found.numbers) >= 60
     assert found.numbers == sorted(found.numbers)
-    assert scan_rows(100, 30, Seen(first=60)) == found
+    assert scan_rows(100, 30, Seen(limit=60)) == found
 
 
 @pytest.mark.parametrize(("first", "trained"), [(None, 100), (80, 80), (500, 100)])
 def test_rows_that_were_trained_on_are_counted(first: int | None, trained: int) -> None:
-    found = scan_rows(100, 30, Seen(first=first))
+    found = scan_rows(100, 30, Seen(limit=first))
     assert len(set(found.numbers)) == 30
     assert found.seen == sum(number < trained for number in found.numbers)
 
 
+def test_rows_outside_a_shuffled_subset_were_not_trained_on() -> None:
+    found = scan_rows(100, 30, Seen(limit=60, subset="shuffled"))
+    assert (len(set(found.numbers)), found.seen) == (30, 0)
+    assert set(found.numbers).isdisjoint(limit_rows(range(100), 60, "shuffled"))
+
+
 def test_rows_held_out_by_the_trial_are_the_ones_to_score_on() -> None:
     held = heldout_rows(100, 0.2)[1]
-    every, some = scan_rows(100, 512, Seen(heldout=0.2)), scan_rows(100, 5, Seen(first=10, heldout=0.2))
+    every, some = scan_rows(100, 512, Seen(heldout=0.2)), scan_rows(100, 5, Seen(limit=10, heldout=0.2))
     assert (every.numbers, every.seen) == (held, 0)
     assert len(some.numbers) == 5
     assert set(some.numbers) < set(held)

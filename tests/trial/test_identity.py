@@ -89,6 +89,19 @@ def _identity(settings: TrialSettings, data: str = "rows", model: str = "files")
     return identity_of(settings, data_digest=data, model_digest=model)[0]
 
 
+@pytest.mark.parametrize("limit", ["max_train_samples", "max_eval_samples"])
+def test_which_rows_a_limit_keeps_counts_only_with_a_limit(limit: str) -> None:
+    first, shuffled = _settings("asp"), _settings("asp")
+    first.training.subset, shuffled.training.subset = "first", "shuffled"
+    assert _identity(first) == _identity(shuffled)
+    setattr(first.training, limit, 100)
+    setattr(shuffled.training, limit, 100)
+    assert _identity(first) != _identity(shuffled)
+    assert (
+        "subset" not in identity_of(first, data_digest="rows", model_digest="files")[1]["training"]
+    )  # as before it existed
+
+
 # --- what is hashed ---------------------------------------------------------------------------------------------------
 
 METHODS_TESTED = ("dense", "asp", "nxm")
@@ -121,7 +134,7 @@ TRAINING = {
 ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name", "selection.name", "distillation.name"}
 IDLE = {  # put out of use by the default switches
     *("rho.start", "method.admm.admm_fraction", "method.admm.frozen_support"),
-    *("method.importance.rows", "selection.fraction"),
+    *("method.importance.rows", "selection.fraction", "training.subset"),
     *(f"distillation.{name}" for name in ("weight", "temperature", "logits", "hidden", "attention")),
     *("method.admm.efolds", "method.admm.pace"),
 }
