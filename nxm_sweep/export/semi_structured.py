@@ -77,7 +77,6 @@ def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], f
         else:
             tensors[name] = tensor
     save_file(tensors, folder / SEMI_STRUCTURED, metadata={"format": "pt"})
-    (folder / SEMI_STRUCTURED).chmod(0o644)  # safetensors makes it readable by its owner only
     _set_config_dtype(folder / "config.json", dtype)
     written = open_weights(folder)
     for name in constraints:

@@ -567,3 +567,24 @@ def test_built_in_sentences_stand_in_where_the_rows_are_gone(copied: Path) -> No
     assert "built-in" in sentences.source
     assert sentences.pairs is not None
     assert len(sentences.texts) == len(sentences.pairs) > 4
+
+
+@pytest.mark.fault(
+    "security",
+    "a symbolic link among the files of a model that is exported",
+    "exit code 2 in one line that names the link; nothing is copied from elsewhere, nothing is written",
+)
+@pytest.mark.parametrize("name", ["notes.json", "model.safetensors", "secrets/keys.json"])
+def test_export_follows_no_link_out_of_the_model_folder(copied: Path, tmp_path: Path, name: str) -> None:
+    link = copied / "model" / name
+    link.parent.mkdir(exist_ok=True)
+    outside = tmp_path / "private.json"
+    if link.exists():
+        link.rename(outside)
+    else:
+        outside.write_text('{"password": "hunter2"}')
+    link.symlink_to(outside)
+    answer = export(copied, "--to", tmp_path / "to")
+    assert answer.code == 2
+    assert f"{link} is a symbolic link to {outside}" in answer.err.replace("\n", "")
+    assert not (tmp_path / "to").exists()
