@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from nxm_sweep.errors import ExportError, SparsityError
 from nxm_sweep.export.audit import audit_manifest
 from nxm_sweep.export.manifest import read_manifest
+from nxm_sweep.export.stored_matrices import META, VALUES
 from nxm_sweep.export.trial_model import refuse_if_broken
-from nxm_sweep.export.weights import META, SEMI_STRUCTURED, VALUES, SavedWeights, open_weights
+from nxm_sweep.export.weights import SEMI_STRUCTURED, SavedWeights, open_weights
 from nxm_sweep.sparsity.pattern import Constraint
 from nxm_sweep.sparsity.semi_structured import (
     DTYPES,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Folder
 
 THREE = ("learning_rate.value=1e-5,2e-5,3e-5", "training.batch_size=16", "sweep.workers=1")
-SECRET = "what a victim keeps\n"
+KEPT = "what a victim keeps\n"
 
 
 @contextmanager
@@ -36,12 +36,12 @@ def victim(tmp_path: Path) -> Path:
     """A folder elsewhere that a link leads to, with a file that must stay as it is."""
     folder = tmp_path / "victim"
     folder.mkdir()
-    (folder / "file").write_text(SECRET)
+    (folder / "file").write_text(KEPT)
     return folder
 
 
 def untouched(victim: Path) -> bool:
-    return [path.name for path in victim.iterdir()] == ["file"] and (victim / "file").read_text() == SECRET
+    return [path.name for path in victim.iterdir()] == ["file"] and (victim / "file").read_text() == KEPT
 
 
 def wrong_modes(root: Path, mask: int) -> dict[str, str]:
