@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from nxm_sweep.__main__ import main
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nxm_sweep"
 MODULES = sorted(path.relative_to(PACKAGE.parent).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
@@ -120,3 +124,22 @@ def test_help_needs_no_torch() -> None:
 def test_an_entry_point_is_the_last_statement(path: str) -> None:
     body = ast.parse((PACKAGE.parent / f"{path}.py").read_text()).body
     assert [ast.unparse(node.test) for node in body[:-1] if isinstance(node, ast.If)] in ([], ["TYPE_CHECKING"])
+
+
+@pytest.mark.fault("security", "Hydra's flag that reads a pickle, --experimental-rerun", "it is refused in one line")
+def test_no_flag_unpickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(_Armed(tmp_path / "ran")))
+    monkeypatch.setattr(sys, "argv", ["nxm_sweep", "--experimental-rerun", str(tmp_path / "config.pickle")])
+    assert main() == 2
+    assert capsys.readouterr().err == "error: --experimental-rerun reads a pickle, and nothing is unpickled here\n"
+    assert not (tmp_path / "ran").exists()
+
+
+class _Armed:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import pickletools
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -588,3 +590,17 @@ def test_export_follows_no_link_out_of_the_model_folder(copied: Path, tmp_path: 
     assert answer.code == 2
     assert f"{link} is a symbolic link to {outside}" in answer.err.replace("\n", "")
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.fault(
+    "security",
+    "a finished trial, and every format of its export, searched for pickles",
+    "none of their files is one",
+)
+def test_no_written_file_is_a_pickle(trial: Path, shipped: dict[str, tuple[Path, Answer]]) -> None:
+    files = [path for root in (trial, *(folder for folder, _ in shipped.values())) for path in root.rglob("*.*")]
+    assert len(files) > 20
+    for path in files:
+        with pytest.raises(ValueError, match=r"opcode|pickle|string|exhausted"):
+            pickletools.dis(path.read_bytes(), out=io.StringIO())
+        assert not zipfile.is_zipfile(path), path  # what torch.save writes
