@@ -76,6 +76,37 @@ def test_a_broken_rule_is_noticed(source: str) -> None:
     assert _broken_rules(source) != []
 
 
+WRITERS = {"write_text", "write_bytes", "mkstemp", "mkdtemp", "NamedTemporaryFile", "chmod", "mktemp"}
+OTHER_WRITERS = {
+    ("nxm_sweep/training/trainer", "write_text"),  # a checkpoint's state; its folder is checked for links
+    ("nxm_sweep/sweep/studies/storage", "open"),  # Optuna's journal, in place
+}
+
+
+def _writers(source: str) -> Iterator[str]:
+    """Calls in ``source`` that make a file, or open one for writing."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr=name)) if name in WRITERS:
+                yield name
+            case ast.Call(func=ast.Attribute(attr="open") | ast.Name(id="open"), args=arguments):
+                modes = [value.value for value in arguments if isinstance(value, ast.Constant)]
+                if any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes):
+                    yield "open"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != "nxm_sweep/store/files"])
+def test_files_are_written_in_one_place(path: str) -> None:
+    found = {(path, name) for name in _writers((PACKAGE.parent / f"{path}.py").read_text())}
+    assert found <= OTHER_WRITERS
+
+
+def test_a_second_place_that_writes_is_noticed() -> None:
+    for source in ("path.write_text('x')", "path.open('a')", "open(path, 'r+b')", "tempfile.mkstemp()"):
+        assert list(_writers(source)), source
+    assert not list(_writers("path.open('rb'); path.open(); write_text(path, 'x')"))
+
+
 def test_evaluation_mode_is_no_eval() -> None:
     assert _broken_rules("import math\nfrom torch import Tensor\nmodel.eval()") == []
 

@@ -29,6 +29,7 @@ from nxm_sweep.sparsity.semi_structured import (
     pack,
     to_kernels,
 )
+from nxm_sweep.store.files import write_json
 
 
 def check_packable(constraints: Mapping[str, Constraint]) -> None:
@@ -148,7 +149,7 @@ def put_on_kernels_(model: nn.Module, matrices: Mapping[str, Packed], backend: s
 def _set_config_dtype(path: Path, dtype: str) -> None:
     config: dict[str, Any] = json.loads(path.read_text())
     config.pop("torch_dtype", None)
-    path.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+    write_json(path, {**config, "dtype": dtype}, indent=2)
 
 
 def _dtype_of(config: Any) -> torch.dtype:

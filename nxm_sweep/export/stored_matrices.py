@@ -135,7 +135,7 @@ def _is_weight(name: str, header: Header, headers: Mapping[str, Header]) -> bool
         return False
     if name.endswith(_COMPRESSED):
         return True
-    if header.dtype in FLOATING and len(header.shape) > 2:
+    if header.dtype in FLOATING and len(header.shape) == 3:  # learnt vectors and tables with a batch axis are none
         return sum(size > 1 for size in header.shape) > 1 and not is_embedding(name)
     return len(header.shape) > 1 and (
         header.dtype in FLOATING or (header.shape[0] > 1 and header.dtype not in _INDICES)
