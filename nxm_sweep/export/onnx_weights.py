@@ -93,10 +93,12 @@ class OnnxWeights:
             raise SparsityError(f"{self.paths[0]} holds no matrix {name!r}")
         array, use = self._read(name), self._uses.get(name, _Use())
         if use.zero_point:
-            zero = self._read(use.zero_point).astype(np.int32)
+            zero = self._read(use.zero_point).astype(np.int32).flatten()
             if zero.size > 1:
                 axis = use.axis % array.ndim
                 zero = zero.reshape([-1 if axis == other else 1 for other in range(array.ndim)])
+            if zero.size not in {1, array.shape[use.axis % array.ndim]}:
+                raise SparsityError(f"{name} of {self.paths[0]} has {zero.size} zero points for {array.shape}")
             array = array.astype(np.int32) - zero
         if array.dtype not in (np.float16, np.float32, np.float64):
             array = array.astype(np.float32)  # bfloat16, the 8-bit types and their differences: exact
@@ -115,7 +117,12 @@ class OnnxWeights:
         is_narrow = tensor.data_type in {types.INT8, types.UINT8}
         is_float = tensor.data_type in {types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE} | set(_float_8(types))
         is_index = tensor.data_type in {types.INT64, types.INT32, types.BOOL, types.STRING}
-        if len(shape) < 2 or is_index or (use is None and (len(shape) > 2 if is_float else shape[0] == 1)):
+        if (
+            len(shape) < 2
+            or 0 in shape
+            or is_index
+            or (use is None and (len(shape) > 2 if is_float else shape[0] == 1))
+        ):
             return
         is_readable = is_float or (
             is_narrow and use is not None and not use.is_blocked and (use.zero_point or name) in self._constants

@@ -29,7 +29,7 @@ _EMBEDDING = re.compile(r"\w*embeddings?|embed(_\w+)?|wte|wpe|shared|relative_at
 _COMPRESSED, _BITMASK, _SHAPE = ".compressed", ".bitmask", ".shape"
 _NOTES = {
     "inputs first": "stored with the inputs first, as GPT-2 stores them, and read transposed",
-    "convolution": "convolutions, read along their input channels: a row for each output and position",
+    "convolution": "convolutions, read along their input channels, a row for each output and position",
     "bitmask": "compressed with a bitmask, and unpacked",
     "8 bits": "stored in 8 bits, where a zero is exact",
 }
@@ -84,9 +84,7 @@ class Contents:
 def describe_forms(forms: Mapping[str, list[str]]) -> tuple[str, ...]:
     """Return a line for each form with a note, given the names of its matrices."""
     return tuple(
-        f"{len(forms[form])} of the matrices are {note}, such as {forms[form][0]}"
-        for form, note in _NOTES.items()
-        if forms.get(form)
+        f"{note}: {len(forms[form])}, such as {forms[form][0]}" for form, note in _NOTES.items() if forms.get(form)
     )
 
 
@@ -114,9 +112,12 @@ def find_matrices(headers: Mapping[str, Header], read: Read) -> Contents:
         if header.dtype not in FLOATING and not (header.dtype == "I8" and _is_symmetric(dense, headers)):
             matrix = None
         elif name.endswith(VALUES):
-            matrix = _make_packed(dense, header)
+            matrix = _make_packed(dense, header) if dense + META in headers and len(header.shape) == 2 else None
         elif name.endswith(_COMPRESSED):
-            matrix = _make_compressed(name.removesuffix(_COMPRESSED), read)
+            base = name.removesuffix(_COMPRESSED)
+            bits = headers.get(base + _BITMASK)
+            is_whole = base + _SHAPE in headers and bits is not None and bits.dtype == "U8" and len(bits.shape) == 2
+            matrix = _make_compressed(base, read) if is_whole else None
         else:
             matrix = _make_plain(name, header, inputs_first=name in inputs_first)
         if matrix is None:
@@ -129,6 +130,8 @@ def find_matrices(headers: Mapping[str, Header], read: Read) -> Contents:
 def _is_weight(name: str, header: Header, headers: Mapping[str, Header]) -> bool:
     """Return whether a tensor is a weight of two or more dimensions, or the values of a compressed one."""
     parts = ((META, VALUES), (_BITMASK, _COMPRESSED), (_SHAPE, _COMPRESSED), (".row_offsets", _COMPRESSED))
+    if 0 in header.shape:
+        return False
     if any(name.endswith(part) and name.removesuffix(part) + values in headers for part, values in parts):
         return False
     if _SCALE.fullmatch(name.rpartition(".")[2]):
@@ -187,8 +190,10 @@ def _make_compressed(base: str, read: Read) -> StoredMatrix:
     damaged = SparsityError(f"{base} is damaged: its bitmask does not fit its values")
     try:
         rows, columns = (int(size) for size in read(base + _SHAPE).flatten().tolist())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise damaged from error
+    if min(rows, columns) < 1:
+        raise damaged
 
     def decompress(read: Read) -> Tensor:
         bits = np.unpackbits(read(base + _BITMASK).numpy(), axis=-1, bitorder="little")[:, :columns]
