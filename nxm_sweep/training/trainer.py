@@ -279,9 +279,9 @@ class SparseTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         files.save_random_state(Path(output_dir), distributed.rank())
-        if self.args.should_save:
-            follow_umask(Path(output_dir))
         distributed.wait()  # the next file written marks the checkpoint as complete
+        if self.args.should_save:
+            follow_umask(Path(output_dir))  # of all ranks' files
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
