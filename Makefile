@@ -1,6 +1,7 @@
 # make quickstart   sweep dense, ASP and NxM over two offline demo tasks and compare them
 # make test         the whole test command
 # make lint         ruff, mypy and the layers of imports
+# make audit        the tested versions against known vulnerabilities; needs the network
 # make bench        every benchmark beside its peers; BENCH='epoch --rounds 5' selects (benchmarks/README.md)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 QUICKSTART := outputs/quickstart
 BENCH ?=
 
-.PHONY: help quickstart bench test test-slow lint format wheel clean
+.PHONY: help quickstart bench test test-slow lint audit format wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,6 +41,9 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+
+audit: $(READY)
+	$(RUN) tests/audit.py
 
 bench: $(READY)
 	$(RUN) -m benchmarks $(BENCH)

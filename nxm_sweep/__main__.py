@@ -98,7 +98,8 @@ def _check_flags() -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args()
+    if parser.parse_args().experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun reads a pickle, and nothing is unpickled here")
 
 
 def _report_error(error: NxmSweepError) -> int:

@@ -83,7 +83,8 @@ def verify_model(path: str | Path, pattern: str | None = None) -> Audit:
         pattern: What should hold, such as ``2of4``; None: what ``sparsity.json`` says, or any pattern that is found.
 
     Returns:
-        Every matrix with its counts. The model holds its pattern where ``broken`` is empty and ``checks`` is not.
+        Every matrix with its counts. The model holds its pattern where ``broken`` is empty and ``checks`` is not; nothing is
+        known of the weights in ``unread``.
 
     Raises:
         ModelError: The model cannot be read.

@@ -1,7 +1,7 @@
 """``python -m nxm_sweep.verify DIR|FILE``: check the sparsity of a saved model, from its files only.
 
 The expected pattern is that of ``sparsity.json`` beside the file or of the options; without either, it is inferred.
-Exit codes: 0 it holds; 1 it does not hold, or the model is not sparse; 2 bad input.
+Exit codes: 0 it holds; 1 it does not hold, or no pattern was found; 2 bad input, or weights in a form that is not read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
 from nxm_sweep.errors import NxmSweepError, SparsityError
-from nxm_sweep.export.audit import Audit, Untouched, audit_model, open_model
+from nxm_sweep.export.audit import Audit, Untouched, audit_model, open_model, refuse_unread
 from nxm_sweep.formatting import constraint_text
 from nxm_sweep.sparsity.pattern import Constraint, constraint, parse_constraint
 from nxm_sweep.sparsity.semi_structured import eligibility
@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        audit, source = audit_model(open_model(options.path), _read_constraint(options), options.match)
+        weights = open_model(options.path)
+        audit, source = audit_model(weights, _read_constraint(options), options.match)
+        if not audit.broken:
+            refuse_unread(audit.unread)
     except NxmSweepError as error:
         print_error(error)
         return BAD_INPUT
@@ -45,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(_tabulate_matrices(audit))
     if audit.untouched:
         console.print(_tabulate_untouched(audit))
+    for note in weights.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if weights.unread:
+        name, how = next(iter(weights.unread.items()))
+        console.print(f"not read: {len(weights.unread)}, such as {name}, {how}", markup=False, soft_wrap=True)
     return _print_verdict(audit, console, error_console())
 
 
@@ -52,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("verify"),
         description="What the matrices of a saved model hold, read from the file alone.",
-        epilog="exit codes: 0 it holds; 1 it does not hold, or the model is not sparse; 2 bad input",
+        epilog="exit codes: 0 it holds; 1 it does not hold, or no pattern was found; 2 bad input, or weights in a form that "
+        "is not read",
     )
     parser.add_argument("path", type=Path, help="folder of a model, .safetensors file, index of several, or .onnx file")
     parser.add_argument("--pattern", help="what should hold, such as 2of4; with sparsity.json, beside what that says")
@@ -125,13 +134,7 @@ def _print_verdict(audit: Audit, console: Console, errors: Console) -> int:
             errors.print(f"... and {len(audit.broken) - _SHOWN} more")
         return _DOES_NOT_HOLD
     if not audit.checks:
-        weights, zeros = (sum(getattr(matrix, name) for matrix in audit.untouched) for name in ("size", "zeros"))
-        share = zeros / weights if weights else 0.0
-        console.print(
-            f"not sparse: none of {len(audit.untouched)} matrices holds a pattern; {zeros:,} of {weights:,} weights are "
-            f"zero ({share:.2%})",
-            soft_wrap=True,
-        )
+        console.print(_describe_without_pattern(audit.untouched), soft_wrap=True)
         return _DOES_NOT_HOLD
     patterns = ", ".join(dict.fromkeys(constraint_text(check.constraint) for check in audit.checks))
     exact = "exactly " if all(check.exact for check in audit.checks) else ""
@@ -141,6 +144,19 @@ def _print_verdict(audit: Audit, console: Console, errors: Console) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _describe_without_pattern(matrices: Sequence[Untouched]) -> str:
+    """Describe a model none of whose matrices holds a pattern: unstructured, or not sparse."""
+    sparse = [matrix for matrix in matrices if matrix.is_sparse]
+    weights, zeros = (sum(getattr(matrix, name) for matrix in sparse or matrices) for name in ("size", "zeros"))
+    share = f"{zeros:,} of {weights:,} weights are zero ({zeros / max(1, weights):.2%})"
+    if sparse:
+        return (
+            f"unstructured: {len(sparse)} of {len(matrices)} matrices hold no pattern, but {share}; "
+            f"--density {1 - zeros / weights:.4g} checks that share"
+        )
+    return f"not sparse: none of {len(matrices)} matrices holds a pattern; {share}"
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from nxm_sweep.__main__ import main
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nxm_sweep"
 MODULES = sorted(path.relative_to(PACKAGE.parent).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
@@ -72,6 +76,37 @@ def test_a_broken_rule_is_noticed(source: str) -> None:
     assert _broken_rules(source) != []
 
 
+WRITERS = {"write_text", "write_bytes", "mkstemp", "mkdtemp", "NamedTemporaryFile", "chmod", "mktemp"}
+OTHER_WRITERS = {
+    ("nxm_sweep/training/trainer", "write_text"),  # a checkpoint's state; its folder is checked for links
+    ("nxm_sweep/sweep/studies/storage", "open"),  # Optuna's journal, in place
+}
+
+
+def _writers(source: str) -> Iterator[str]:
+    """Calls in ``source`` that make a file, or open one for writing."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr=name)) if name in WRITERS:
+                yield name
+            case ast.Call(func=ast.Attribute(attr="open") | ast.Name(id="open"), args=arguments):
+                modes = [value.value for value in arguments if isinstance(value, ast.Constant)]
+                if any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes):
+                    yield "open"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != "nxm_sweep/store/files"])
+def test_files_are_written_in_one_place(path: str) -> None:
+    found = {(path, name) for name in _writers((PACKAGE.parent / f"{path}.py").read_text())}
+    assert found <= OTHER_WRITERS
+
+
+def test_a_second_place_that_writes_is_noticed() -> None:
+    for source in ("path.write_text('x')", "path.open('a')", "open(path, 'r+b')", "tempfile.mkstemp()"):
+        assert list(_writers(source)), source
+    assert not list(_writers("path.open('rb'); path.open(); write_text(path, 'x')"))
+
+
 def test_evaluation_mode_is_no_eval() -> None:
     assert _broken_rules("import math\nfrom torch import Tensor\nmodel.eval()") == []
 
@@ -120,3 +155,22 @@ def test_help_needs_no_torch() -> None:
 def test_an_entry_point_is_the_last_statement(path: str) -> None:
     body = ast.parse((PACKAGE.parent / f"{path}.py").read_text()).body
     assert [ast.unparse(node.test) for node in body[:-1] if isinstance(node, ast.If)] in ([], ["TYPE_CHECKING"])
+
+
+@pytest.mark.fault("security", "Hydra's flag that reads a pickle, --experimental-rerun", "it is refused in one line")
+def test_no_flag_unpickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(_Armed(tmp_path / "ran")))
+    monkeypatch.setattr(sys, "argv", ["nxm_sweep", "--experimental-rerun", str(tmp_path / "config.pickle")])
+    assert main() == 2
+    assert capsys.readouterr().err == "error: --experimental-rerun reads a pickle, and nothing is unpickled here\n"
+    assert not (tmp_path / "ran").exists()
+
+
+class _Armed:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)

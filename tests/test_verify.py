@@ -152,14 +152,17 @@ def test_options_are_checked_beside_a_manifest(tmp_path: Path, verify: Any) -> N
     assert verify(folder, "--pattern", "2of4").code == 0
     assert verify(folder, "--pattern", "4of8").code == 0
     assert verify(folder, "--pattern", "1of4").code == 1
-    assert verify(folder, "--pattern", "2of4", "--match", "*embeddings").code == 1
+    assert verify(folder, "--pattern", "1of4", "--match", "layer.1.*").code == 1
 
 
 def test_match_says_where_the_pattern_should_hold(tmp_path: Path, verify: Any) -> None:
     folder = saved(tmp_path, state_of())
     answer = verify(folder, "--pattern", "2of4", "--match", "layer.1.*")
     assert "holds: 1 of 1 targets hold exactly 2 of 4; untouched matrices: 2" in answer.out
-    assert verify(folder, "--pattern", "2of4", "--match", "*").code == 1  # the embeddings are dense
+    assert verify(folder, "--pattern", "2of4", "--match", "*").code == 0  # the embeddings are dense, as they should be
+    answer = verify(folder, "--pattern", "2of4", "--match", "*embeddings")
+    assert answer.code == 2
+    assert "matches none of the model's 2 matrices without its embeddings" in answer.err.replace("\n", " ")
 
 
 def test_rows_that_are_no_multiple_do_not_hold(tmp_path: Path, verify: Any) -> None:
@@ -202,10 +205,23 @@ def test_corrupted_group_is_found_in_somebody_elses_model(tmp_path: Path, verify
     assert answer.err == f"does not hold: {TARGETS[0]} breaks 2 of 4 in 1 group, first at row 4, column 8\n"
 
 
+@pytest.mark.fault(
+    "model",
+    "a model to verify whose zeros follow no pattern",
+    "exit code 1, and it is called unstructured, with its share of zeros and the option that checks it",
+)
 def test_unstructured_zeros_are_no_pattern(tmp_path: Path, verify: Any) -> None:
     answer = verify(saved(tmp_path, state_of(Unstructured(0.5))))
     assert answer.code == 1
-    assert "not sparse: none of 3 matrices holds a pattern; 2,049 of 4,416 weights are zero (46.40%)" in answer.out
+    assert answer.out.endswith(
+        "unstructured: 2 of 3 matrices hold no pattern, but 2,048 of 4,096 weights are zero (50.00%); "
+        "--density 0.5 checks that share\n"
+    )
+    assert verify(tmp_path, "--density", "0.5").code == 0
+    high = saved(tmp_path / "high", state_of(Unstructured(0.03)))  # most groups hold 1 of 4 by chance
+    answer = verify(high)
+    assert (answer.code, answer.err) == (1, "")
+    assert "unstructured: 2 of 3 matrices hold no pattern, but" in answer.out
 
 
 @pytest.mark.parametrize("pattern", LOOKED_FOR, ids=str)

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nxm_sweep.settings import AUTO, TrialSettings
+from nxm_sweep.store.files import write_text
 from nxm_sweep.store.paths import precision_file
 
 _ANSWERS = ("bf16", "fp32")
@@ -54,5 +55,5 @@ def _store(file: Path, precision: str) -> str:
     with FileLock(file.with_suffix(".lock")):
         kept = _read(file)
         if kept is None:
-            file.write_text(f"{precision}\n")
+            write_text(file, f"{precision}\n")
         return kept or precision

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.export.manifest import Manifest, ManifestTarget, checksum, read_manifest
-from nxm_sweep.export.weights import Weights, open_weights
+from nxm_sweep.export.weights import Weights, holds_safetensors, open_weights
 from nxm_sweep.sparsity.matrix_check import MatrixCheck, check_matrix
 from nxm_sweep.sparsity.pattern import Constraint, Pattern, parse_constraint
 from nxm_sweep.sparsity.targets import ENCODER_LAYERS, Rule
@@ -23,6 +24,8 @@ LOOKED_FOR = tuple(
 )
 """Candidate patterns where no constraint is given: the sparsest first, then the smallest group."""
 _MEANT = 0.99  # share of the groups that hold a pattern, from which a matrix counts as pruned to it
+_CHANCE = 3.0  # violations that zeros anywhere would have caused, from which their absence says something
+_PRUNED = 0.1  # share of zeros from which a matrix without a pattern counts as pruned
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,18 @@ class Untouched:
         matrix: Name of the matrix.
         shape: ``(rows, columns)``.
         zeros: Number of zero entries.
+        is_embedding: Whether it is an embedding table.
     """
 
     matrix: str
     shape: tuple[int, int]
     zeros: int
+    is_embedding: bool = False
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it is a weight that somebody has pruned without a pattern, as far as its zeros tell."""
+        return not self.is_embedding and self.zeros >= _PRUNED * self.size
 
     @property
     def size(self) -> int:
@@ -53,11 +63,13 @@ class Audit:
         checks: Counts of each matrix that has a constraint.
         untouched: The other matrices.
         problems: All other defects, one sentence each.
+        unread: How a weight is stored that cannot be read, by its name; empty if something says what should hold.
     """
 
     checks: tuple[MatrixCheck, ...]
     untouched: tuple[Untouched, ...]
     problems: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -73,13 +85,13 @@ class Audit:
 
 
 def open_model(path: Path) -> Weights:
-    """Open a model's folder, a safetensors file or index, or an ONNX file.
+    """Open a model's folder, a safetensors file or index, or an ONNX file; of a folder, what ``from_pretrained`` takes.
 
     Raises:
         ConfigError: It is an ONNX file, and the package onnx is not installed.
         SparsityError: There is no model, or it cannot be read.
     """
-    onnx = path / "model.onnx" if path.is_dir() else path
+    onnx = path / "model.onnx" if path.is_dir() and not holds_safetensors(path) else path
     if onnx.suffix == ".onnx" and onnx.is_file():
         from nxm_sweep.export.onnx_weights import open_onnx  # noqa: PLC0415 - the extra may be missing
 
@@ -125,13 +137,15 @@ def audit(weights: Weights, constraints: Mapping[str, Constraint]) -> Audit:
     checks, problems = [], []
     for name, constraint in constraints.items():
         if name not in weights.shapes:
-            problems.append(f"{name} is not in the model")
+            how = weights.unread.get(name)
+            problems.append(f"{name} is stored as {how}, which is not read" if how else f"{name} is not in the model")
             continue
         try:
             checks.append(check_matrix(name, weights.matrix(name), constraint))
         except SparsityError as error:
             problems.append(f"{name}: {error.message}")
-    untouched = (_make_untouched(name, weights.matrix(name)) for name in weights.shapes if name not in constraints)
+    others = (name for name in weights.shapes if name not in constraints)
+    untouched = (_make_untouched(name, weights.matrix(name), weights) for name in others)
     return Audit(tuple(checks), tuple(untouched), tuple(problems))
 
 
@@ -160,36 +174,62 @@ def audit_manifest(weights: Weights, manifest: Manifest) -> Audit:
 
 
 def matching(weights: Weights, constraint: Constraint, match: str) -> dict[str, Constraint]:
-    """Map every matrix whose module's name matches a glob to a constraint, as :class:`Rule` does.
+    """Map every matrix whose module's name matches a glob to a constraint, as :class:`Rule` does; no embedding table.
 
     Raises:
-        SparsityError: No matrix matches.
+        SparsityError: No matrix matches, or one that does cannot be read.
     """
     rule = Rule(match, constraint)
-    names = [name for name in weights.shapes if rule.matches(name.removesuffix(".weight"))]
+    refuse_unread({name: how for name, how in weights.unread.items() if rule.matches(name.removesuffix(".weight"))})
+    candidates = [name for name in weights.shapes if name not in weights.embeddings]
+    names = [name for name in candidates if rule.matches(name.removesuffix(".weight"))]
     if not names:
         raise SparsityError(
-            f"{match!r} matches none of the model's {len(weights.shapes)} matrices",
-            hint=f"their names look like {', '.join(list(weights.shapes)[:2]) or '(none)'}; --match takes a glob",
+            f"{match!r} matches none of the model's {len(candidates)} matrices without its embeddings",
+            hint=f"their names look like {', '.join(candidates[:2]) or '(none)'}; --match takes a glob",
         )
     return dict.fromkeys(names, constraint)
 
 
+def refuse_unread(unread: Mapping[str, str]) -> None:
+    """Raise if there are weights that cannot be read.
+
+    Raises:
+        SparsityError: With the first of them.
+    """
+    if unread:
+        name, how = next(iter(unread.items()))
+        more = f", and {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise SparsityError(
+            f"{name} is stored as {how}, which is not read{more}: nothing is known of its zeros",
+            hint="save the model dense, in floating point, or check it before it is quantised",
+        )
+
+
 def look_for_patterns(weights: Weights) -> Audit:
-    """Check every matrix that appears to be pruned against its likely pattern."""
+    """Check every matrix that appears to be pruned against its likely pattern.
+
+    Raises:
+        SparsityError: There is no weight matrix.
+    """
+    if not weights.shapes and not weights.unread:
+        raise SparsityError(f"{', '.join(weights.paths)} holds no weight matrix")
     checks, untouched = [], []
     for name in weights.shapes:
         matrix = weights.matrix(name)
-        pattern = likely_pattern(matrix)
+        pattern = None if name in weights.embeddings else likely_pattern(matrix)
         if pattern is None:
-            untouched.append(_make_untouched(name, matrix))
+            untouched.append(_make_untouched(name, matrix, weights))
         else:
             checks.append(check_matrix(name, matrix, pattern))
-    return Audit(tuple(checks), tuple(untouched))
+    return Audit(tuple(checks), tuple(untouched), unread=weights.unread)
 
 
 def likely_pattern(matrix: Tensor) -> Pattern | None:
-    """Return the sparsest pattern that almost every group of a matrix holds, or None; a matrix of zeros has none."""
+    """Return the sparsest pattern that almost every group of a matrix holds, or None; a matrix of zeros has none.
+
+    A matrix with few weights left holds many patterns wherever they lie; such a pattern is none.
+    """
     nonzero = matrix != 0
     kept, size = int(nonzero.sum()), matrix.numel()
     if kept == 0 or kept > (1.0 - _MEANT / 2.0) * size:  # every candidate prunes half or more
@@ -197,13 +237,22 @@ def likely_pattern(matrix: Tensor) -> Pattern | None:
     for pattern in LOOKED_FOR:
         if matrix.shape[1] % pattern.group == 0:
             counts = nonzero.reshape(-1, pattern.group).sum(dim=1)
-            if float((counts <= pattern.keep).double().mean()) >= _MEANT:
+            violations, expected = int((counts > pattern.keep).sum()), len(counts) * _chance(pattern, kept / size)
+            if violations <= (1.0 - _MEANT) * len(counts) and expected >= max(_CHANCE, 10 * violations):
                 return pattern
     return None
 
 
-def _make_untouched(name: str, matrix: Tensor) -> Untouched:
-    return Untouched(name, (matrix.shape[0], matrix.shape[1]), int((matrix == 0).sum()))
+def _chance(pattern: Pattern, density: float) -> float:
+    """Return the probability that a group breaks a pattern if each of its weights is kept at random."""
+    more = range(pattern.keep + 1, pattern.group + 1)
+    return sum(
+        math.comb(pattern.group, kept) * density**kept * (1 - density) ** (pattern.group - kept) for kept in more
+    )
+
+
+def _make_untouched(name: str, matrix: Tensor, weights: Weights) -> Untouched:
+    return Untouched(name, weights.shapes[name], int((matrix == 0).sum()), name in weights.embeddings)
 
 
 def _describe_violations(check: MatrixCheck) -> str:

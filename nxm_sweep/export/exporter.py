@@ -27,7 +27,7 @@ from nxm_sweep.export.onnx_weights import open_onnx
 from nxm_sweep.export.semi_structured import check_packable, write_packed
 from nxm_sweep.export.trial_model import FinishedTrial, load_finished_trial, refuse_if_broken
 from nxm_sweep.export.weights import SavedWeights, Weights, open_weights
-from nxm_sweep.store.files import atomic_folder, check_destination
+from nxm_sweep.store.files import atomic_folder, check_destination, refuse_links, write_text
 from nxm_sweep.training.models import load_tokenizer
 
 _COMPANIONS = (".json", ".txt", ".model")  # configuration and tokenizer
@@ -66,6 +66,7 @@ def export_trial(trial: str, output_dir: Path, place: Path, *, kind: str, dtype:
     """
     check_destination(place)
     finished = load_finished_trial(trial, output_dir)
+    refuse_links(finished.model_folder)  # what they point to would be published
     if kind == "onnx":
         check_onnx_installed()
     weights, counts = finished.read_back()
@@ -82,7 +83,7 @@ def export_trial(trial: str, output_dir: Path, place: Path, *, kind: str, dtype:
         manifest = _make_manifest(finished, written.weights, kind)
         write_manifest(folder, manifest)
         card = model_card(finished.record, manifest, licence=licence, dtype=written.dtype)
-        (folder / "README.md").write_text(card)
+        write_text(folder / "README.md", card)
         _verify(folder, kind)
     precision = finished.record["config"]["training"]["precision"]
     if precision != "fp32":

@@ -12,6 +12,7 @@ from typing import Any, Self
 from nxm_sweep.errors import SparsityError
 from nxm_sweep.formatting import constraint_text
 from nxm_sweep.sparsity.pattern import Constraint, Pattern, constraint
+from nxm_sweep.store.files import write_json
 
 MANIFEST = "sparsity.json"
 SCHEMA = 1
@@ -105,7 +106,7 @@ def pattern_of(constraints: Sequence[Constraint]) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``sparsity.json`` into a folder."""
-    (folder / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1) + "\n")
+    write_json(folder / MANIFEST, manifest.to_dict())
 
 
 def read_manifest(folder: Path) -> Manifest | None:

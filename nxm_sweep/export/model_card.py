@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nxm_sweep.export.manifest import Manifest
+from nxm_sweep.report.labels import replace_unprintable
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import reported_scores
 
@@ -76,8 +77,8 @@ def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype
 
 
 def escape(value: Any) -> str:
-    """Return a value as literal Markdown text: on one line, with all markup escaped."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+    """Return a value as literal Markdown text: on one line, with all markup escaped and no control characters."""
+    return _MARKUP.sub(r"\\\1", replace_unprintable(" ".join(str(value).split())))
 
 
 def _describe_precision(precision: str, format_name: str) -> str:

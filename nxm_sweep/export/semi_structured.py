@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from nxm_sweep.errors import ExportError, SparsityError
 from nxm_sweep.export.audit import audit_manifest
 from nxm_sweep.export.manifest import read_manifest
+from nxm_sweep.export.stored_matrices import META, VALUES
 from nxm_sweep.export.trial_model import refuse_if_broken
-from nxm_sweep.export.weights import META, SEMI_STRUCTURED, VALUES, SavedWeights, open_weights
+from nxm_sweep.export.weights import SEMI_STRUCTURED, SavedWeights, open_weights
 from nxm_sweep.sparsity.pattern import Constraint
 from nxm_sweep.sparsity.semi_structured import (
     DTYPES,
@@ -28,6 +29,7 @@ from nxm_sweep.sparsity.semi_structured import (
     pack,
     to_kernels,
 )
+from nxm_sweep.store.files import write_json
 
 
 def check_packable(constraints: Mapping[str, Constraint]) -> None:
@@ -77,7 +79,6 @@ def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], f
         else:
             tensors[name] = tensor
     save_file(tensors, folder / SEMI_STRUCTURED, metadata={"format": "pt"})
-    (folder / SEMI_STRUCTURED).chmod(0o644)  # safetensors makes it readable by its owner only
     _set_config_dtype(folder / "config.json", dtype)
     written = open_weights(folder)
     for name in constraints:
@@ -148,7 +149,7 @@ def put_on_kernels_(model: nn.Module, matrices: Mapping[str, Packed], backend: s
 def _set_config_dtype(path: Path, dtype: str) -> None:
     config: dict[str, Any] = json.loads(path.read_text())
     config.pop("torch_dtype", None)
-    path.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+    write_json(path, {**config, "dtype": dtype}, indent=2)
 
 
 def _dtype_of(config: Any) -> torch.dtype:

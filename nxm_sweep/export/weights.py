@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,17 +12,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nxm_sweep.errors import SparsityError, first_line
-from nxm_sweep.sparsity.semi_structured import Packed, unpack
+from nxm_sweep.export.stored_matrices import VALUES, Header, find_matrices, is_embedding
 from nxm_sweep.store.paths import MODEL
 
 INDEX = "model.safetensors.index.json"
 DENSE = "model.safetensors"
 SEMI_STRUCTURED = "model.semi_structured.safetensors"
 """Not ``model.safetensors``: ``from_pretrained`` would load it and initialise missing weights at random."""
-VALUES, META = ".packed", ".meta"
-"""Suffixes of the names of a packed matrix's two parts."""
 _HINT = "give a folder with model.safetensors (or its index), or a .safetensors file"
-_FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 class Weights(Protocol):
@@ -38,7 +35,19 @@ class Weights(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, int]]:
-        """``(rows, columns)`` of every floating-point matrix, in the order of the names."""
+        """``(rows, columns)`` of every matrix that can be read, in the order of the names."""
+
+    @property
+    def embeddings(self) -> Collection[str]:
+        """The embedding tables among them, which no pattern is about."""
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """How a weight is stored that cannot be read, by its name."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each unusual form of storage that was read."""
 
     def matrix(self, name: str) -> Tensor:
         """Return a matrix of shape ``(out_features, in_features)``.
@@ -62,7 +71,11 @@ class SavedWeights:
     def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
         self.folder = folder
         self.files = dict(files)
-        self.shapes: dict[str, tuple[int, int]] = dict(sorted(self._find_matrices()))
+        contents = find_matrices(dict(self._read_headers()), self.tensor)
+        self._matrices, self.unread = contents.matrices, contents.unread
+        self.shapes = {name: matrix.shape for name, matrix in sorted(self._matrices.items())}
+        self.embeddings = frozenset(filter(is_embedding, self.shapes))
+        self.notes = contents.notes
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -71,14 +84,12 @@ class SavedWeights:
     def matrix(self, name: str) -> Tensor:
         if name not in self.shapes:
             raise SparsityError(f"{self.folder.name} holds no matrix {name!r}")
-        if name in self.files:
-            return self.tensor(name)
-        return unpack(Packed(self.tensor(name + VALUES), self.tensor(name + META)))
+        return self._matrices[name].read(self.tensor)
 
     @property
     def packed(self) -> tuple[str, ...]:
-        """Names of the matrices that are stored packed."""
-        return tuple(name for name in self.shapes if name not in self.files)
+        """Names of the matrices that this package has packed."""
+        return tuple(name for name in self.shapes if name + VALUES in self.files)
 
     def tensor(self, name: str) -> Tensor:
         """Return a stored tensor.
@@ -90,7 +101,7 @@ class SavedWeights:
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
-    def _find_matrices(self) -> Iterator[tuple[str, tuple[int, int]]]:
+    def _read_headers(self) -> Iterator[tuple[str, Header]]:
         for path in self.paths:
             with _open_safetensors(self.folder / path) as file:
                 present = set(file.keys())
@@ -98,12 +109,7 @@ class SavedWeights:
                     if name not in present:
                         raise SparsityError(f"{path} holds no {name!r}, which its index places there")
                     part = file.get_slice(name)
-                    shape = part.get_shape()
-                    if len(shape) != 2 or part.get_dtype() not in _FLOATING:
-                        continue
-                    dense = name.removesuffix(VALUES)
-                    packed = dense != name and dense + META in self.files
-                    yield (dense, (shape[0], 2 * shape[1])) if packed else (name, (shape[0], shape[1]))
+                    yield name, Header(part.get_dtype(), tuple(part.get_shape()))
 
 
 def open_weights(path: Path) -> SavedWeights:
@@ -113,7 +119,7 @@ def open_weights(path: Path) -> SavedWeights:
         SparsityError: There is none, or it is damaged.
     """
     if path.is_dir():
-        names = (INDEX, DENSE, SEMI_STRUCTURED)
+        names = (*_named_in_config(path), DENSE, INDEX, SEMI_STRUCTURED)  # as from_pretrained looks for them
         candidate = next((path / name for name in names if (path / name).is_file()), None)
         if candidate is None:
             raise SparsityError(f"{path} holds no model", hint=_hint_for(path))
@@ -127,6 +133,28 @@ def open_weights(path: Path) -> SavedWeights:
     with _open_safetensors(path) as file:
         names = tuple(file.keys())
     return SavedWeights(path.parent, dict.fromkeys(names, path.name))
+
+
+def holds_safetensors(folder: Path) -> bool:
+    """Return whether ``from_pretrained`` finds safetensors in a folder."""
+    return any((folder / name).is_file() for name in (DENSE, INDEX))
+
+
+def _named_in_config(folder: Path) -> tuple[str, ...]:
+    """Return the file that a folder's ``config.json`` makes ``from_pretrained`` take, if it names one.
+
+    Raises:
+        SparsityError: It lies in another folder.
+    """
+    try:
+        name = json.loads((folder / "config.json").read_text()).get("transformers_weights")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ()
+    if not isinstance(name, str):
+        return ()
+    if Path(name).name != name:
+        raise SparsityError(f"config.json names weights outside its own folder: {name}")
+    return (name,)
 
 
 def _hint_for(folder: Path) -> str:

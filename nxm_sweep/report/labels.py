@@ -27,7 +27,12 @@ def clean_name(value: Any, longest: int = LONGEST) -> str:
     if len(text) <= longest and text.isprintable():
         return text
     note = f"... ({len(text):,} characters)" if len(text) > longest else ""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:longest]) + note
+    return replace_unprintable(text[:longest]) + note
+
+
+def replace_unprintable(text: str) -> str:
+    """Return text without characters that control something: a terminal, a line, the direction of writing."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def reason(value: Any) -> str:

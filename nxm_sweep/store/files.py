@@ -1,17 +1,22 @@
-"""Atomic writes of files and folders."""
+"""Atomic writes of files and folders.
+
+Others may share the folder: a new file gets a random name and is made only if that name is free, then renamed, so that
+a symbolic link planted there is replaced and never followed. Modes are those that the umask gives.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from nxm_sweep.errors import ConfigError
+from nxm_sweep.errors import ConfigError, StorageError
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False, indent: int | None = 1) -> None:
@@ -32,17 +37,62 @@ def write_json(path: Path, value: Any, *, durable: bool = False, indent: int | N
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a UTF-8 text file atomically, as :func:`write_json` does; a lone surrogate becomes a question mark."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    fresh = fresh_name(path)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
+        with fresh.open("x", encoding="utf-8", errors="replace", newline="") as file:
             file.write(text)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        fresh.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
+
+
+def fresh_name(path: Path) -> Path:
+    """Return a hidden name beside ``path`` that nobody can guess, for content that is renamed to ``path`` when complete."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a text file for appending; create it if it is missing.
+
+    Raises:
+        StorageError: It is a symbolic link.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise _refuse_link(path) from error
+    return os.fdopen(descriptor, "a", encoding="utf-8", errors="replace")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise if a folder or anything in it is a symbolic link.
+
+    Raises:
+        StorageError: With the first link.
+    """
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if path.is_symlink():
+            raise _refuse_link(path)
+
+
+def _refuse_link(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} is a symbolic link to {path.readlink()}, and none is followed here",
+        hint="put what it points to in its place, or remove it",
+    )
+
+
+def follow_umask(folder: Path) -> None:
+    """Give each file of a folder that this process has made the mode of a new file: libraries make some private."""
+    mode = folder.stat().st_mode & 0o666  # reading the umask itself would set it for a moment, in all threads
+    for path in folder.iterdir():
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def read_json(path: Path) -> Any:
@@ -54,8 +104,11 @@ def read_json(path: Path) -> Any:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Move a finished folder to ``folder``, replacing an older one."""
-    if folder.exists():
+    """Move a finished folder to ``folder``, replacing an older one or a symbolic link."""
+    follow_umask(fresh)
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
     fresh.rename(folder)
 
@@ -84,12 +137,13 @@ def atomic_folder(place: Path) -> Iterator[Path]:
     place = place.absolute()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        fresh = fresh_name(place)
+        fresh.mkdir()
     except OSError as error:
         raise ConfigError(f"{place} cannot be written: {error.strerror}") from error
     try:
-        fresh.chmod(0o755)
         yield fresh
+        follow_umask(fresh)
         check_destination(place)  # another process may have written it meanwhile
         fresh.replace(place)
     finally:

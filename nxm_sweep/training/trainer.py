@@ -18,10 +18,12 @@ from torch.amp.grad_scaler import OptState
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import PredictionOutput, has_length
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from nxm_sweep.errors import ModelError, NonFiniteError
 from nxm_sweep.methods import Budget, Dense, Iteration, SparseMethod
 from nxm_sweep.sparsity import distributed, pruned
+from nxm_sweep.store.files import follow_umask
 from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.distillation import Distillation
 
@@ -188,6 +190,22 @@ class SparseTrainer(Trainer):
         with method.pruned(), pruned(method.targets):  # the latter if load_best_model_at_end undid a mask
             super().save_model(output_dir, _internal_call)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save model and tokenizer as the Trainer does, but not its arguments, which it would pickle."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=state_dict)
+        else:
+            save_file(state_dict or model.state_dict(), folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        tokenizer: Any = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        follow_umask(folder)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the Trainer does; add the latest ADMM iteration and the teacher's mean term to the training loss."""
         if "loss" in logs:
@@ -262,6 +280,8 @@ class SparseTrainer(Trainer):
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         files.save_random_state(Path(output_dir), distributed.rank())
         distributed.wait()  # the next file written marks the checkpoint as complete
+        if self.args.should_save:
+            follow_umask(Path(output_dir))  # of all ranks' files
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -17,6 +17,7 @@ from nxm_sweep.errors import DataError, RecordError, TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import distributed
 from nxm_sweep.store.attempts import forget_failures
+from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.liveness import Heartbeat
 from nxm_sweep.store.paths import MODEL, trial_folder, trial_lock
 from nxm_sweep.store.progress import PRUNED, ProgressFile
@@ -110,6 +111,9 @@ def _train(
     from nxm_sweep.trial.train import run_trial  # noqa: PLC0415 - seconds of imports
 
     started, commit = datetime.now(UTC), git_commit()
+    with distributed.together():
+        if distributed.rank() == 0:
+            refuse_links(folder)  # checkpoints have names that can be guessed
     with _monitor(folder) as monitor, distributed.together():
         body = run_trial(settings, prepared, folder, console, monitor)
     record: dict[str, Any] = {

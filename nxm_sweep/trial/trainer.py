@@ -21,7 +21,7 @@ from nxm_sweep.errors import ModelError
 from nxm_sweep.methods import Dense
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance, distributed
-from nxm_sweep.store.files import replace_folder, write_json
+from nxm_sweep.store.files import fresh_name, replace_folder, write_json
 from nxm_sweep.training.callbacks import MonitorCallback, ProgressBar, end_reports, report_into
 from nxm_sweep.training.distributed_trainer import RankTrainer
 from nxm_sweep.training.metrics import answers, score
@@ -196,7 +196,7 @@ class TrialTrainer(RankTrainer):
         """Write the pruned model to a temporary folder, then replace the best one."""
         if distributed.rank() > 0:
             return
-        fresh = self.best_folder.with_name("best.tmp")
+        fresh = fresh_name(self.best_folder)
         with self.sparse_method.pruned():
             self._require_model().save_pretrained(fresh)
         replace_folder(fresh, self.best_folder)

@@ -18,6 +18,7 @@ from nxm_sweep.report.formats.write import write, write_comparison
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
+from tests.report.corpus import CORPUS, shown, write_hostile_reports
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
 
@@ -123,6 +124,12 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy.write_text(json.dumps(record))
     (folder / "trials/changed0/result.json").write_text('{"schema": 1, <script>')
     return make_page(folder, folder / "reports")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reports of records whose names, values and paths mean something to a format."""
+    return write_hostile_reports(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +265,30 @@ def test_a_hostile_name_is_a_choice_like_any_other(browser: Any, rich: Path) -> 
         assert set(tab.column("method")) == {HOSTILE}
         assert tab.page.evaluate("window.broken") is None
         assert "changed0" in tab.page.locator("table:has-text('unreadable')").first.inner_text()
+
+
+@pytest.mark.fault(
+    "security",
+    "names, values and paths in records that are HTML, scripts, or change the direction of text",
+    "a browser shows them as text; no script of theirs runs, nothing is loaded, no direction is changed",
+)
+@pytest.mark.parametrize("name", ["index.html", "comparison.html"])
+def test_the_corpus_is_text_in_the_page(browser: Any, hostile: Path, name: str) -> None:
+    with Tab(browser, hostile / name) as tab:
+        assert tab.page.evaluate("window.broken") is None
+        assert tab.complaints == []
+        assert tab.requests == [(hostile / name).as_uri()]
+        assert tab.page.locator("img, iframe, object, embed, base, i, b").count() == 0
+        assert tab.page.locator("script").count() == 1
+        handlers = "Array.from(document.querySelectorAll('*')).flatMap((one) => one.getAttributeNames())"
+        assert not [name for name in tab.page.evaluate(handlers) if name.startswith("on")]
+        links = tab.page.locator("a").evaluate_all("all => all.map((one) => one.protocol)")
+        assert set(links) <= {"file:"}
+        texts = tab.page.evaluate("document.body.innerText")
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", texts)
+        if name == "index.html":
+            models = {" ".join(text.split()) for text in tab.column("model")}
+            assert models == {shown(text) for text in CORPUS}
 
 
 def test_without_javascript_the_trials_are_a_plain_table(browser: Any, real: Path) -> None:

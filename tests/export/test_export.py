@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import pickletools
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -567,3 +569,38 @@ def test_built_in_sentences_stand_in_where_the_rows_are_gone(copied: Path) -> No
     assert "built-in" in sentences.source
     assert sentences.pairs is not None
     assert len(sentences.texts) == len(sentences.pairs) > 4
+
+
+@pytest.mark.fault(
+    "security",
+    "a symbolic link among the files of a model that is exported",
+    "exit code 2 in one line that names the link; nothing is copied from elsewhere, nothing is written",
+)
+@pytest.mark.parametrize("name", ["notes.json", "model.safetensors", "secrets/keys.json"])
+def test_export_follows_no_link_out_of_the_model_folder(copied: Path, tmp_path: Path, name: str) -> None:
+    link = copied / "model" / name
+    link.parent.mkdir(exist_ok=True)
+    outside = tmp_path / "private.json"
+    if link.exists():
+        link.rename(outside)
+    else:
+        outside.write_text('{"password": "hunter2"}')
+    link.symlink_to(outside)
+    answer = export(copied, "--to", tmp_path / "to")
+    assert answer.code == 2
+    assert f"{link} is a symbolic link to {outside}" in answer.err.replace("\n", "")
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.fault(
+    "security",
+    "a finished trial, and every format of its export, searched for pickles",
+    "none of their files is one",
+)
+def test_no_written_file_is_a_pickle(trial: Path, shipped: dict[str, tuple[Path, Answer]]) -> None:
+    files = [path for root in (trial, *(folder for folder, _ in shipped.values())) for path in root.rglob("*.*")]
+    assert len(files) > 20
+    for path in files:
+        with pytest.raises(ValueError, match=r"opcode|pickle|string|exhausted"):
+            pickletools.dis(path.read_bytes(), out=io.StringIO())
+        assert not zipfile.is_zipfile(path), path  # what torch.save writes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def test_package_with_a_model_folder_is_found(folder: Path, monkeypatch: pytest.
     folder.rename(package / "model")
     monkeypatch.syspath_prepend(str(folder.parent))
     assert locate_model(ModelSettings("packed", "package", "carries_a_model")) == package / "model"
+
+
+@pytest.mark.fault(
+    "security",
+    "model.source=package with a package that runs code when it is imported",
+    "its model is found without importing it or the packages around it",
+)
+def test_package_is_found_without_running_its_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = folder.parent / "hostile_outside" / "hostile_inside"
+    inner.mkdir(parents=True)
+    for package in (inner.parent, inner):
+        (package / "__init__.py").write_text("raise SystemExit('this code ran')")
+    folder.rename(inner / "model")
+    shutil.copytree(inner / "model", inner.parent / "model")
+    monkeypatch.syspath_prepend(str(inner.parents[1]))
+    for name, package in (("hostile_outside", inner.parent), ("hostile_outside.hostile_inside", inner)):
+        assert locate_model(ModelSettings("packed", "package", name)) == package / "model"
+    error = refusal(lambda: locate_model(ModelSettings("packed", "package", "hostile_outside.absent")))
+    assert "is not installed" in error.message
+    assert not {name for name in sys.modules if name.startswith("hostile")}
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no.such.package", ".relative", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -542,30 +543,50 @@ def test_the_cases_of_interruption_reach_what_they_are_meant_to_reach(
     assert steps["refit"] == [3]  # frozen at step 4 of 9
 
 
-@pytest.mark.parametrize("damage", ["corrupt", "delete"])
+@pytest.mark.fault(
+    "security",
+    "a pickle among the files of a checkpoint",
+    "it is not read: a resumed training gives the same bits with `pickle` taken away",
+)
 def test_resuming_unpickles_nothing(
-    tmp_path: Path,
-    uninterrupted: Callable[[str], tuple[Outcome, Path]],
-    monkeypatch: pytest.MonkeyPatch,
-    damage: str,
+    tmp_path: Path, uninterrupted: Callable[[str], tuple[Outcome, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was unpickled")
 
     expected, _ = uninterrupted("every_step")
     checkpoint = interrupt(tmp_path, "every_step", 1)
-    if damage == "delete":
-        (checkpoint / "training_args.bin").unlink()
-    else:
-        (checkpoint / "training_args.bin").write_bytes(b"no pickle")
-    left = {path.name for path in checkpoint.iterdir()} - {"training_args.bin"}
-    assert {Path(name).suffix for name in left} == {".safetensors", ".json"}
+    assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json"}
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):
+        (checkpoint / name).write_bytes(pickle.dumps(os.getpid))
     for module, name in ((torch, "load"), (torch.serialization, "load"), (pickle, "load"), (pickle, "loads")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(pickle, "Unpickler", refuse)
     trainer = resumable(tmp_path, "every_step", seed=5)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert outcome(trainer) == expected
+
+
+@pytest.mark.fault(
+    "security",
+    "a umask that shares files with a group, or with nobody",
+    "checkpoints and saved models get the modes of any new file, whatever safetensors and Transformers make of theirs",
+)
+@pytest.mark.parametrize("umask", [0o002, 0o027, 0o077])
+def test_modes_of_a_checkpoint_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        model = bert()
+        trainer = trainer_of(tmp_path / "out", model, Nxm(targets_of(model), 4e-3), save_strategy="epoch")
+        trainer.train()
+        trainer.save_model(str(tmp_path / "out" / "saved"))
+    finally:
+        os.umask(before)
+    paths = sorted((tmp_path / "out").rglob("*"))
+    assert {"model.safetensors", "optimizer.safetensors", "random.safetensors"} <= {path.name for path in paths}
+    assert {path.name: path.stat().st_mode & 0o777 for path in paths} == {
+        path.name: (0o777 if path.is_dir() else 0o666) & ~umask for path in paths
+    }
 
 
 def test_a_gradient_scaler_survives_an_interruption_without_a_pickle(

@@ -21,7 +21,7 @@ from nxm_sweep.report.content import SOURCE, Content, difference_frame
 from nxm_sweep.report.figures.style import Picture
 from nxm_sweep.report.formats.trial_table import columns_of, filters_of, link, trial_rows
 from nxm_sweep.report.frames import Report
-from nxm_sweep.report.labels import CONSTANT
+from nxm_sweep.report.labels import CONSTANT, replace_unprintable
 from nxm_sweep.report.statistics import ESTIMATOR, Statistics
 from nxm_sweep.report.table import PAPER_FIGURES, Entry, Table, constant_average, constant_text
 
@@ -34,7 +34,10 @@ _WARNINGS = 60
 def fill(template: str, values: dict[str, Any]) -> str:
     """Return a page from a template; ``values`` are escaped unless they are ``Markup``."""
     environment = Environment(
-        loader=PackageLoader("nxm_sweep.report", "templates"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("nxm_sweep.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_replace_unprintable,
     )
     script = f"\n{_read_asset('page.js')}"
     return environment.get_template(template).render(
@@ -43,6 +46,10 @@ def fill(template: str, values: dict[str, Any]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **values,
     )
+
+
+def _replace_unprintable(value: Any) -> Any:
+    return replace_unprintable(value) if type(value) is str else value
 
 
 def drawn(picture: Picture) -> dict[str, Any]:

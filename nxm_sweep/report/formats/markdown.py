@@ -10,7 +10,11 @@ import pandas as pd
 from tabulate import tabulate
 
 from nxm_sweep.report.content import SOURCE, Content, difference_frame, problem_frame, reference_lines
+from nxm_sweep.report.labels import replace_unprintable
 from nxm_sweep.report.table import detail_frame, table_frame
+
+_BLOCK = re.compile(r"^(\d*)([#+\-=.)])")
+"""A sign that begins a block, after the number of a list."""
 
 
 def markdown(content: Content) -> str:
@@ -32,8 +36,13 @@ def markdown(content: Content) -> str:
 
 def markdown_text(value: Any) -> str:
     """Escape a text for Markdown, on one line."""
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
+    text = (
+        replace_unprintable(" ".join(str(value).split()))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
+    return re.sub(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)  # GitHub makes links of addresses
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -46,5 +55,5 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def markdown_list(lines: Sequence[str]) -> str:
-    """Return the lines as a list."""
-    return "\n".join(f"- {markdown_text(line)}" for line in lines)
+    """Return the lines as a list; what would begin a heading or a list in it is escaped."""
+    return "\n".join("- " + _BLOCK.sub(r"\1\\\2", markdown_text(line)) for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from csv import QUOTE_NONNUMERIC
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +13,11 @@ import pandas as pd
 from nxm_sweep.report.content import SOURCE, Content
 from nxm_sweep.report.statistics import ESTIMATOR
 from nxm_sweep.report.table import PAPER_FIGURES
+
+_FORMULA = re.compile(
+    r"[\s\x00-\x1f\x7f-\xa0\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"
+)
+"""What a spreadsheet may run: white space and invisible characters before the sign are dropped by some."""
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -51,7 +57,7 @@ def _dump_lines(value: Any) -> str:
 
 
 def _escape_formula(value: Any) -> Any:
-    if not isinstance(value, str) or value[:1] not in {"=", "+", "-", "@", "\t", "\r"} or _is_number(value):
+    if not isinstance(value, str) or not _FORMULA.match(value) or _is_number(value):
         return value
     return f"'{value}"
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from nxm_sweep.errors import TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.attempts import STOPPED, add_failure, classify
+from nxm_sweep.store.files import open_log
 from nxm_sweep.store.paths import LOG, trial_folder
 from nxm_sweep.trial.inputs import Inputs
 from nxm_sweep.trial.run import run_point
@@ -56,7 +57,7 @@ def work(settings: TrialSettings, identity: str) -> dict[str, str] | None:
     """Train one point in a worker process, with all output in its log file, also of libraries. As :func:`train`."""
     folder = trial_folder(Path(settings.output_dir), identity)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("a") as log:
+    with open_log(folder / LOG) as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())
@@ -75,7 +76,7 @@ def train(settings: TrialSettings, identity: str) -> dict[str, str] | None:
     """
     folder = trial_folder(Path(settings.output_dir), identity)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("a") as log:
+    with open_log(folder / LOG) as log:
         return _train(settings, folder, Console(file=log, width=120, highlight=False))
 
 

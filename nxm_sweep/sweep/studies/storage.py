@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from nxm_sweep.errors import StorageError, first_line
+from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.paths import DATABASE, JOURNAL, STUDIES, storage_lock_file
 
 Storage: TypeAlias = BaseStorage
@@ -47,6 +48,7 @@ def open_storage(kind: str, output_dir: Path) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with storage_lock(output_dir), _explain_errors(kind):
         folder = (output_dir / STUDIES).resolve()
+        refuse_links(folder)
         match kind:
             case "sqlite":
                 return _open_sqlite(folder / DATABASE)
@@ -105,6 +107,7 @@ def mask(text: str) -> str:
 
 
 def _open_sqlite(path: Path) -> BaseStorage:
+    path.touch()  # SQLite would withhold it from a group that the umask lets write
     storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
     sqlalchemy.event.listen(storage.engine, "connect", _tune)
     storage.engine.dispose()  # connections made without the listener
