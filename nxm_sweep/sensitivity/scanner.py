@@ -18,6 +18,7 @@ from torch import nn
 from nxm_sweep.config.sparsity_rules import SCHEMA
 from nxm_sweep.data.loading import heldout_rows, load_rows
 from nxm_sweep.errors import ModelError, NonFiniteError
+from nxm_sweep.formatting import format_names
 from nxm_sweep.settings import DataSettings, TaskSettings
 from nxm_sweep.sparsity import Constraint, Rule, Target, pruned, select_targets
 from nxm_sweep.sparsity.targets import kept_weights
@@ -155,7 +156,7 @@ def check_head(folder: Path, labels: Sequence[str]) -> None:
     unnamed = list(names) == [f"LABEL_{number}" for number in range(len(names))]
     if labels and not unnamed and [name.lower() for name in names] != [label.lower() for label in labels]:
         raise ModelError(
-            f"the classes of the model in {folder} are {', '.join(names)} but the task's are {', '.join(labels)}",
+            f"the classes of the model in {folder} are {format_names(names)} but the task's are {format_names(labels)}",
             hint="task.labels sets the task's order",
         )
 

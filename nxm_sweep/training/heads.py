@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from nxm_sweep.errors import ModelError
+from nxm_sweep.formatting import format_names
 
 _DRAW = "model.head=new draws a new head from the seed"
 _SINGLE_LABEL = {None, "single_label_classification"}
@@ -116,7 +117,7 @@ def check_kept_head(folder: Path, config: PretrainedConfig, labels: tuple[str, .
 
 
 def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> None:
-    shown = ", ".join(labels)
+    shown = format_names(labels)
     if names == [f"LABEL_{number}" for number in range(len(names))]:
         raise ModelError(
             f"model.head=keep, but {folder / 'config.json'} does not name the classes of its head",
@@ -124,7 +125,8 @@ def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> Non
         )
     if [name.lower() for name in names] != [name.lower() for name in labels]:
         raise ModelError(
-            f"model.head=keep, but the checkpoint's classes are {', '.join(names)} and the task's are {shown}, in this order",
+            f"model.head=keep, but the checkpoint's classes are {format_names(names)} and the task's are {shown}, "
+            "in this order",
             hint=f"{_DRAW}; task=files takes an order: task.labels=[{','.join(names)}]",
         )
 

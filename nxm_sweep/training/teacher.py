@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.errors import ModelError
+from nxm_sweep.formatting import format_names
 from nxm_sweep.settings import DistillationSettings, TrialSettings
 from nxm_sweep.store.records import teacher_model
 from nxm_sweep.training.distillation import Distillation, Mixture, matching_layers
@@ -67,13 +68,13 @@ def check_labels(distillation: DistillationSettings, teacher: Teacher, labels: t
     names = [str(name) for _, name in sorted(named.items())]
     if len(names) != max(1, len(labels)):
         raise ModelError(
-            f"the teacher has {len(names)} outputs ({', '.join(names)}) but the task needs {max(1, len(labels))}",
+            f"the teacher has {len(names)} outputs ({format_names(names)}) but the task needs {max(1, len(labels))}",
             hint="a teacher is trained on the student's task",
         )
     unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
     if labels and not unnamed and [name.lower() for name in names] != [name.lower() for name in labels]:
         raise ModelError(
-            f"the teacher's classes are {', '.join(names)} but the student's are {', '.join(labels)}, in this order",
+            f"the teacher's classes are {format_names(names)} but the student's are {format_names(labels)}, in this order",
             hint="a teacher is trained on the student's task; task.labels sets the student's order",
         )
 
