@@ -24,6 +24,7 @@ from nxm_sweep.sparsity import Constraint, Rule, Target, pruned, select_targets
 from nxm_sweep.sparsity.targets import kept_weights
 from nxm_sweep.store.files import read_json, write_json
 from nxm_sweep.training.metrics import Array, score
+from nxm_sweep.training.model_files import check_model, describe_limit, limit_length
 from nxm_sweep.training.models import digest_model, label_words, load_classifier, outputs_of
 
 
@@ -283,6 +284,7 @@ class Scanner:
     Attributes:
         targets: Each matched matrix once per candidate, by its name.
         count: Number of rows available to score on, at most the given one.
+        note: For the user: that inputs are cut earlier than asked for; empty where they are not.
 
     Raises:
         DataError: The data set is missing or not what the task expects.
@@ -299,6 +301,9 @@ class Scanner:
         count: int,
         on_measurement: Callable[[], None] = lambda: None,
     ) -> None:
+        positions = check_model(source.folder, pairs=len(source.task.text_columns) > 1).positions
+        max_length = limit_length(source.max_length, positions)
+        self.note = describe_limit(source.max_length, positions)
         rows = load_rows(source.task, source.data)
         check_head(source.folder, rows.labels)
         self._drawn = scan_rows(len(rows.train), count, source.seen)
@@ -307,7 +312,7 @@ class Scanner:
         self._source, self._candidates, self._match, self._heard = source, candidates, match, on_measurement
         model, tokenizer = load_classifier(source.folder)
         self.targets = scan_targets(model, match, candidates)
-        self._meter = Meter(model, tokenizer, self._rows, source.task, source.max_length, precision=source.precision)
+        self._meter = Meter(model, tokenizer, self._rows, source.task, max_length, precision=source.precision)
 
     @property
     def measurements(self) -> int:

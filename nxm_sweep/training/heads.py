@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.formatting import format_names
+from nxm_sweep.training.model_files import build_empty
 
 _DRAW = "model.head=new draws a new head from the seed"
 _SINGLE_LABEL = {None, "single_label_classification"}
@@ -43,7 +42,7 @@ def describe_head(config: PretrainedConfig) -> Head:
     Raises:
         ModelError: The architecture has no sequence classifier.
     """
-    two, three = (_build_empty(config, classes) for classes in (2, 3))
+    two, three = (build_empty(config, classes) for classes in (2, 3))
     shapes = {name: weight.shape for name, weight in two.named_parameters()}
     encoder = f"{two.base_model_prefix}."
     return Head(
@@ -129,19 +128,6 @@ def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> Non
             "in this order",
             hint=f"{_DRAW}; task=files takes an order: task.labels=[{','.join(names)}]",
         )
-
-
-def _build_empty(config: PretrainedConfig, classes: int) -> Any:
-    """Build the architecture's classifier without memory for its weights."""
-    config = copy.deepcopy(config)
-    config.num_labels = classes
-    build: Any = AutoModelForSequenceClassification.from_config  # untyped
-    try:
-        with torch.device("meta"):
-            model: nn.Module = build(config)
-    except ValueError as error:
-        raise ModelError(f"{type(config).__name__} has no sequence classifier in Transformers") from error
-    return model
 
 
 def _locate_weights(folder: Path) -> dict[str, Path]:

@@ -21,7 +21,8 @@ from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.data.hub import go_offline_unless_reachable
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import ModelSettings
-from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.model_files import load_tokenizer
+from nxm_sweep.training.models import digest_model, load_model, locate_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
