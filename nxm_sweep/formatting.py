@@ -86,7 +86,7 @@ def format_values(values: Mapping[str, Any]) -> str:
 
 def format_names(names: Iterable[object]) -> str:
     """List names in a message: the first few, and the number of others."""
-    texts = [str(name) for name in names]
+    texts = [text if text.isprintable() else repr(text)[1:-1] for text in map(str, names)]
     shown = ", ".join(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..." for text in texts[:_NAMES])
     return f"{shown} and {len(texts) - _NAMES:,} more" if len(texts) > _NAMES else shown
 

@@ -56,10 +56,7 @@ def read_file(path: Path, label: str | None = None) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="task.files.* are relative to the current directory")
     if path.suffix == ".parquet":
-        try:
-            return pd.read_parquet(path)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path} cannot be read as parquet: {first_line(error)}") from error
+        return _read_parquet(path)
     if path.suffix in DELIMITERS:
         return _read_delimited(path, DELIMITERS[path.suffix], label)
     return _read_jsonl(path)
@@ -89,6 +86,17 @@ def check_columns(present: Sequence[object], wanted: Sequence[str], source: str,
             elif separators:
                 hint = f"its columns seem to be separated by {separators[0]!r}: .csv takes commas and .tsv tabs"
             raise DataError(f"{source} has no column {name!r} but {format_names(present)}", hint=hint)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+        texts = table.select_dtypes("string")
+        return table.assign(
+            **{str(name): texts[name].astype(object) for name in texts}
+        )  # decoded here, not at first use
+    except Exception as error:  # Arrow's errors have no common base
+        raise DataError(f"{path} cannot be read as parquet: {first_line(error)}") from error
 
 
 def _read_delimited(path: Path, delimiter: str, label: str | None) -> pd.DataFrame:

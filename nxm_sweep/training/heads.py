@@ -63,6 +63,39 @@ def carries_head(folder: Path, config: PretrainedConfig) -> bool:
     return not describe_head(config).outputs.isdisjoint(_locate_weights(folder))
 
 
+def check_shapes(folder: Path, config: PretrainedConfig) -> None:
+    """Refuse a checkpoint whose encoder has other shapes than its configuration says, from the headers of its files.
+
+    Loading would find that too, but allocates what the configuration asks for before.
+
+    Raises:
+        ModelError: A weight, which is named, has another shape.
+    """
+    empty = build_empty(config, 2)
+    shapes = {name: tuple(weight.shape) for name, weight in empty.base_model.named_parameters()}
+    prefix, differing = f"{empty.base_model_prefix}.", []
+    for name, stored in _read_shapes(folder).items():
+        configured = shapes.get(name.removeprefix(prefix))
+        if configured not in (None, stored):
+            differing.append(f"{name}: {stored} instead of {configured}")
+    if differing:
+        raise ModelError(
+            f"the model in {folder} holds {len(differing)} weights of another shape than its config.json says, such as "
+            f"{differing[0]}"
+        )
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(set(_locate_weights(folder).values())):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    return shapes
+
+
 def load_without_head(folder: Path, head: Head) -> dict[str, Tensor]:
     """Load the weights of a checkpoint except its head's.
 

@@ -28,7 +28,7 @@ from nxm_sweep.store.record import RecordBody
 from nxm_sweep.training.callbacks import forget_reports
 from nxm_sweep.training.checkpoint import complete_checkpoints
 from nxm_sweep.training.cpu_layers import use_fast_layers_
-from nxm_sweep.training.heads import carries_head, check_kept_head
+from nxm_sweep.training.heads import carries_head, check_kept_head, check_shapes
 from nxm_sweep.training.model_files import check_model, describe_limit, limit_length, load_tokenizer
 from nxm_sweep.training.models import digest_model, load_model, locate_model
 from nxm_sweep.training.monitor import Monitor, RankZeroMonitor
@@ -84,6 +84,7 @@ def prepare(settings: TrialSettings) -> Prepared:
     started = time.perf_counter()
     folder = locate_model(settings.model)
     files = check_model(folder, pairs=len(settings.task.text_columns) > 1)
+    check_shapes(folder, files.config)
     teacher = find_teacher(settings, folder)
     rows = load_rows(settings.task, settings.data)
     if teacher is not None:

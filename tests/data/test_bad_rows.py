@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pandas as pd
@@ -297,6 +298,62 @@ def plain_task() -> dict[str, Any]:
         "learning_rates": [1e-5],
         "files": {},
     }
+
+
+# --- mutations --------------------------------------------------------------------------------------------------------
+
+_INSERTED = (
+    b'"',
+    b"\n",
+    b"\r",
+    b",",
+    b"\t",
+    b"{",
+    b"[",
+    b"null",
+    b"NaN",
+    b"1e999",
+    b"\0",
+    b"\xff\xfe",
+    b"\xe2\x80\xa8",
+)
+
+
+def mutate(content: bytes, random: Random) -> bytes:
+    """Change, remove, repeat or insert a few bytes, or cut the rest."""
+    for _ in range(random.choice([1, 1, 2, 5])):
+        place, length = random.randrange(len(content) + 1), random.randrange(1, 40)
+        before, after = content[:place], content[place:]
+        content = random.choice(
+            [
+                before + random.randbytes(1) + after[1:],
+                before + after[length:],
+                before + content[length : 2 * length] + after,
+                before + random.choice(_INSERTED) + after,
+                before,
+            ]
+        )
+    return content
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.fault("data", "files of rows with a few bytes changed, 400 of them", "each is read or refused in one line")
+def test_mutated_files_are_read_or_refused(tmp_path: Path, ending: str) -> None:
+    table = pd.DataFrame([{"text": f'text {row}, "é"', "label": ["up", "down"][row % 2]} for row in range(8)])
+    content = {
+        "csv": table.to_csv(index=False).encode(),
+        "tsv": table.to_csv(index=False, sep="\t").encode(),
+        "jsonl": table.to_json(orient="records", lines=True).encode(),
+        "parquet": table.to_parquet(),
+    }[ending]
+    random, refused = Random(14), []
+    for _ in range(100):
+        try:
+            load(tmp_path, mutate(content, random), ending=ending)
+        except DataError as error:
+            refused.append(error.message + error.hint)
+    assert 0 < len(refused) < 100
+    assert [text for text in refused if "\n" in text or len(text) > LONGEST] == []
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

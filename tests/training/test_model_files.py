@@ -37,6 +37,7 @@ from nxm_sweep.store.paths import MODEL, trial_folder
 from nxm_sweep.training.model_files import check_model, describe_limit, limit_length
 from nxm_sweep.trial.run import run_point
 from nxm_sweep.trial.step_timer import seconds_per_row
+from nxm_sweep.trial.train import prepare
 
 SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -243,6 +244,22 @@ def test_a_model_that_would_fail_is_refused_from_its_small_files(name: str, fold
     damage, message = BROKEN[name]
     damage(folder)
     assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 10**9}, {"hidden_size": 64}, {"intermediate_size": 10**8}])
+@pytest.mark.fault(
+    "model",
+    "a config.json of other shapes than the weights",
+    "exit code 2 with both shapes, before memory is taken for it",
+)
+def test_shapes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(
+    changes: dict[str, int], folder: Path, tmp_path: Path
+) -> None:
+    edit(folder / "config.json", **changes)
+    with pytest.raises(
+        ModelError, match=r"weights of another shape than its config\.json says, such as .*: \(\d+.* instead of"
+    ):
+        prepare(settings_of(folder, tmp_path))
 
 
 def test_a_single_text_needs_no_second_segment(folder: Path) -> None:
