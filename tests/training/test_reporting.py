@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from nxm_sweep.errors import ConfigError, NonFiniteError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.record import Record
+from nxm_sweep.training.quiet import ignore_writer_thread
 from nxm_sweep.trial.run import run_point
 from nxm_sweep.trial.trainer import TrialTrainer
 
@@ -331,3 +333,37 @@ def test_a_tensorboard_folder_that_cannot_be_written_costs_a_warning_and_no_tria
     assert len(warnings) == 1, warnings
     assert warnings[0].startswith("warning: TensorBoard failed and gets nothing more of this trial: ")
     assert record["epochs"] == first["epochs"]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB with 4 of them left."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("only root mounts a file system")
+    (place / "full").write_bytes(b"x" * 60 * 1024)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.fault("storage", "a full disk under TensorBoard's folder", "one warning, and the record is written")
+def test_a_full_disk_under_tensorboards_folder_costs_a_warning_and_no_trial(
+    full_disk: Path,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tensorboard", reason="no tensorboard here")
+    monkeypatch.setattr(threading, "excepthook", ignore_writer_thread)
+    first, _ = run_with_output(settings_of(tmp_path / "first", tiny_model))
+    folder = trial_folder(tmp_path / "o", first["identity"])
+    folder.mkdir(parents=True)
+    (full_disk / "events").mkdir()
+    (folder / "tensorboard").symlink_to(full_disk / "events")
+    record, warnings = run_with_output(settings_of(tmp_path / "o", tiny_model, "training.report_to=[tensorboard]"))
+    assert [line.partition("trial: ")[2] for line in warnings] == ["OSError: [Errno 28] No space left on device"]
+    assert record["epochs"] == first["epochs"]
+    assert "Traceback" not in capfd.readouterr().err
