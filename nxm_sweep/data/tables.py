@@ -91,12 +91,12 @@ def check_columns(present: Sequence[object], wanted: Sequence[str], source: str,
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
-        texts = table.select_dtypes("string")
-        return table.assign(
-            **{str(name): texts[name].astype(object) for name in texts}
-        )  # decoded here, not at first use
+        names: list[str] = list(table.select_dtypes("string").columns)
+        for name in names:
+            table[name] = table[name].astype(object)  # decoded here, not at first use
     except Exception as error:  # Arrow's errors have no common base
         raise DataError(f"{path} cannot be read as parquet: {first_line(error)}") from error
+    return table
 
 
 def _read_delimited(path: Path, delimiter: str, label: str | None) -> pd.DataFrame:
