@@ -306,6 +306,7 @@ def test_tokenizer_knows_the_words_it_was_saved_with(folder: Path) -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer("a", "a")["input_ids"]) == ["[CLS]", "a", "[SEP]", "a", "[SEP]"]
 
 
+@pytest.mark.fault("model", "a folder without a tokenizer", "exit code 2")
 def test_folder_without_tokenizer_is_refused_instead_of_reading_every_word_as_unknown(folder: Path) -> None:
     for path in [*folder.glob("tokenizer*"), *folder.glob("vocab.*")]:
         path.unlink()
