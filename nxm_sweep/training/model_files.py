@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -23,7 +23,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _ATTENTION = (None, "eager", "sdpa", "flex_attention")
 _OUTPUTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
 """What a checkpoint may say about outputs, and what training reads. None of it changes a logit."""
-_POSITIONS = ("position_embeddings", "wpe", "embed_positions")
+_POSITIONS = ("position_embeddings", "wpe", "embed_positions", "positions_embed")
 _SEGMENTS = "token_type_embeddings"
 _FEWEST = 8  # tokens, as of training.max_length: a pair of texts and what the tokenizer puts around them
 
@@ -165,7 +165,10 @@ def _check_padding(folder: Path, model: Any, tokenizer: Any) -> None:
 
 
 def _check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
-    size = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    try:
+        size = _count_rows(model.get_input_embeddings())
+    except NotImplementedError:  # CANINE hashes characters
+        return
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if size is not None and tokens > size:
         raise ModelError(
@@ -176,7 +179,8 @@ def _check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
 
 def _check_segments(folder: Path, model: Any, tokenizer: Any) -> None:
     """Raise if a tokenizer marks the second text of a pair with a segment that the model lacks."""
-    segments = [module.num_embeddings for name, module in model.named_modules() if name.endswith(_SEGMENTS)]
+    tables = [_count_rows(module) for name, module in model.named_modules() if name.endswith(_SEGMENTS)]
+    segments = [rows for rows in tables if rows is not None]
     if segments and "token_type_ids" in tokenizer.model_input_names:
         types = 1 + max(tokenizer("a", "a")["token_type_ids"])
         if types > min(segments):
@@ -191,10 +195,18 @@ def _count_positions(model: nn.Module) -> int | None:
 
     Models such as RoBERTa number positions from the padding's index on, those such as OPT from an offset.
     """
-    learned = [
-        module.num_embeddings - (getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1)
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] in _POSITIONS and isinstance(module, nn.Embedding)
-    ]
+    learned = []
+    for name, module in model.named_modules():
+        rows = _count_rows(module) if name.rpartition(".")[2] in _POSITIONS else None
+        if rows is not None:
+            padding: int | None = getattr(module, "padding_idx", None)
+            first: int = getattr(module, "offset", 0) if padding is None else padding + 1
+            learned.append(rows - first)
     configured = getattr(model.config, "max_position_embeddings", None)
     return min([*learned, *([configured] if isinstance(configured, int) else [])]) if learned else None
+
+
+def _count_rows(embedding: Any) -> int | None:
+    """Return the entries of an embedding; None if the module is none."""
+    weight = getattr(embedding, "weight", None)
+    return weight.shape[0] if isinstance(weight, Tensor) and weight.ndim == 2 else None

@@ -94,6 +94,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mpnet": {"max_position_embeddings": 24},
     "nystromformer": {"max_position_embeddings": 24},
     "gpt2": {"n_positions": 24, "n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": 0},
+    "openai-gpt": {"n_positions": 24, "n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": 0},
+    "ibert": {"max_position_embeddings": 24, "pad_token_id": 1},
     "opt": {"max_position_embeddings": 24, "word_embed_proj_dim": 32, "ffn_dim": 32},
 }
 
