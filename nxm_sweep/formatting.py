@@ -11,6 +11,8 @@ from typing import Any
 _UNSTRUCTURED = re.compile(r"([\d.]+(?:e-?\d+)?) unstructured")
 _N_OF_M = re.compile(r"_?(?<![0-9A-Za-z])(\d+) ?of ?(\d+)(?![0-9A-Za-z])")  # in a name: ffn_only_2of4
 _ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
+_NAMES = 8  # names listed in a message
+_LONGEST = 60  # characters of one of them
 
 
 def short_name(key: str) -> str:
@@ -80,6 +82,13 @@ def describe_point(cell: str, values: Mapping[str, Any]) -> str:
 def format_values(values: Mapping[str, Any]) -> str:
     """Format a point's values: ``lr 2e-4 batch 32``."""
     return " ".join(f"{short_name(key)} {format_value(value)}" for key, value in values.items())
+
+
+def format_names(names: Iterable[object]) -> str:
+    """List names in a message: the first few, and the number of others."""
+    texts = [text if text.isprintable() else repr(text)[1:-1] for text in map(str, names)]
+    shown = ", ".join(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..." for text in texts[:_NAMES])
+    return f"{shown} and {len(texts) - _NAMES:,} more" if len(texts) > _NAMES else shown
 
 
 def format_score(value: float | None) -> str:

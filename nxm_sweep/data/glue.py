@@ -6,6 +6,7 @@ Source: the layout of the data that gluebenchmark.com distributes; class numbers
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ import pandas as pd
 
 from nxm_sweep.data.tables import check_width, read_text
 from nxm_sweep.errors import DataError
+from nxm_sweep.formatting import format_names
 
+_MICROSOFT = "msr_paraphrase_train.txt"
 _BROKEN_SHARE = 1e-3  # of QQP's lines; a larger share is damage of another kind
 
 
@@ -49,7 +52,7 @@ def read_glue_tsv(path: Path, layout: TsvLayout) -> GlueTable:
     header: list[Any] = lines[0].split("\t") if layout.has_header and lines else list(range(layout.width))
     missing = [name for name in layout.columns.values() if name not in header]
     if missing:
-        raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(map(str, header))}")
+        raise DataError(f"{path} has no column {missing[0]!r} but {format_names(header)}")
     positions = {name: header.index(column) for name, column in layout.columns.items()}
     columns: dict[str, list[Any]] = {name: [] for name in positions}
     broken: list[int] = []
@@ -66,19 +69,36 @@ def read_glue_tsv(path: Path, layout: TsvLayout) -> GlueTable:
     return GlueTable(pd.DataFrame(columns), len(broken))
 
 
+def refuse_unsplit_mrpc(folder: Path) -> None:
+    """Raise if a folder holds MRPC as Microsoft publishes it, which has no validation set.
+
+    Raises:
+        DataError: It does, and GLUE's files are not there.
+    """
+    for place in (folder, folder / "MRPC"):
+        if (place / _MICROSOFT).is_file() and not (place / "train.tsv").exists():
+            raise DataError(
+                f"{place} holds MRPC as Microsoft publishes it: {_MICROSOFT} has GLUE's train and dev sets in one",
+                hint="write the rows that GLUE's mrpc_dev_ids.tsv lists to MRPC/dev.tsv and the others to MRPC/train.tsv, "
+                "or take the hub's: hf download nyu-mll/glue --repo-type dataset --local-dir glue",
+            )
+
+
 def _parse_label(path: Path, number: int, text: str, layout: TsvLayout) -> int | float:
     if not text:
         raise DataError(f"{path}, line {number}: there is no label", hint="a file that was cut cannot be scored")
     if layout.classes:
         if text not in layout.classes:
-            raise DataError(f"{path}, line {number}: the label {text!r} is none of {', '.join(layout.classes)}")
+            raise DataError(
+                f"{path}, line {number}: the label {reprlib.repr(text)} is none of {', '.join(layout.classes)}"
+            )
         return layout.classes.index(text)
     try:
         score = float(text)
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise DataError(f"{path}, line {number}: the label {text!r} is not a number")
+        raise DataError(f"{path}, line {number}: the label {reprlib.repr(text)} is not a number")
     return score
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ import pandas as pd
 from datasets import Dataset
 
 from nxm_sweep.data.demo import generate
-from nxm_sweep.data.glue import GLUE_TSV, read_glue_tsv
+from nxm_sweep.data.glue import GLUE_TSV, read_glue_tsv, refuse_unsplit_mrpc
 from nxm_sweep.data.hub import go_offline_unless_reachable
-from nxm_sweep.data.tables import LINE, read_file
+from nxm_sweep.data.labels import check_labels_present, find_class_names, locate_first, parse_labels
+from nxm_sweep.data.tables import LONGEST_TEXT, check_columns, read_file
 from nxm_sweep.errors import DataError, first_line
+from nxm_sweep.formatting import format_names
 from nxm_sweep.settings import DataSettings, TaskSettings
 
-_INTEGER = re.compile(r"-?\d+")
 _SEED = 20211  # fixed: every method, seed and grid point holds out the same rows
 
 
@@ -55,16 +55,18 @@ def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
         DataError: The data set is missing or not what the task expects, with a hint on how to get it; or a row, which
             is named, is invalid.
     """
+    _check_column_names(task)
     left_out: dict[str, int] = {}
     match task.kind:
         case "demo":
             layout, tables = "demo", _generate_demo_tables(task)
         case "files":
-            layout, tables = "files", {split: read_file(Path(path)) for split, path in task.files.items()}
+            layout = "files"
+            tables = {split: read_file(Path(path), task.label_column) for split, path in task.files.items()}
         case _:
             layout, tables, left_out = _read_glue_tables(task, data)
     splits = {name: _select(tables, split, task) for name, split in _requested_splits(task).items()}
-    labels = _find_class_names(task, splits["train"])
+    labels = find_class_names(task, splits["train"][task.label_column])
     canonical = {name: _to_canonical(table, name, task, labels) for name, table in splits.items()}
     digest = hashlib.sha256()
     for name, rows in canonical.items():
@@ -96,6 +98,8 @@ def _read_glue_tables(task: TaskSettings, data: DataSettings) -> tuple[str, dict
     folder = Path(data.path).expanduser()
     if folder.is_dir():
         layout = GLUE_TSV.get(config)
+        if config == "mrpc":
+            refuse_unsplit_mrpc(folder)
         if layout is not None and (folder / layout.folder).is_dir():
             files = {split: read_glue_tsv(folder / layout.folder / file, layout) for split, file in layout.files}
             left_out = {split: file.left_out for split, file in files.items()}
@@ -135,60 +139,46 @@ def load_hub(path: str, config: str, revision: str | None) -> dict[str, Any]:
         ) from error
 
 
+def _check_column_names(task: TaskSettings) -> None:
+    names = [*task.text_columns, task.label_column]
+    for name in names:
+        if names.count(name) > 1:
+            keys = (
+                "task.text_columns and task.label_column both name"
+                if name == names[-1]
+                else "task.text_columns names twice"
+            )
+            raise DataError(f"{keys} the column {name!r}", hint="a text is no label, and two texts are two columns")
+
+
 def _select(tables: dict[str, Any], split: str, task: TaskSettings) -> pd.DataFrame:
     if split not in tables:
-        raise DataError(f"{task.name} has no split {split!r} but {', '.join(tables)}")
-    table = tables[split]
-    missing = [name for name in (*task.text_columns, task.label_column) if name not in _column_names(table)]
-    if missing:
-        raise DataError(
-            f"{task.name} has no column {missing[0]!r} in its split {split!r} but {', '.join(_column_names(table))}",
-            hint="set task.text_columns and task.label_column",
-        )
-    if isinstance(table, Dataset):
-        table = table.select_columns([*task.text_columns, task.label_column]).to_pandas()
+        raise DataError(f"{task.name} has no split {split!r} but {format_names(tables)}")
+    table, wanted = tables[split], [*task.text_columns, task.label_column]
+    is_dataset = isinstance(table, Dataset)
+    present = table.column_names if is_dataset else list(table.columns)
+    check_columns(present, wanted, f"the split {split!r} of {task.name}", "set task.text_columns and task.label_column")
+    table = table.select_columns(wanted).to_pandas() if is_dataset else table[wanted]
     if len(table) == 0:
         raise DataError(f"the split {split!r} of {task.name} has no rows")
-    label = table[task.label_column]
-    missing_label = label.isna() | (label == "")
-    if bool(missing_label.any()):
-        raise DataError(
-            f"column {task.label_column!r} of the split {split!r} of {task.name} has a row without a label: "
-            f"{_locate_first(missing_label, split, task)}",
-            hint="remove the row, or take a split that has labels",
-        )
+    check_labels_present(table[task.label_column], split, task)
     return pd.DataFrame(table)
 
 
-def _locate_first(wrong: pd.Series[Any], split: str, task: TaskSettings) -> str:
-    """Describe the position of the first row marked in ``wrong``, and the number of further ones."""
-    first = wrong.index[int(np.argmax(wrong.to_numpy()))]
-    number = f"line {first}" if wrong.index.name == LINE else f"row {first} (from 0)"
-    count, file = int(wrong.sum()), task.files.get(split) if task.kind == "files" else None
-    return (f"{file}, " if file else "") + number + (f" and {count - 1:,} more" if count > 1 else "")
-
-
-def _column_names(table: Any) -> Sequence[str]:
-    return list(table.column_names if isinstance(table, Dataset) else table.columns)
-
-
-def _find_class_names(task: TaskSettings, train: pd.DataFrame) -> tuple[str, ...]:
-    if task.problem == "regression":
-        return ()
-    names = list(task.labels) or sorted({str(value) for value in train[task.label_column]})
-    if not task.labels and all(map(_INTEGER.fullmatch, names)):
-        names.sort(key=int)
-    if len(names) < 2:
-        raise DataError(
-            f"column {task.label_column!r} of {task.name} holds the class {names[0]!r} alone",
-            hint="a classification takes at least two classes",
+def _check_texts(texts: pd.Series[Any], where: str, split: str, task: TaskSettings) -> None:
+    """Raise unless every value is a text that can be used. GLUE itself has rows without one."""
+    problems: list[tuple[str, str, Callable[[Any], bool]]] = [
+        ("values that are not text", "", lambda value: not isinstance(value, str)),
+        (f"a text of more than {LONGEST_TEXT:,} characters", "cut it", lambda value: len(value) > LONGEST_TEXT),
+    ]
+    if task.kind == "files":
+        problems.append(
+            ("rows without text", "remove them, or write what it stands for", lambda value: not value.strip())
         )
-    if "f1" in task.metrics and len(names) > 2:
-        raise DataError(
-            f"f1 takes two classes but {task.name} has {len(names)}",
-            hint="task.metrics=[f1_macro] is the mean of F1 over the classes",
-        )
-    return tuple(names)
+    for problem, hint, holds in problems:
+        wrong = texts.map(holds).astype(bool)
+        if bool(wrong.any()):
+            raise DataError(f"{where} holds {problem}: {locate_first(wrong, split, task)}", hint=hint)
 
 
 def _to_canonical(table: pd.DataFrame, name: str, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
@@ -196,56 +186,12 @@ def _to_canonical(table: pd.DataFrame, name: str, task: TaskSettings, labels: tu
     split = _requested_splits(task)[name]
     texts = {text: table[column] for text, column in zip(("text", "pair"), task.text_columns, strict=False)}
     for text, column in zip(texts, task.text_columns, strict=True):
-        wrong = texts[text].map(lambda value: not isinstance(value, str)).astype(bool)
-        if bool(wrong.any()):
-            raise DataError(
-                f"column {column!r} of the split {name!r} of {task.name} holds values that are not text: "
-                f"{_locate_first(wrong, split, task)}"
-            )
-    label = _parse_labels(table[task.label_column], name, task, labels)
+        _check_texts(texts[text], f"column {column!r} of the split {name!r} of {task.name}", split, task)
+    label = parse_labels(table[task.label_column], name, split, task, labels)
     dtype = "float32" if task.problem == "regression" else "int64"
     features = {text: datasets.Value("string") for text in texts} | {"label": datasets.Value(dtype)}
     columns: dict[str, list[Any]] = {text: values.tolist() for text, values in texts.items()}
     return Dataset.from_dict({**columns, "label": label}, features=datasets.Features(features))
-
-
-def _parse_labels(column: pd.Series[Any], name: str, task: TaskSettings, labels: tuple[str, ...]) -> list[Any]:
-    where, split = f"column {task.label_column!r} of the split {name!r} of {task.name}", _requested_splits(task)[name]
-    if task.problem == "regression":
-        return _parse_scores(column, where, split, task)
-    if task.kind == "files":
-        numbered = column.map(str).map({label: number for number, label in enumerate(labels)})
-        if bool(numbered.isna().any()):
-            strange = str(column[numbered.isna()].iloc[0])
-            raise DataError(
-                f"{where} holds the class {strange!r}, which is not among {', '.join(labels)}: "
-                f"{_locate_first(numbered.isna(), split, task)}"
-            )
-        return [int(value) for value in numbered]
-    wrong = ~column.isin(range(len(labels)))
-    if bool(wrong.any()):
-        raise DataError(
-            f"{where} holds classes other than 0 to {len(labels) - 1}: {_locate_first(wrong, split, task)}",
-            hint="a split without labels cannot be scored",
-        )
-    return [int(value) for value in column]
-
-
-def _parse_scores(column: pd.Series[Any], where: str, split: str, task: TaskSettings) -> list[float]:
-    """Return the labels of a regression, which are finite and not all equal."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    wrong = ~np.isfinite(numbers)
-    if bool(wrong.any()):
-        raise DataError(
-            f"{where} holds a label that is not a number: {_locate_first(wrong, split, task)}",
-            hint="task.problem=classification takes classes",
-        )
-    if split != task.train_split and bool((numbers == numbers.iloc[0]).all()):
-        raise DataError(
-            f"{where} holds the same number in every row, so no correlation exists",
-            hint="a split without labels cannot be scored",
-        )
-    return [float(value) for value in numbers]
 
 
 def heldout_rows(rows: int, fraction: float) -> tuple[list[int], list[int]]:

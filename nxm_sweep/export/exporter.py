@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from nxm_sweep.errors import ExportError
 from nxm_sweep.export.audit import Audit, audit, audit_manifest
@@ -28,7 +28,8 @@ from nxm_sweep.export.semi_structured import check_packable, write_packed
 from nxm_sweep.export.trial_model import FinishedTrial, load_finished_trial, refuse_if_broken
 from nxm_sweep.export.weights import SavedWeights, Weights, open_weights
 from nxm_sweep.store.files import atomic_folder, check_destination, refuse_links, write_text
-from nxm_sweep.training.models import load_tokenizer
+from nxm_sweep.training.model_files import ModelFiles, check_model, limit_length
+from nxm_sweep.training.models import load_trained_model
 
 _COMPANIONS = (".json", ".txt", ".model")  # configuration and tokenizer
 _BATCHES = (1, 3, 16)  # rows per batch, repeated in turn
@@ -109,10 +110,10 @@ def _export_semi_structured(finished: FinishedTrial, weights: SavedWeights, fold
 
 def _export_onnx(finished: FinishedTrial, weights: SavedWeights, counts: Audit, folder: Path) -> _Written:
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        finished.model_folder, local_files_only=True, use_safetensors=True, dtype="float32"
-    ).eval()
-    batches, source = _make_batches(finished)
+    files = check_model(finished.model_folder, pairs=len(finished.task.text_columns) > 1)
+    model: Any = load_trained_model(finished.model_folder)
+    model.eval()
+    batches, source = _make_batches(finished, files)
     exported = write_onnx(model, max(batches, key=_rank_batch), folder / ONNX)
     refuse_if_broken(audit(exported, finished.constraints).broken, "the ONNX file")
     for check in counts.checks:
@@ -129,10 +130,10 @@ def _export_onnx(finished: FinishedTrial, weights: SavedWeights, counts: Audit, 
     )
 
 
-def _make_batches(finished: FinishedTrial) -> tuple[list[Batch], str]:
+def _make_batches(finished: FinishedTrial, files: ModelFiles) -> tuple[list[Batch], str]:
     """Return padded batches of varying sizes, and the source of their texts."""
-    tokenizer, sentences = load_tokenizer(finished.model_folder), sentences_of(finished)
-    limit = finished.record["config"]["training"]["max_length"]
+    tokenizer, sentences = files.tokenizer, sentences_of(finished)
+    limit = limit_length(finished.record["config"]["training"]["max_length"], files.positions)
     batches: list[Batch] = []
     start = 0
     while start < len(sentences.texts):

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,16 @@ def _predict(options: argparse.Namespace) -> None:
             hint="--rows FILE answers the rows of a file",
         )
 
+    from nxm_sweep.training.model_files import check_model, describe_limit, limit_length  # noqa: PLC0415 - seconds
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415 - seconds of imports
 
     silence_known_noise()
     console = Console(highlight=False, soft_wrap=True)
+    positions = check_model(trial.model, pairs=len(trial.columns) > 1).positions
+    limit = describe_limit(trial.max_length, positions)
+    if limit:
+        console.print(f"note: {limit}", markup=False)
+    trial = replace(trial, max_length=limit_length(trial.max_length, positions))
     jobs = (
         _make_own_job(trial, options.rows, options.to) if options.rows else _make_glue_jobs(trial, options.to, console)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from datasets import Dataset
 
 from nxm_sweep.data.glue import GLUE_TSV
 from nxm_sweep.data.loading import load_hub
-from nxm_sweep.data.tables import read_file
+from nxm_sweep.data.tables import DELIMITERS, check_columns, read_file, read_text
 from nxm_sweep.errors import DataError
+from nxm_sweep.formatting import format_names
 from nxm_sweep.predict.submission import Submission
 from nxm_sweep.settings import DataSettings
 
@@ -72,7 +73,7 @@ def read_test_rows(submission: Submission, data: DataSettings, columns: Sequence
         raise DataError(error.message, hint=_HINT) from error
     source = f"{data.path} ({submission.config}, {submission.split})"
     if submission.split not in splits:
-        raise DataError(f"{source}: there is no such split but {', '.join(splits)}", hint=_HINT)
+        raise DataError(f"{source}: there is no such split but {format_names(splits)}", hint=_HINT)
     table = splits[submission.split]
     return _order_rows(table.to_pandas() if isinstance(table, Dataset) else table, columns, source)
 
@@ -86,20 +87,32 @@ def read_own_rows(path: Path, columns: Sequence[str]) -> UnlabelledRows:
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="--rows takes a CSV, TSV, JSONL or Parquet file")
     table = read_file(path)
-    _check_columns(table, columns, str(path), hint="it must hold the text columns that the trial was trained on")
+    check_columns(
+        list(table.columns), columns, str(path), hint="it must hold the text columns that the trial was trained on"
+    )
     for column in columns:
         if not all(isinstance(value, str) for value in table[column]):
             raise DataError(f"column {column!r} of {path} holds values that are not text")
-    return _order_rows(table[list(columns)], columns, str(path))
+    empty = (table[list(columns)].map(str.strip) == "").any(axis=1).to_numpy()
+    rows = _order_rows(table[list(columns)], columns, str(path), np.flatnonzero(empty).tolist())
+    return replace(rows, note="; ".join(filter(None, [rows.note, _describe_open_quote(path, table, columns)])))
+
+
+def _describe_open_quote(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> str:
+    """Return a note on the first text with a line break in which a line has as many columns as the file's own."""
+    delimiter = DELIMITERS.get(path.suffix, "")
+    for column in columns if delimiter else ():
+        for number, text in table[column].items():
+            if any(line.count(delimiter) + 1 == table.shape[1] for line in text.split("\n")[1:-1]):
+                return (
+                    f"{path}: the text that ends in line {number} may be several rows after a quote that is not closed"
+                )
+    return ""
 
 
 def _read_tsv(path: Path, submission: Submission, columns: Sequence[str]) -> UnlabelledRows:
     """Read a file of the download line by line: a CSV reader would take parts of a text for quotes or line breaks."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", hint=_HINT) from error
-    header, *lines = (line.removesuffix("\r") for line in text.split("\n"))
+    header, *lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
     names = header.split("\t")
     rows = [line.split("\t") for line in lines if line]
     broken = [number for number, row in enumerate(rows) if len(row) != len(names)]
@@ -114,7 +127,7 @@ def _read_tsv(path: Path, submission: Submission, columns: Sequence[str]) -> Unl
 
 
 def _order_rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken: Sequence[int] = ()) -> UnlabelledRows:
-    _check_columns(table, columns, source, _HINT)
+    check_columns(list(table.columns), columns, source, _HINT)
     if len(table) == 0:
         raise DataError(f"{source} has no rows")
     index = next((name for name in _INDICES if name in table.columns and name not in columns), None)
@@ -134,12 +147,6 @@ def _order_rows(table: pd.DataFrame, columns: Sequence[str], source: str, broken
     texts = [table[name].fillna("").astype(str).tolist() for name in columns]
     note = _describe_broken(source, incomplete_rows)
     return UnlabelledRows(texts[0], texts[1] if len(texts) == 2 else None, source, note)
-
-
-def _check_columns(table: pd.DataFrame, columns: Sequence[str], source: str, hint: str) -> None:
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise DataError(f"{source} has no column {missing[0]!r} but {', '.join(map(str, table.columns))}", hint=hint)
 
 
 def _describe_broken(source: str, broken: Sequence[int]) -> str:

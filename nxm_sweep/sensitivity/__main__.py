@@ -181,6 +181,8 @@ def _scan(
             on_measurement=lambda: bar.advance(shown),
         )
         bar.update(shown, description="scanning", total=scanner.measurements + 1)
+        if scanner.note:
+            console.print(f"note: {scanner.note}", highlight=False, soft_wrap=True)
         names = " and ".join(map(str, candidates))
         console.print(f"scanning {len(scanner.targets)} matrices: {names} on {scanner.count} rows", highlight=False)
         unfinished = Unfinished(options.to, scanner.setup)

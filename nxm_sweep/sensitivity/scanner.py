@@ -19,11 +19,13 @@ from nxm_sweep.config.sparsity_rules import SCHEMA
 from nxm_sweep.data.loading import heldout_rows, load_rows
 from nxm_sweep.data.tokenization import training_rows
 from nxm_sweep.errors import ModelError, NonFiniteError
+from nxm_sweep.formatting import format_names
 from nxm_sweep.settings import DataSettings, TaskSettings
 from nxm_sweep.sparsity import Constraint, Rule, Target, pruned, select_targets
 from nxm_sweep.sparsity.targets import kept_weights
 from nxm_sweep.store.files import read_json, write_json
 from nxm_sweep.training.metrics import Array, score
+from nxm_sweep.training.model_files import check_model, describe_limit, limit_length
 from nxm_sweep.training.models import digest_model, label_words, load_classifier, outputs_of
 
 
@@ -158,7 +160,7 @@ def check_head(folder: Path, labels: Sequence[str]) -> None:
     unnamed = list(names) == [f"LABEL_{number}" for number in range(len(names))]
     if labels and not unnamed and [name.lower() for name in names] != [label.lower() for label in labels]:
         raise ModelError(
-            f"the classes of the model in {folder} are {', '.join(names)} but the task's are {', '.join(labels)}",
+            f"the classes of the model in {folder} are {format_names(names)} but the task's are {format_names(labels)}",
             hint="task.labels sets the task's order",
         )
 
@@ -285,6 +287,7 @@ class Scanner:
     Attributes:
         targets: Each matched matrix once per candidate, by its name.
         count: Number of rows available to score on, at most the given one.
+        note: For the user: that inputs are cut earlier than asked for; empty where they are not.
 
     Raises:
         DataError: The data set is missing or not what the task expects.
@@ -301,6 +304,9 @@ class Scanner:
         count: int,
         on_measurement: Callable[[], None] = lambda: None,
     ) -> None:
+        positions = check_model(source.folder, pairs=len(source.task.text_columns) > 1).positions
+        max_length = limit_length(source.max_length, positions)
+        self.note = describe_limit(source.max_length, positions)
         rows = load_rows(source.task, source.data)
         check_head(source.folder, rows.labels)
         self._drawn = scan_rows(len(rows.train), count, source.seen)
@@ -309,7 +315,7 @@ class Scanner:
         self._source, self._candidates, self._match, self._heard = source, candidates, match, on_measurement
         model, tokenizer = load_classifier(source.folder)
         self.targets = scan_targets(model, match, candidates)
-        self._meter = Meter(model, tokenizer, self._rows, source.task, source.max_length, precision=source.precision)
+        self._meter = Meter(model, tokenizer, self._rows, source.task, max_length, precision=source.precision)
 
     @property
     def measurements(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback
 
+from nxm_sweep.errors import first_line
 from nxm_sweep.formatting import format_duration
 from nxm_sweep.training.monitor import Monitor, raise_if_stopped
 from nxm_sweep.training.trainer import SparseTrainer
 
 _SECONDS_BETWEEN_LINES = 20.0
+_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""Seconds per request, and how often one is repeated; MLflow's own are 120 and 7."""
 TENSORBOARD = "tensorboard"
 """Folder of the TensorBoard files in a trial's folder."""
 
@@ -92,11 +97,71 @@ class ProgressBar(TrainerCallback):
         return "  ".join(parts)
 
 
-def report_into(trainer: Trainer, folder: Path) -> None:
-    """Write TensorBoard files below a trial's folder. MLflow's location is set by its own environment variables."""
-    for callback in trainer.callback_handler.callbacks:
+class GuardedReporter(TrainerCallback):
+    """Forward a training's events to a tracker; after its first error, warn and forward nothing more.
+
+    Args:
+        reporter: The tracker's callback.
+        console: Where to warn.
+    """
+
+    def __init__(self, reporter: TrainerCallback, console: Console) -> None:
+        self._reporter, self._console, self._failed = reporter, console, False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        self._forward("on_train_begin", args, state, control, kw)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        self._forward("on_log", args, state, control, kw)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        self._forward("on_save", args, state, control, kw)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        self._forward("on_train_end", args, state, control, kw)
+
+    def _forward(
+        self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, kw: dict[str, Any]
+    ) -> None:
+        if self._failed:
+            return
+        try:
+            getattr(self._reporter, event)(args, state, control, **kw)
+        except Exception as error:  # noqa: BLE001 - whatever a tracker's network or disk raises, the trial goes on
+            self._failed = True
+            name = type(self._reporter).__name__.removesuffix("Callback")
+            self._console.print(
+                f"warning: {name} failed and gets nothing more of this trial: {type(error).__name__}: {first_line(error)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            self._disarm(args, state, control)
+
+    def _disarm(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """Close a tracker that has failed; otherwise the next training in this process appends to its run."""
+        with suppress(Exception):  # it has failed already
+            self._reporter.on_train_end(args, state, control)
+        if isinstance(self._reporter, MLflowCallback):
+            self._reporter._auto_end_run = False  # noqa: SLF001 - else its __del__ asks the server once more
+
+
+def report_into(trainer: Trainer, folder: Path, console: Console) -> None:
+    """Write TensorBoard files below a trial's folder, and keep a tracker that fails from ending the training.
+
+    MLflow's location is set by its own environment variables, and so are its time-outs; those that are not set are made
+    seconds instead of minutes.
+    """
+    callbacks = trainer.callback_handler.callbacks
+    for index, callback in enumerate(callbacks):
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / TENSORBOARD)
+        elif isinstance(callback, MLflowCallback):
+            for name, value in _MLFLOW_PATIENCE.items():
+                os.environ.setdefault(name, value)
+        else:
+            continue
+        callbacks[index] = GuardedReporter(callback, console)
 
 
 def forget_reports(folder: Path) -> None:
@@ -107,5 +172,5 @@ def forget_reports(folder: Path) -> None:
 def end_reports(trainer: Trainer) -> None:
     """Close the reports of a failed training; otherwise the next one in this process appends to them."""
     for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback | MLflowCallback):
-            callback.on_train_end(trainer.args, trainer.state, trainer.control)  # type: ignore[no-untyped-call]
+        if isinstance(callback, GuardedReporter):
+            callback.on_train_end(trainer.args, trainer.state, trainer.control)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig
 
 from nxm_sweep.errors import ModelError
+from nxm_sweep.formatting import format_names
+from nxm_sweep.training.model_files import build_empty
 
 _DRAW = "model.head=new draws a new head from the seed"
 _SINGLE_LABEL = {None, "single_label_classification"}
@@ -42,7 +42,7 @@ def describe_head(config: PretrainedConfig) -> Head:
     Raises:
         ModelError: The architecture has no sequence classifier.
     """
-    two, three = (_build_empty(config, classes) for classes in (2, 3))
+    two, three = (build_empty(config, classes) for classes in (2, 3))
     shapes = {name: weight.shape for name, weight in two.named_parameters()}
     encoder = f"{two.base_model_prefix}."
     return Head(
@@ -61,6 +61,39 @@ def carries_head(folder: Path, config: PretrainedConfig) -> bool:
         ModelError: The files cannot be read, or the architecture has no sequence classifier.
     """
     return not describe_head(config).outputs.isdisjoint(_locate_weights(folder))
+
+
+def check_shapes(folder: Path, config: PretrainedConfig) -> None:
+    """Refuse a checkpoint whose encoder has other shapes than its configuration says, from the headers of its files.
+
+    Loading would find that too, but allocates what the configuration asks for before.
+
+    Raises:
+        ModelError: A weight, which is named, has another shape.
+    """
+    empty = build_empty(config, 2)
+    shapes = {name: tuple(weight.shape) for name, weight in empty.base_model.named_parameters()}
+    prefix, differing = f"{empty.base_model_prefix}.", []
+    for name, stored in _read_shapes(folder).items():
+        configured = shapes.get(name.removeprefix(prefix))
+        if configured not in (None, stored):
+            differing.append(f"{name}: {stored} instead of {configured}")
+    if differing:
+        raise ModelError(
+            f"the model in {folder} holds {len(differing)} weights of another shape than its config.json says, such as "
+            f"{differing[0]}"
+        )
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(set(_locate_weights(folder).values())):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    return shapes
 
 
 def load_without_head(folder: Path, head: Head) -> dict[str, Tensor]:
@@ -116,7 +149,7 @@ def check_kept_head(folder: Path, config: PretrainedConfig, labels: tuple[str, .
 
 
 def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> None:
-    shown = ", ".join(labels)
+    shown = format_names(labels)
     if names == [f"LABEL_{number}" for number in range(len(names))]:
         raise ModelError(
             f"model.head=keep, but {folder / 'config.json'} does not name the classes of its head",
@@ -124,22 +157,10 @@ def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> Non
         )
     if [name.lower() for name in names] != [name.lower() for name in labels]:
         raise ModelError(
-            f"model.head=keep, but the checkpoint's classes are {', '.join(names)} and the task's are {shown}, in this order",
+            f"model.head=keep, but the checkpoint's classes are {format_names(names)} and the task's are {shown}, "
+            "in this order",
             hint=f"{_DRAW}; task=files takes an order: task.labels=[{','.join(names)}]",
         )
-
-
-def _build_empty(config: PretrainedConfig, classes: int) -> Any:
-    """Build the architecture's classifier without memory for its weights."""
-    config = copy.deepcopy(config)
-    config.num_labels = classes
-    build: Any = AutoModelForSequenceClassification.from_config  # untyped
-    try:
-        with torch.device("meta"):
-            model: nn.Module = build(config)
-    except ValueError as error:
-        raise ModelError(f"{type(config).__name__} has no sequence classifier in Transformers") from error
-    return model
 
 
 def _locate_weights(folder: Path) -> dict[str, Path]:

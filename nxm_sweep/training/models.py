@@ -22,19 +22,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from nxm_sweep.data.hub import go_offline_unless_reachable
 from nxm_sweep.errors import ModelError, first_line
 from nxm_sweep.settings import ModelSettings
 from nxm_sweep.training.heads import carries_head, describe_head, load_without_head
 from nxm_sweep.training.metrics import Array
+from nxm_sweep.training.model_files import load_config, load_tokenizer
 from nxm_sweep.training.packing import pack_
 
 _FILES = (
@@ -49,7 +44,6 @@ _FILES = (
     "*.model",
 )
 """Files read to load a model and its tokenizer; never a pickle."""
-_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _BATCH = 64  # rows; affects only speed
 _TOKENISED = 1000  # rows tokenised in one call
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,22 +81,6 @@ def digest_model(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load a model's tokenizer from its folder.
-
-    Raises:
-        ModelError: The folder contains no readable tokenizer.
-    """
-    if not any(path for glob in _VOCABULARIES for path in folder.glob(glob)):  # the library would make an empty one
-        raise ModelError(
-            f"{folder} holds no tokenizer", hint="copy the files that tokenizer.save_pretrained wrote there"
-        )
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise ModelError(f"{folder} holds no readable tokenizer: {first_line(error)}") from error
 
 
 def load_model(folder: Path, labels: tuple[str, ...], *, keep_head: bool = False) -> PreTrainedModel:
@@ -150,19 +128,6 @@ def load_trained_model(folder: Path) -> PreTrainedModel:
             hint="it takes a finished trial's model, or another one that was fine-tuned on the task",
         )
     return model
-
-
-def load_config(folder: Path, **changes: Any) -> PretrainedConfig:
-    """Load a model's configuration.
-
-    Raises:
-        ModelError: The configuration cannot be read.
-    """
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
-    return config
 
 
 def _load(folder: Path, *, draw_head: bool = False, **changes: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -262,16 +227,10 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, Any]:
         ModelError: The files are damaged or lack weights.
     """
     tokenizer = load_tokenizer(folder)
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = first_line(error)
-        raise ModelError(f"the model in {folder} cannot be loaded: {reason}") from error
-    absent = sorted(report["missing_keys"])
-    if absent:
-        raise ModelError(f"the model in {folder} lacks {len(absent)} of its weights, such as {absent[0]}")
+    loaded, missing = _load(folder)
+    if missing:
+        raise ModelError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}")
+    model: Any = loaded  # its methods are untyped
     if torch.cuda.is_available():
         return model.to("cuda").eval(), tokenizer
     pack_(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 
 import datasets
@@ -19,3 +20,10 @@ def silence_known_noise() -> None:
     # An unsharded model has no sharded layers, which the loader reports layer by layer.
     logging.getLogger("transformers.distributed.tensor_parallel").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*", category=UserWarning)
+    threading.excepthook = ignore_writer_thread
+
+
+def ignore_writer_thread(args: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread unless it is TensorBoard's writer, whose error the next call to it raises too."""
+    if type(args.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(args)

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.errors import ModelError
+from nxm_sweep.formatting import format_names
 from nxm_sweep.settings import DistillationSettings, TrialSettings
 from nxm_sweep.store.records import teacher_model
 from nxm_sweep.training.distillation import Distillation, Mixture, matching_layers
-from nxm_sweep.training.models import digest_model, load_config, load_tokenizer, load_trained_model, locate_model
+from nxm_sweep.training.model_files import check_model, load_config, load_tokenizer
+from nxm_sweep.training.models import digest_model, load_trained_model, locate_model
 
 _SEGMENTS = "token_type_ids"
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Folder of a teacher's files, and the hash of their content."""
+    """Folder of a teacher's files, the hash of their content, and the tokens that it reads at most."""
 
     folder: Path
     digest: str
+    positions: int | None = None
 
 
 def find_teacher(settings: TrialSettings, student: Path) -> Teacher | None:
@@ -31,7 +34,7 @@ def find_teacher(settings: TrialSettings, student: Path) -> Teacher | None:
         student: Folder of the student's model.
 
     Raises:
-        ModelError: The teacher is missing, or its vocabulary or layers do not match the student's.
+        ModelError: The teacher is missing or cannot be run, or its vocabulary or layers do not match the student's.
     """
     if not settings.distillation.enabled:
         return None
@@ -43,9 +46,13 @@ def find_teacher(settings: TrialSettings, student: Path) -> Teacher | None:
             f"the teacher: {error.message}",
             hint="distillation.teacher.source and .path say where it is, as model.source and .path do of a model",
         ) from error
+    try:
+        files = check_model(folder, pairs=len(settings.task.text_columns) > 1)
+    except ModelError as error:
+        raise ModelError(f"the teacher: {error.message}", error.hint) from error
     _check_vocabulary(student, folder)
     _check_layers(settings.distillation, student, folder)
-    return Teacher(folder, digest_model(folder))
+    return Teacher(folder, digest_model(folder), files.positions)
 
 
 def check_labels(distillation: DistillationSettings, teacher: Teacher, labels: tuple[str, ...]) -> None:
@@ -67,13 +74,13 @@ def check_labels(distillation: DistillationSettings, teacher: Teacher, labels: t
     names = [str(name) for _, name in sorted(named.items())]
     if len(names) != max(1, len(labels)):
         raise ModelError(
-            f"the teacher has {len(names)} outputs ({', '.join(names)}) but the task needs {max(1, len(labels))}",
+            f"the teacher has {len(names)} outputs ({format_names(names)}) but the task needs {max(1, len(labels))}",
             hint="a teacher is trained on the student's task",
         )
     unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
     if labels and not unnamed and [name.lower() for name in names] != [name.lower() for name in labels]:
         raise ModelError(
-            f"the teacher's classes are {', '.join(names)} but the student's are {', '.join(labels)}, in this order",
+            f"the teacher's classes are {format_names(names)} but the student's are {format_names(labels)}, in this order",
             hint="a teacher is trained on the student's task; task.labels sets the student's order",
         )
 

@@ -28,8 +28,9 @@ from nxm_sweep.store.record import RecordBody
 from nxm_sweep.training.callbacks import forget_reports
 from nxm_sweep.training.checkpoint import complete_checkpoints
 from nxm_sweep.training.cpu_layers import use_fast_layers_
-from nxm_sweep.training.heads import carries_head, check_kept_head
-from nxm_sweep.training.models import digest_model, load_config, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.heads import carries_head, check_kept_head, check_shapes
+from nxm_sweep.training.model_files import check_model, describe_limit, limit_length, load_tokenizer
+from nxm_sweep.training.models import digest_model, load_model, locate_model
 from nxm_sweep.training.monitor import Monitor, RankZeroMonitor
 from nxm_sweep.training.packing import pack_
 from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels, find_teacher
@@ -52,6 +53,7 @@ class Prepared:
         model_folder: Folder of the pretrained model's files.
         model_digest: Hash of their content.
         carries_head: Whether they contain a classifier head.
+        positions: Tokens that the model and its teacher read at most; None: no limit.
         teacher: The model that this one learns from, if any.
         seconds: Duration of the preparation.
         derived: Values that trials derived from the rows, for reuse by later trials.
@@ -62,6 +64,7 @@ class Prepared:
     model_digest: str
     seconds: float
     carries_head: bool = False
+    positions: int | None = None
     teacher: Teacher | None = None
     derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -80,18 +83,20 @@ def prepare(settings: TrialSettings) -> Prepared:
     """
     started = time.perf_counter()
     folder = locate_model(settings.model)
+    files = check_model(folder, pairs=len(settings.task.text_columns) > 1)
+    check_shapes(folder, files.config)
     teacher = find_teacher(settings, folder)
     rows = load_rows(settings.task, settings.data)
     if teacher is not None:
         check_labels(settings.distillation, teacher, rows.labels)
-    config = load_config(folder)
     if settings.model.head == "keep":
-        check_kept_head(folder, config, rows.labels)
+        check_kept_head(folder, files.config, rows.labels)
     return Prepared(
         rows=rows,
         model_folder=folder,
         model_digest=digest_model(folder),
-        carries_head=carries_head(folder, config),
+        carries_head=carries_head(folder, files.config),
+        positions=min((each.positions for each in (files, teacher) if each and each.positions), default=None),
         teacher=teacher,
         seconds=time.perf_counter() - started,
     )
@@ -129,6 +134,9 @@ def run_trial(
     console, monitor = (console if distributed.rank() == 0 else Console(quiet=True)), RankZeroMonitor(monitor)
     with _time_phase(seconds, "tokenise"), distributed.together():
         data, tokenizer = tokenise_rows(settings, prepared)
+    limit = describe_limit(settings.training.max_length, prepared.positions)
+    if limit and max(data.train["length"]) == prepared.positions:
+        console.print(f"note: {limit}", highlight=False, soft_wrap=True)
     with _time_phase(seconds, "compare_splits"):
         splits = _compare_splits(settings, prepared, data, console) if distributed.rank() == 0 else {}
     with _time_phase(seconds, "load_model"), distributed.together():
@@ -279,7 +287,7 @@ def tokenise_rows(settings: TrialSettings, prepared: Prepared) -> tuple[Tokenise
             prepared.rows,
             tokenizer,
             tokenizer_digest=prepared.model_digest,
-            max_length=training.max_length,
+            max_length=limit_length(training.max_length, prepared.positions),
             max_train_samples=training.max_train_samples,
             max_eval_samples=training.max_eval_samples,
             heldout_fraction=fraction,

@@ -59,7 +59,7 @@ class TrialTrainer(RankTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(self._progress)
         self.add_callback(MonitorCallback(monitor))
-        report_into(self, work.parent)
+        report_into(self, work.parent, console)
         self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}, "train_cpu": 0.0}
         self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
 

@@ -22,7 +22,7 @@ from nxm_sweep.data.demo import generate
 from nxm_sweep.data.loading import TaskRows, heldout_rows, limit_rows
 from nxm_sweep.data.tokenization import PadToLongest, cache_key, tokenise, training_rows
 from nxm_sweep.errors import DataError
-from nxm_sweep.training.models import load_tokenizer
+from nxm_sweep.training.model_files import load_tokenizer
 
 Examples = Sequence[tuple[tuple[str, ...], int | float]]
 

@@ -27,7 +27,7 @@ from nxm_sweep.sensitivity.scanner import (
 )
 from nxm_sweep.settings import TaskSettings
 from nxm_sweep.sparsity import Pattern, Target, project
-from nxm_sweep.training.models import load_tokenizer
+from nxm_sweep.training.model_files import load_tokenizer
 
 HALF, QUARTER = Pattern(2, 4), Pattern(1, 4)
 

@@ -28,7 +28,8 @@ import nxm_sweep.trial.train
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import ModelError
 from nxm_sweep.training.heads import carries_head, check_kept_head
-from nxm_sweep.training.models import load_config, load_model
+from nxm_sweep.training.model_files import load_config
+from nxm_sweep.training.models import load_model
 from nxm_sweep.trial.digests import DigestMemo
 from nxm_sweep.trial.run import run_point
 

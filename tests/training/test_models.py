@@ -22,7 +22,8 @@ from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.data.hub import go_offline_unless_reachable
 from nxm_sweep.errors import ModelError
 from nxm_sweep.settings import ModelSettings
-from nxm_sweep.training.models import digest_model, load_model, load_tokenizer, locate_model
+from nxm_sweep.training.model_files import load_tokenizer
+from nxm_sweep.training.models import digest_model, load_model, locate_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -326,6 +327,7 @@ def test_tokenizer_knows_the_words_it_was_saved_with(folder: Path) -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer("a", "a")["input_ids"]) == ["[CLS]", "a", "[SEP]", "a", "[SEP]"]
 
 
+@pytest.mark.fault("model", "a folder without a tokenizer", "exit code 2")
 def test_folder_without_tokenizer_is_refused_instead_of_reading_every_word_as_unknown(folder: Path) -> None:
     for path in [*folder.glob("tokenizer*"), *folder.glob("vocab.*")]:
         path.unlink()
