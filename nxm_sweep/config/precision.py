@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nxm_sweep.settings import AUTO, TrialSettings
+from nxm_sweep.store.files import read_regular_file, write_text
 from nxm_sweep.store.paths import precision_file
 
 _ANSWERS = ("bf16", "fp32")
@@ -43,7 +44,7 @@ def resolve_precision(precision: str, settings: TrialSettings, *, keep: bool = F
 
 def _read(file: Path) -> str | None:
     with suppress(OSError, ValueError):
-        if (text := file.read_text().strip()) in _ANSWERS:
+        if (text := read_regular_file(file).decode().strip()) in _ANSWERS:
             return text
     return None
 
@@ -54,5 +55,5 @@ def _store(file: Path, precision: str) -> str:
     with FileLock(file.with_suffix(".lock")):
         kept = _read(file)
         if kept is None:
-            file.write_text(f"{precision}\n")
+            write_text(file, f"{precision}\n")
         return kept or precision

@@ -180,7 +180,7 @@ def _show_trials(folders: Sequence[Path], console: Console) -> None:
     report = read_report(folders)
     if report.trials.empty:
         raise RecordError(f"{folders[0]} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
-    records = (read_record(Path(path).parent) for path in report.trials["path"])
+    records = (read_record(Path(path).parent, complete=True) for path in report.trials["path"])
     print_trials([record for record in records if record is not None], console)
     console.print(
         "A score is that of the selected epoch: optimistic, as in the paper, unless held-out rows selected it."
