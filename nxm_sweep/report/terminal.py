@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,7 @@ from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import (
+    Core,
     beats,
     check_complete,
     constant_value,
@@ -23,6 +24,27 @@ from nxm_sweep.store.records import (
     selected_epoch,
     unpruned_value,
 )
+
+
+class _Value(TypedDict):
+    value: float
+
+
+class _Training(TypedDict):
+    batch_size: int
+    precision: str
+
+
+class _Config(TypedDict):
+    learning_rate: _Value
+    rho: NotRequired[_Value]
+    training: _Training
+
+
+class Listed(Core):
+    """What :func:`print_trials` reads of a record, besides what the frames have read."""
+
+    config: _Config
 
 
 def trial_summary(record: Record, output_dir: str, console: Console) -> None:

@@ -74,7 +74,7 @@ class _Seconds(TypedDict):
     total: float
 
 
-class _Core(TypedDict):
+class Core(TypedDict):
     """What every reader of a record needs; checking thousands of records in full would take a sweep seconds to start."""
 
     identity: str
@@ -89,12 +89,12 @@ class _Schema(TypedDict):
     schema: int
 
 
-def read_record(folder: Path, *, complete: bool = False) -> Record | None:
+def read_record(folder: Path, *, kind: Any = Core) -> Record | None:
     """Return a trial's record, or None if it has none.
 
     Args:
         folder: The trial's folder.
-        complete: Whether to check every key that :class:`Record` requires, and not only those that a sweep reads.
+        kind: Type that the record is checked against: what a sweep reads, or more, such as :class:`Record`.
 
     Raises:
         RecordError: The file is damaged or no record, is that of another trial, has a later schema, or has an earlier
@@ -109,7 +109,7 @@ def read_record(folder: Path, *, complete: bool = False) -> Record | None:
         raise RecordError(error.message, hint=_AGAIN) from error
     if record["schema"] > SCHEMA:
         raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
-    check_complete(record, path, Record if complete else _Core)
+    check_complete(record, path, kind)
     if record["best"]["epoch"] not in {epoch["epoch"] for epoch in record["epochs"]}:
         raise RecordError(f"{path} is not a record: its best epoch is not among its epochs", hint=_AGAIN)
     folder = folder.absolute()
