@@ -19,6 +19,7 @@ from nxm_sweep.console import BAD_INPUT, plain_table, print_error, program
 from nxm_sweep.errors import RecordError
 from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
 from nxm_sweep.store.draws import best_mean, format_count, format_mean
+from nxm_sweep.store.files import check_output_dir
 from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.plans import PlannedCell, cells_of, read_plans
 from nxm_sweep.store.progress import format_progress, read_progress
@@ -33,6 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=program("status"), description="How far the sweeps are.")
     parser.add_argument("output_dir", nargs="?", default="outputs", type=Path, help="root of trials (default: outputs)")
     output_dir: Path = parser.parse_args().output_dir
+    try:
+        check_output_dir(output_dir)
+    except RecordError as error:
+        print_error(error)
+        return BAD_INPUT
     plans = read_plans(output_dir)
     if not plans:
         hint = "python -m nxm_sweep -m ... starts one; python -m nxm_sweep.report shows single trials"

@@ -13,6 +13,7 @@ import pytest
 from nxm_sweep import status
 from nxm_sweep.store.files import write_json
 from nxm_sweep.store.liveness import this_process
+from tests.store.core import core_record
 
 IDENTITIES = ("a" * 16, "b" * 16, "c" * 16, "d" * 16)
 
@@ -27,7 +28,7 @@ def _plan(folder: Path, *, name: str = "plan", identities: tuple[str, ...] = IDE
 
 
 def _record(folder: Path, identity: str, value: float, seconds: float = 60.0) -> None:
-    record = {"schema": 1, "identity": identity, "best": {"value": value}, "seconds": {"total": seconds}}
+    record = core_record(identity, value, seconds)
     write_json(folder / "trials" / identity / "result.json", record)
 
 
@@ -69,7 +70,7 @@ def test_each_point_is_told_by_what_is_on_disk(
 def test_the_pattern_is_what_the_matrices_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = {"targets": [{"matrix": "a", "constraint": "0.5 unstructured"}]}
+    held = {"targets": [{"matrix": "a", "constraint": "0.5 unstructured"}], "exact": True}
     for folder, pattern in ((tmp_path / "old", None), (tmp_path / "new", "50% unstructured")):
         _plan(folder)
         file = folder / "sweeps" / "plan.json"

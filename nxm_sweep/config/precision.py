@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nxm_sweep.settings import AUTO, TrialSettings
-from nxm_sweep.store.files import write_text
+from nxm_sweep.store.files import read_regular_file, write_text
 from nxm_sweep.store.paths import precision_file
 
 _ANSWERS = ("bf16", "fp32")
@@ -44,7 +44,7 @@ def resolve_precision(precision: str, settings: TrialSettings, *, keep: bool = F
 
 def _read(file: Path) -> str | None:
     with suppress(OSError, ValueError):
-        if (text := file.read_text().strip()) in _ANSWERS:
+        if (text := read_regular_file(file).decode().strip()) in _ANSWERS:
             return text
     return None
 

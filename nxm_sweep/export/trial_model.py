@@ -80,7 +80,7 @@ def load_finished_trial(trial: str, output_dir: Path) -> FinishedTrial:
         RecordError: No trial or several match, or its model was not saved.
     """
     folder = records.find_trial(output_dir, trial)
-    record = read_record(folder)
+    record = read_record(folder, kind=Record)
     if record is None:
         raise RecordError(f"{folder} holds no record", hint="the trial is unfinished, or this is another folder")
     model_folder = records.saved_model(folder)

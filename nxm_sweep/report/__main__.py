@@ -26,7 +26,7 @@ from nxm_sweep.report.formats.write import FORMATS, write, write_comparison
 from nxm_sweep.report.frames import Report, read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import detail_frame, make_table, table_frame
-from nxm_sweep.report.terminal import print_trials
+from nxm_sweep.report.terminal import Listed, print_trials
 from nxm_sweep.report.watch import watch
 from nxm_sweep.store.paths import REPORTS
 from nxm_sweep.store.records import read_record
@@ -186,7 +186,7 @@ def _show_trials(folders: Sequence[Path], console: Console) -> None:
     report = read_report(folders)
     if report.trials.empty:
         raise RecordError(f"{folders[0]} holds no records", hint="run a trial: python -m nxm_sweep task=glue/rte")
-    records = (read_record(Path(path).parent) for path in report.trials["path"])
+    records = (read_record(Path(path).parent, kind=Listed) for path in report.trials["path"])
     print_trials([record for record in records if record is not None], console)
     console.print(
         "A score is that of the selected epoch: optimistic, as in the paper, unless held-out rows selected it."

@@ -20,6 +20,7 @@ from nxm_sweep.errors import RecordError
 from nxm_sweep.report.labels import clean_name, command, method_name
 from nxm_sweep.report.problems import damaged_plans, planned, problem, unplanned
 from nxm_sweep.settings import LEFT_OUT_AT, PRECISION
+from nxm_sweep.store.files import check_output_dir
 from nxm_sweep.store.paths import RESULT, TRIALS
 from nxm_sweep.store.plans import cells_of, read_plans
 from nxm_sweep.store.record import Record
@@ -292,8 +293,7 @@ def read_report(folders: Sequence[Path], *, last_epoch: bool = False) -> Report:
     commands: dict[str, None] = {}
     positions: dict[tuple[str, str], int] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise RecordError(f"there is no folder {folder}", hint="give the output_dir of a sweep or a trial")
+        check_output_dir(folder)
         settled, unfinished = _read_trials(folder, rows, last_epoch=last_epoch)
         patterns = {row["identity"]: row["sparsity"] for row in rows["trials"] if row["folder"] == str(folder)}
         rows["problems"].extend(damaged_plans(folder))

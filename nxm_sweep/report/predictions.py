@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from nxm_sweep.store.files import read_json
 from nxm_sweep.store.paths import PREDICTIONS
 
 
@@ -41,12 +41,12 @@ def is_constant(folder: Path) -> bool:
 def _read_predictions(folder: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Read labels and predicted classes; None without them, or for a regression, which has no right or wrong."""
     try:
-        sets = json.loads((folder / PREDICTIONS).read_text())["sets"]
+        sets = read_json(folder / PREDICTIONS)["sets"]
         labels, predictions = (
             np.concatenate([np.asarray(sets[name][which]) for name in sorted(sets)])
             for which in ("labels", "predictions")
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     classes = labels.ndim == 1 and labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
     return (labels, predictions) if classes and labels.shape == predictions.shape else None

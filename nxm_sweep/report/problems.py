@@ -8,9 +8,8 @@ from typing import Any
 
 from nxm_sweep.report.labels import clean_name, method_name, reason
 from nxm_sweep.store.attempts import read_failures
-from nxm_sweep.store.files import read_json
 from nxm_sweep.store.paths import PLANS, trial_folder
-from nxm_sweep.store.plans import PlannedCell, cells_of, is_plan, rules_of
+from nxm_sweep.store.plans import PlannedCell, cells_of, read_plan, rules_of
 from nxm_sweep.store.state import DONE, FAILED, TO_DO, pattern_in, read_states
 
 _REASONS = {TO_DO: "not trained yet", "running": "it is being trained"}
@@ -29,7 +28,7 @@ def damaged_plans(folder: Path) -> list[dict[str, Any]]:
     return [
         problem(folder, file.stem, "unreadable", f"{file.name}, a sweep's plan, is damaged")
         for file in files
-        if not is_plan(read_json(file))
+        if read_plan(file) is None
     ]
 
 

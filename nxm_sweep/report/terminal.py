@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +14,47 @@ from nxm_sweep.formatting import constraint_text, format_value
 from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.record import Record
-from nxm_sweep.store.records import beats, constant_value, pattern_of, reported_value, selected_epoch, unpruned_value
+from nxm_sweep.store.records import (
+    Core,
+    beats,
+    check_complete,
+    constant_value,
+    pattern_of,
+    reported_value,
+    selected_epoch,
+    unpruned_value,
+)
+
+
+class _Value(TypedDict):
+    value: float
+
+
+class _Training(TypedDict):
+    batch_size: int
+    precision: str
+
+
+class _Config(TypedDict):
+    learning_rate: _Value
+    rho: NotRequired[_Value]
+    training: _Training
+
+
+class Listed(Core):
+    """What :func:`print_trials` reads of a record, besides what the frames have read."""
+
+    config: _Config
 
 
 def trial_summary(record: Record, output_dir: str, console: Console) -> None:
-    """Print a finished trial: its epochs, the best score, the verification, and the record's path."""
+    """Print a finished trial: its epochs, the best score, the verification, and the record's path.
+
+    Raises:
+        RecordError: The record lacks a key.
+    """
+    path = trial_folder(Path(output_dir), record["identity"]) / RESULT
+    check_complete(record, path)
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = record["selection"]["metric"]
     pruned = bool(record["sparsity"]["targets"])
@@ -36,7 +72,6 @@ def trial_summary(record: Record, output_dir: str, console: Console) -> None:
     console.print(table)
     console.print(_describe_best(record), soft_wrap=True)
     console.print(_describe_verification(record), soft_wrap=True)
-    path = trial_folder(Path(output_dir), record["identity"]) / RESULT
     console.print(f"{record['seconds']['total']:.0f} s, {record['tokens']:,} tokens; record: {path}", soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nxm_sweep.errors import RecordError
+from nxm_sweep.store.files import check_output_dir
 
 _WATCHED = ("trials/*/result.json", "trials/*/failures.json", "sweeps/*.json")
 Signature = frozenset[tuple[str, int, int]]
@@ -48,8 +49,7 @@ def watch(
         RecordError: A folder does not exist.
     """
     for folder in folders:
-        if not folder.is_dir():
-            raise RecordError(f"there is no folder {folder}", hint="start the sweep first, or give its output_dir")
+        check_output_dir(folder)
     seen: Signature | None = None
     written = False
     try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nxm_sweep.errors import NonFiniteError, NxmSweepError, RankError, first_line
-from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.files import write_json
 from nxm_sweep.store.paths import FAILURES
+from nxm_sweep.store.small_files import FailureEntry, read_small_file
 
 RETRIED = ("killed", "out of memory", "timeout", "exception", "exit")
 """Kinds that another attempt may survive; NaN and bad input recur."""
@@ -65,15 +66,8 @@ def add_failure(folder: Path, new: Failure) -> None:
 
 def read_failures(folder: Path) -> list[Failure]:
     """Return the failed attempts of a trial, oldest first."""
-    entries = read_json(folder / FAILURES)
-    if not isinstance(entries, list):
-        return []
-    names = [field.name for field in fields(Failure)]
-    return [
-        Failure(**{name: str(entry[name]) for name in names if name in entry})
-        for entry in entries
-        if isinstance(entry, dict) and {"kind", "message", "when"} <= set(entry)
-    ]
+    entries: list[FailureEntry] = read_small_file(folder / FAILURES, list[FailureEntry]) or []
+    return [Failure(entry["kind"], entry["message"], entry["when"], entry.get("traceback", "")) for entry in entries]
 
 
 def forget_failures(folder: Path) -> None:
@@ -98,4 +92,8 @@ def outcome_of(result: Mapping[str, Any] | None) -> Outcome:
     """Decode a worker's result: None is a record, ``{"stopped": why}`` a stop, else a failure's fields."""
     if result is None:
         return Outcome()
-    return Outcome(stopped=result[STOPPED]) if STOPPED in result else Outcome(failure=Failure(**result))
+    if STOPPED in result:
+        return Outcome(stopped=result[STOPPED])
+    if not {"kind", "message", "when"} <= result.keys():
+        return Outcome(failure=failure("exception", "the answer of its worker is damaged"))
+    return Outcome(failure=Failure(result["kind"], result["message"], result["when"], result.get("traceback", "")))

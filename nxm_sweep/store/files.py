@@ -11,12 +11,17 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO
 
-from nxm_sweep.errors import ConfigError, StorageError
+from nxm_sweep.errors import ConfigError, RecordError, StorageError
+
+_SHOWN = 200  # characters of a path in an error
+_LARGEST = 1 << 28  # bytes; a plan of a million points has less
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False, indent: int | None = 1) -> None:
@@ -95,12 +100,54 @@ def follow_umask(folder: Path) -> None:
             path.chmod(mode)
 
 
+def read_regular_file(path: Path) -> bytes:
+    """Return the content of a file of ours; a pipe or a device in its place is neither waited for nor read.
+
+    Raises:
+        OSError: It is missing, is no regular file, is larger than any file of ours, or cannot be read.
+    """
+    with open_regular_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes", str(path))
+        return file.read()
+
+
+def open_regular_file(path: Path) -> BufferedReader:
+    """Open a file for reading.
+
+    Raises:
+        OSError: It is missing, is no regular file, or cannot be opened.
+    """
+
+    def open_without_waiting(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no regular file", name)
+        return descriptor
+
+    return open(path, "rb", opener=open_without_waiting)
+
+
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or None if it is missing or damaged; for files that can be regenerated."""
+    """Return the content of a JSON file, or None if it is missing or damaged; for caches, which can be regenerated."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_regular_file(path))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def sync(path: Path) -> None:
+    """Write a file's content or a folder's entries through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in {errno.EINVAL, errno.ENOTSUP}):  # some file systems sync no folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
@@ -111,6 +158,22 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     elif folder.exists():
         shutil.rmtree(folder)
     fresh.rename(folder)
+
+
+def check_output_dir(folder: Path) -> None:
+    """Raise unless an output folder exists and can be read.
+
+    Raises:
+        RecordError: It does not or cannot.
+    """
+    name = str(folder) if len(str(folder)) <= _SHOWN else f"{str(folder)[:_SHOWN]}..."
+    try:
+        next(folder.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RecordError(f"there is no folder {name}", hint="give the output_dir of a sweep or a trial") from error
+    except OSError as error:
+        hint = "give the output_dir of a sweep or a trial, which this user may read"
+        raise RecordError(f"the folder {name} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def check_destination(place: Path) -> None:

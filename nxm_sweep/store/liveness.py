@@ -46,7 +46,7 @@ def is_alive(owner: Mapping[str, Any], sign: Path, lease: float) -> bool:
         started = _read_start_time(int(owner.get("pid", -1)))
         if started is None:
             return False
-        if abs(started - float(owner.get("started", 0.0))) < _SAME_START_SECONDS:
+        if abs(started - float(owner.get("started") or 0.0)) < _SAME_START_SECONDS:
             return True  # else the PID was reused, or the clock was set
     age = seconds_since_touch(sign)
     return age is not None and age < lease
@@ -124,5 +124,5 @@ def _read_start_time(pid: int) -> float | None:
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except (psutil.NoSuchProcess, psutil.AccessDenied, ValueError):
+    except (psutil.NoSuchProcess, psutil.AccessDenied, ValueError, OverflowError):
         return None

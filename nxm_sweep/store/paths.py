@@ -13,7 +13,8 @@
         progress.json           its current step and epochs; only while it trains
         stop.json, pruned.json  request to stop; state when stopped by the pruner
         job.json                heartbeat of a Hydra launcher's job
-        work/                   checkpoints; removed when training has ended
+        work/                   the last two checkpoints and the best models that they name; removed after the record
+        *.damaged               what could not be read, set aside
       sweeps/                   plans of sweeps, one JSON file each
         coordinators/           heartbeats of coordinators, one JSON file each
       studies/                  Optuna's storage: a view of the records, rebuilt when lost

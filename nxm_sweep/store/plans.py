@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nxm_sweep.store.files import read_json
 from nxm_sweep.store.paths import PLANS
+from nxm_sweep.store.small_files import PlanFile, read_small_file, set_aside_damaged
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ class PlannedCell:
 
 
 def read_plans(output_dir: Path) -> list[dict[str, Any]]:
-    """Return the plans under ``output_dir``, newest first, without those whose points all appear in newer ones."""
-    plans = [plan for file in (output_dir / PLANS).glob("*.json") if is_plan(plan := read_json(file))]
+    """Return the plans under ``output_dir``, newest first, without those whose points all appear in newer ones.
+
+    A damaged one is named on standard error.
+    """
+    plans = [plan for file in sorted((output_dir / PLANS).glob("*.json")) if (plan := read_plan(file)) is not None]
     plans.sort(key=lambda plan: -float(plan["written"]))
     kept: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -50,14 +53,16 @@ def read_plans(output_dir: Path) -> list[dict[str, Any]]:
     return kept
 
 
-def is_plan(found: Any) -> bool:
-    """Return whether the content of a file is a complete plan."""
-    try:
-        float(found["written"])
-        float(rules_of(found)["lease"])
-        return all(isinstance(point.identity, str) for cell in cells_of(found) for point in cell.points)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
+def read_plan(file: Path) -> dict[str, Any] | None:
+    """Return a plan, or None if its file is damaged, which is named on standard error."""
+    plan: dict[str, Any] | None = read_small_file(file, PlanFile)
+    return plan
+
+
+def set_aside_damaged_plans(output_dir: Path) -> None:
+    """Set aside the damaged plans under ``output_dir``, and name them on standard error."""
+    folder = output_dir / PLANS
+    set_aside_damaged(folder, {file.name: PlanFile for file in sorted(folder.glob("*.json"))})
 
 
 def rules_of(plan: Mapping[str, Any]) -> dict[str, Any]:

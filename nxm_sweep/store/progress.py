@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from nxm_sweep.formatting import format_score
-from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.files import write_json
 from nxm_sweep.store.liveness import is_alive, this_process
 from nxm_sweep.store.paths import PROGRESS, PRUNED_FILE, STOP, WORK
+from nxm_sweep.store.small_files import Progress, Pruned, Stop, read_small_file
 
 INTERRUPTED, PRUNED = "interrupted", "pruned"
 
@@ -82,7 +83,7 @@ class ProgressFile:
 
     def _read_stop(self) -> None:
         self._looked = self._clock()
-        self._reason = (read_json(self._folder / STOP) or {}).get("reason")
+        self._reason = read_stop(self._folder)
 
     def _write(self) -> None:
         self._written = self._clock()
@@ -100,10 +101,16 @@ def close_as_pruned(folder: Path) -> None:
     shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
-def read_pruned(folder: Path) -> dict[str, Any] | None:
+def read_stop(folder: Path) -> str | None:
+    """Return the reason of a request to stop a trial, or None."""
+    request: Stop | None = read_small_file(folder / STOP, Stop)
+    return None if request is None else request["reason"]
+
+
+def read_pruned(folder: Path) -> Pruned | None:
     """Return the progress of a pruned trial, or None."""
-    progress = read_json(folder / PRUNED_FILE)
-    return progress if isinstance(progress, dict) else None
+    pruned: Pruned | None = read_small_file(folder / PRUNED_FILE, Pruned)
+    return pruned
 
 
 def is_training(folder: Path, lease: float) -> bool:
@@ -112,10 +119,10 @@ def is_training(folder: Path, lease: float) -> bool:
     return progress is not None and is_alive(progress["process"], folder / PROGRESS, lease)
 
 
-def read_progress(folder: Path) -> dict[str, Any] | None:
+def read_progress(folder: Path) -> Progress | None:
     """Return the progress of a running trial, or None."""
-    progress = read_json(folder / PROGRESS)
-    return progress if isinstance(progress, dict) and isinstance(progress.get("process"), dict) else None
+    progress: Progress | None = read_small_file(folder / PROGRESS, Progress)
+    return progress
 
 
 def format_progress(folder: Path) -> str:

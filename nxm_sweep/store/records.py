@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from nxm_sweep.errors import ModelError, RecordError
 from nxm_sweep.formatting import pattern_label
@@ -16,6 +14,7 @@ from nxm_sweep.settings import ModelSettings, TrialSettings
 from nxm_sweep.store.files import write_json
 from nxm_sweep.store.paths import MODEL, RESULT, TRIALS, trial_folder
 from nxm_sweep.store.record import Epoch, Record, Scores
+from nxm_sweep.store.small_files import check_type, read_checked
 
 SCHEMA = 2
 """2: the identity omits exactly what a method does not read, and ``mean_penalty_share`` replaces ``penalty_share``."""
@@ -33,6 +32,9 @@ _ROUNDING = 1e-9  # two computations of one score differ by less
 SAVE_AGAIN = "run the trial's command again with save_model=true force=true"
 
 
+_LONGEST_NAME = 40  # characters that an error shows of a name from a file
+
+
 _LISTED = 5  # most identities that the error of an ambiguous prefix lists
 
 
@@ -46,28 +48,135 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
     return folder / RESULT
 
 
-def read_record(folder: Path) -> Record | None:
+class _Best(TypedDict):
+    epoch: int
+    value: float
+    selection_value: NotRequired[float]
+
+
+class _Epoch(TypedDict):
+    epoch: int
+    selection: float
+    unpruned_selection: float | None
+    relative_distance: float | None
+
+
+class _Target(TypedDict):
+    constraint: str
+
+
+class _Sparsity(TypedDict):
+    targets: list[_Target]
+    exact: bool
+
+
+class _Seconds(TypedDict):
+    total: float
+
+
+class Core(TypedDict):
+    """What every reader of a record needs; checking thousands of records in full would take a sweep seconds to start."""
+
+    identity: str
+    sparsity_name: str
+    best: _Best
+    epochs: list[_Epoch]
+    sparsity: _Sparsity
+    seconds: _Seconds
+
+
+class _Schema(TypedDict):
+    schema: int
+
+
+def read_record(folder: Path, *, kind: Any = Core) -> Record | None:
     """Return a trial's record, or None if it has none.
 
+    Args:
+        folder: The trial's folder.
+        kind: Type that the record is checked against: what a sweep reads, or more, such as :class:`Record`.
+
     Raises:
-        RecordError: The file is damaged, has a later schema, or has an earlier one under which its identity also stood
-            for trials with other outcomes.
+        RecordError: The file is damaged or no record, is that of another trial, has a later schema, or has an earlier
+            one under which its identity also stood for trials with other outcomes.
     """
     path = folder / RESULT
     try:
-        record = json.loads(path.read_text())
+        record = read_checked(path, _Schema)
     except FileNotFoundError:
         return None
-    except (ValueError, OSError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-        raise RecordError(f"{path} is not a record", hint=_AGAIN)
+    except RecordError as error:
+        raise RecordError(error.message, hint=_AGAIN) from error
     if record["schema"] > SCHEMA:
         raise RecordError(f"{path} has schema {record['schema']} but this version reads up to {SCHEMA}", hint="upgrade")
+    check_complete(record, path, kind)
+    if record["best"]["epoch"] not in {epoch["epoch"] for epoch in record["epochs"]}:
+        raise RecordError(f"{path} is not a record: its best epoch is not among its epochs", hint=_AGAIN)
+    folder = folder.absolute()
+    if folder.parent.name == TRIALS and record["identity"] != folder.name:
+        other = record["identity"][:_LONGEST_NAME]
+        raise RecordError(f"{path} is the record of another trial, {other!r}", hint=_AGAIN)
     reason = _explain_ambiguity(record)
     if reason:
         raise RecordError(f"{path} does not answer for its identity: {reason}", hint=_AGAIN)
     return cast("Record", record)
+
+
+def check_complete(record: Any, path: Path, kind: Any = Record) -> None:
+    """Check a record against the type of a whole one, or another.
+
+    Raises:
+        RecordError: A key is missing or holds something else; the message names file and key.
+    """
+    try:
+        check_type(record, kind)
+    except ValueError as error:
+        raise RecordError(f"{path} is not a record: {error}", hint=_AGAIN) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a sweep shows of a record.
+
+    Attributes:
+        score: Selection score.
+        epoch: Epoch of that score.
+        seconds: Total seconds of the trial.
+        pattern: Label of the pattern of its matrices.
+    """
+
+    score: float
+    epoch: float
+    seconds: float
+    pattern: str
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Return what a sweep shows of a trial's record, or None if it has none; a file that has not changed is read once.
+
+    Raises:
+        RecordError: As :func:`read_record`.
+    """
+    try:
+        status = (folder / RESULT).stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"{folder / RESULT} cannot be read: {error.strerror}", hint=_AGAIN) from error
+    stamp = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    known = _summaries.get(folder)
+    if known is None or known[0] != stamp:
+        record = read_record(folder)
+        if record is None:
+            return None
+        summary = Summary(
+            selected_value(record), best_epoch(record), float(record["seconds"]["total"]), pattern_of(record)
+        )
+        _summaries[folder] = known = stamp, summary
+    return known[1]
+
+
+_summaries: dict[Path, tuple[tuple[int, ...], Summary]] = {}
 
 
 def _explain_ambiguity(record: Mapping[str, Any]) -> str:
@@ -198,18 +307,6 @@ def selected_epoch(record: Record) -> Epoch:
         StopIteration: There is none.
     """
     return next(epoch for epoch in record["epochs"] if epoch["epoch"] == record["best"]["epoch"])
-
-
-def looks_whole(folder: Path) -> bool:
-    """Return whether a record begins and ends as one of this schema; a quick check of a file read before."""
-    try:
-        with (folder / RESULT).open("rb") as file:
-            if not re.match(rb'\{\s*"schema": ' + str(SCHEMA).encode() + rb"\b", file.read(64)):
-                return False
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
-            return file.read().rstrip().endswith(b"}")
-    except OSError:
-        return False
 
 
 def read_records(output_dir: Path) -> Iterator[Record]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.store.attempts import Failure, classify, is_worth_a_try, read_failures
-from nxm_sweep.store.paths import RESULT, trial_folder
+from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.plans import PlannedCell, PlannedPoint
 from nxm_sweep.store.progress import is_training, read_pruned
-from nxm_sweep.store.records import best_epoch, best_of, pattern_of, read_record, selected_value
+from nxm_sweep.store.records import Summary, best_of, read_summary
 
 DONE, RUNNING, FAILED, PRUNED, TO_DO = "done", "running", "failed", "pruned", "to do"
 
@@ -51,8 +51,25 @@ class TrialStates:
         return self.epochs[point.identity]
 
 
-def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: int, pruning: bool = False) -> str:
-    """Return the state of a point.
+@dataclass(frozen=True, slots=True)
+class PointState:
+    """State of one point.
+
+    Attributes:
+        state: ``done``, ``running``, ``failed``, ``pruned`` or ``to do``.
+        record: Of a point that is done.
+        failure: Last failure of a point that is not; of a failed one its reason.
+    """
+
+    state: str
+    record: Summary | None = None
+    failure: Failure | None = None
+
+
+def point_state(
+    output_dir: Path, identity: str, *, lease: float, max_attempts: int, pruning: bool = False
+) -> PointState:
+    """Read the state of a point from disk: done is what has a usable record.
 
     Args:
         output_dir: Root of the trials.
@@ -62,16 +79,25 @@ def point_state(output_dir: Path, identity: str, *, lease: float, max_attempts: 
         pruning: Whether a pruned trial settles its point.
     """
     folder = trial_folder(output_dir, identity)
-    if (folder / RESULT).exists():
-        return DONE
+    try:
+        record = read_summary(folder)
+    except RecordError as error:
+        return PointState(FAILED, failure=classify(error))
+    if record is not None:
+        return PointState(DONE, record)
     if not folder.exists():
-        return TO_DO
-    if is_training(folder, lease):
-        return RUNNING
+        return PointState(TO_DO)
     failures = read_failures(folder)
-    if failures and not is_worth_a_try(failures, max_attempts):
-        return FAILED
-    return PRUNED if pruning and read_pruned(folder) is not None else TO_DO
+    last = failures[-1] if failures else None
+    if is_training(folder, lease):
+        state = RUNNING
+    elif failures and not is_worth_a_try(failures, max_attempts):
+        state = FAILED
+    elif pruning and read_pruned(folder) is not None:
+        state = PRUNED
+    else:
+        state, last = TO_DO, None
+    return PointState(state, failure=last)
 
 
 def read_states(
@@ -81,22 +107,13 @@ def read_states(
     trials = TrialStates()
     for point in points:
         identity = point.identity
-        state = point_state(output_dir, identity, lease=lease, max_attempts=max_attempts, pruning=pruning)
-        trials.states[identity] = state
-        folder = trial_folder(output_dir, identity)
-        if state == DONE:
-            try:
-                record = read_record(folder)
-            except RecordError as error:
-                trials.states[identity], trials.failures[identity] = FAILED, classify(error)
-                continue
-            if record is not None:
-                trials.scores[identity], trials.epochs[identity] = selected_value(record), best_epoch(record)
-                trials.seconds[identity] = record["seconds"]["total"]
-                if "sparsity" in record:
-                    trials.patterns[identity] = pattern_of(record)
-        elif state != TO_DO and (failures := read_failures(folder)):
-            trials.failures[identity] = failures[-1]
+        found = point_state(output_dir, identity, lease=lease, max_attempts=max_attempts, pruning=pruning)
+        trials.states[identity] = found.state
+        if found.failure is not None:
+            trials.failures[identity] = found.failure
+        if (record := found.record) is not None:
+            trials.scores[identity], trials.epochs[identity] = record.score, record.epoch
+            trials.seconds[identity], trials.patterns[identity] = record.seconds, record.pattern
     return trials
 
 

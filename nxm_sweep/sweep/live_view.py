@@ -20,7 +20,7 @@ from nxm_sweep.formatting import describe_point, format_duration, format_score, 
 from nxm_sweep.store.draws import best_mean, format_mean
 from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.progress import format_progress
-from nxm_sweep.store.records import best_epoch, best_of, read_record
+from nxm_sweep.store.records import best_of, read_summary
 from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.estimate import Estimate
@@ -225,10 +225,10 @@ def _make_epoch_reader(output_dir: Path) -> Callable[[Point], float]:
     @cache
     def read(identity: str) -> float:
         try:
-            record = read_record(trial_folder(output_dir, identity))
+            record = read_summary(trial_folder(output_dir, identity))
         except RecordError:  # the coordinator reports it
             record = None
-        return math.inf if record is None else best_epoch(record)
+        return math.inf if record is None else record.epoch
 
     return lambda point: read(point.identity)
 

@@ -16,8 +16,10 @@ from rich.console import Console
 from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.plans import set_aside_damaged_plans
 from nxm_sweep.store.record import Record
-from nxm_sweep.store.records import read_record
+from nxm_sweep.store.records import read_record, read_summary
+from nxm_sweep.store.small_files import warn
 from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
 from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.execution.claims import Claims
@@ -57,6 +59,8 @@ def run_sweep(
     console = console or Console(highlight=False)
     output_dir, sweep = Path(settings.output_dir), settings.sweep
     plan = _plan_points(cells, sweep, arguments)
+    if not sweep.dry_run:
+        set_aside_damaged_plans(output_dir)
     plan.recall(output_dir)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
@@ -128,6 +132,9 @@ def _prepare(study: CellStudy, points: list[Point], claims: Claims, output_dir: 
         study.resume(points, claims)
         return
     _settle_orphans(study, claims, output_dir)
+    if any(_differs(output_dir, *told) for told in study.recorded.items()) and claims.is_alone():
+        warn(f"the study {study.cell.study_name!r} differs from its records; it is rebuilt from them")
+        study.recreate()
     if study.cell.search:
         for point in study.add_missing(points):
             if (record := _load_record(output_dir, point.identity)) is not None:
@@ -149,6 +156,15 @@ def _settle_orphans(study: CellStudy, claims: Claims, output_dir: Path) -> None:
                 study.complete(trial, record)
 
 
+def _differs(output_dir: Path, identity: str, value: float) -> bool:
+    """Return whether a point's record has another score than its study."""
+    try:
+        record = read_summary(trial_folder(output_dir, identity))
+    except RecordError:  # the coordinator reports it for the points that it wants
+        return False
+    return record is not None and record.score != value
+
+
 def _load_record(output_dir: Path, identity: str) -> Record | None:
     try:
         return read_record(trial_folder(output_dir, identity))
@@ -157,9 +173,8 @@ def _load_record(output_dir: Path, identity: str) -> Record | None:
 
 
 def _is_to_train(output_dir: Path, identity: str, sweep: SweepSettings) -> bool:
-    state = point_state(
-        output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=sweep.pruner != "none"
-    )
+    pruning = sweep.pruner != "none"
+    state = point_state(output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=pruning).state
     return state in {TO_DO, RUNNING} or (state == FAILED and sweep.retry_failed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,10 +20,11 @@ from nxm_sweep.sparsity import distributed
 from nxm_sweep.store.attempts import forget_failures
 from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.liveness import Heartbeat
-from nxm_sweep.store.paths import MODEL, trial_folder, trial_lock
+from nxm_sweep.store.paths import MODEL, WORK, trial_folder, trial_lock
 from nxm_sweep.store.progress import PRUNED, ProgressFile
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, read_record, write_record
+from nxm_sweep.store.small_files import set_aside_damaged
 from nxm_sweep.training.monitor import Monitor, NullMonitor
 from nxm_sweep.trial.identity import identity_of
 from nxm_sweep.trial.inputs import Inputs
@@ -73,6 +75,8 @@ def run_point(
             record = _find_record(folder, settings)  # the other process may have finished it
             if record is not None:
                 return record, False
+            if distributed.rank() == 0:
+                set_aside_damaged(folder)
             return _train(settings, prepared, folder, console, hashed), True
 
 
@@ -133,6 +137,7 @@ def _train(
     if distributed.rank() == 0:
         write_record(folder, record)
         forget_failures(folder)
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # not before: a kill in between would lose the training
     shared: Record = distributed.share(record)
     return shared
 

@@ -22,11 +22,11 @@ from nxm_sweep.errors import SparsityError
 from nxm_sweep.methods import Iteration
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
-from nxm_sweep.store.files import replace_folder
+from nxm_sweep.store.files import replace_folder, write_text
 from nxm_sweep.store.paths import MODEL, PREDICTIONS, WORK
 from nxm_sweep.store.record import RecordBody
 from nxm_sweep.training.callbacks import forget_reports
-from nxm_sweep.training.checkpoint import complete_checkpoints
+from nxm_sweep.training.checkpoint import newest_usable
 from nxm_sweep.training.cpu_layers import use_fast_layers_
 from nxm_sweep.training.heads import carries_head, check_kept_head, check_shapes
 from nxm_sweep.training.model_files import check_model, describe_limit, limit_length, load_tokenizer
@@ -105,13 +105,13 @@ def prepare(settings: TrialSettings) -> Prepared:
 def run_trial(
     settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, monitor: Monitor
 ) -> RecordBody | None:
-    """Train one trial and return its record's body; continue from the last complete checkpoint in ``folder``.
+    """Train one trial and return its record's body; continue from the newest usable checkpoint in ``folder``.
 
     Args:
         settings: Checked settings.
         prepared: The result of :func:`prepare`.
-        folder: The trial's folder: ``work/`` contains checkpoints and is removed at the end; ``model/`` is the best
-            pruned model, if it is saved.
+        folder: The trial's folder: ``work/`` contains checkpoints, which the caller removes once the record is written;
+            ``model/`` is the best pruned model, if it is saved.
         console: Output for progress.
         monitor: Receives steps and epochs, and may stop the trial.
 
@@ -144,10 +144,11 @@ def run_trial(
     method = trainer.sparse_method
     budget = learning_rate_sum(settings, trainer.optimizer_steps())
     start = distance_to_go(method.targets, budget)
-    checkpoints = distributed.share([str(path) for path in complete_checkpoints(work)])
-    if not checkpoints and distributed.rank() == 0:
+    usable = newest_usable(work) if distributed.rank() == 0 else None
+    checkpoint = distributed.share(None if usable is None else str(usable))
+    if not checkpoint and distributed.rank() == 0:
         forget_reports(folder)
-    trainer.run(Path(checkpoints[-1]) if checkpoints else None)
+    trainer.run(Path(checkpoint) if checkpoint else None)
     end, last_prune = distance_to_go(method.targets), last_prune_of(trainer, start)
     if last_prune is not None and last_prune["advice"]:
         console.print(f"note: {last_prune['advice']}", highlight=False, soft_wrap=True)
@@ -159,12 +160,10 @@ def run_trial(
     with _time_phase(seconds, "verify"):
         checks = _verify(trainer.best_folder, method.targets)
     if settings.save_model:
-        tokenizer.save_pretrained(trainer.best_folder)
-        replace_folder(trainer.best_folder, folder / MODEL)
+        _keep_model(trainer, tokenizer, folder / MODEL)
     else:
         shutil.rmtree(folder / MODEL, ignore_errors=True)  # left by an earlier run that force=true replaced
-    trainer.predictions_file.replace(folder / PREDICTIONS)
-    shutil.rmtree(work)
+    write_text(folder / PREDICTIONS, trainer.predictions_file.read_text())
     return cast(
         "RecordBody",
         {
@@ -180,7 +179,7 @@ def run_trial(
             **_describe_teacher(settings, prepared),
             "steps": trainer.state.global_step,
             "tokens": settings.training.epochs * sum(data.train["length"]),
-            "resumed_from_step": int(checkpoints[-1].rpartition("-")[2]) if checkpoints else None,
+            "resumed_from_step": int(checkpoint.rpartition("-")[2]) if checkpoint else None,
             "seconds": seconds | {"total": sum(seconds.values()), **trainer.cpu_seconds},
             "hardware": hardware(trainer.args.device),
             "versions": versions(),
@@ -335,6 +334,15 @@ def build_trainer(
     if distributed.rank() > 0:  # a dropout mask other than rank 0's
         set_seed(zlib.crc32(f"{settings.seed} {distributed.rank()}".encode()))
     return trainer
+
+
+def _keep_model(trainer: TrialTrainer, tokenizer: Any, place: Path) -> None:
+    """Copy the best model with its tokenizer to its place; the checkpoints, which name it, stay until there is a record."""
+    fresh = trainer.best_folder.with_name(MODEL)
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(trainer.best_folder, fresh, ignore=shutil.ignore_patterns(PREDICTIONS))
+    tokenizer.save_pretrained(fresh)
+    replace_folder(fresh, place)
 
 
 def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from nxm_sweep.errors import ModelError
 from nxm_sweep.methods import Dense
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance, distributed
-from nxm_sweep.store.files import fresh_name, replace_folder, write_json
+from nxm_sweep.store.files import follow_umask, write_json
+from nxm_sweep.store.paths import PREDICTIONS
+from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.callbacks import MonitorCallback, ProgressBar, end_reports, report_into
 from nxm_sweep.training.distributed_trainer import RankTrainer
 from nxm_sweep.training.metrics import answers, score
@@ -35,7 +38,7 @@ class TrialTrainer(RankTrainer):
 
     Args:
         settings: The trial's settings.
-        work: Folder for checkpoints and the best model so far.
+        work: Folder for the last two checkpoints and the best model so far.
         console: Output for progress.
         monitor: Receives steps and epochs, and may stop the trial.
         **kwargs: As for :class:`RankTrainer`.
@@ -51,8 +54,10 @@ class TrialTrainer(RankTrainer):
         )
         self._task, self._console, self._monitor = settings.task, console, monitor
         self._precision = settings.training.precision
-        self.best_folder = work / "best"
-        self.predictions_file = work / "predictions.json"
+        self._work = work
+        self._reported: Path | None = None
+        self._sealer = ThreadPoolExecutor(1, "seal")  # checksums and disk take seconds, in which the next epoch trains
+        self._sealing: Future[None] | None = None
         self._sets: dict[str, Dataset] = kwargs["eval_dataset"]
         self._predictions: dict[str, dict[str, list[float]]] = {}  # of the latest evaluation, by validation set
         self._progress = ProgressBar(self, console)
@@ -62,6 +67,16 @@ class TrialTrainer(RankTrainer):
         report_into(self, work.parent, console)
         self.carried = {"epochs": [], "seconds": {"train": 0.0, "evaluate": 0.0, "save": 0.0}, "train_cpu": 0.0}
         self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
+
+    @property
+    def best_folder(self) -> Path:
+        """The pruned model of the best epoch so far. A checkpoint names it in its manifest, so it is never rewritten."""
+        return self._work / f"{files.BEST}{self.best_epoch()['epoch']}"
+
+    @property
+    def predictions_file(self) -> Path:
+        """The predictions of the selected model on the validation sets."""
+        return self._reported or self.best_folder / PREDICTIONS
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -99,6 +114,7 @@ class TrialTrainer(RankTrainer):
             raise
         finally:
             self._progress.close()
+            self._finish_sealing()
 
     def best_epoch(self) -> dict[str, Any]:
         """Return the entry of the epoch with the best selection score; the earlier wins a tie."""
@@ -113,6 +129,7 @@ class TrialTrainer(RankTrainer):
             metrics = self.evaluate(validation)
         finally:
             self.sparse_method = method
+        self._reported = self._work / PREDICTIONS
         self._keep_predictions(self.best_epoch()["epoch"], validation)
         return _pick_scores(metrics, self._task, list(validation))
 
@@ -152,11 +169,24 @@ class TrialTrainer(RankTrainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if distributed.rank() == 0:
+            self._finish_sealing()
+            files.make_room(self._work, self.best_folder)
+        distributed.wait()  # else rank 0 would delete what another rank has written into the new one
         super()._save_checkpoint(model, trial)
+        if distributed.rank() == 0:
+            checkpoint = self._work / f"checkpoint-{self.state.global_step}"
+            self._sealing = self._sealer.submit(files.seal, checkpoint, self.best_folder)
         self._lap("save")
         self._monitor.on_epoch(self.epochs)
         if self.state.global_step < self.state.max_steps:
             raise_if_stopped(self._monitor.stop_after_epoch())
+
+    def _finish_sealing(self) -> None:
+        """Wait until the latest checkpoint is complete."""
+        if self._sealing is not None:
+            sealing, self._sealing = self._sealing, None
+            sealing.result()
 
     def _lap(self, phase: str) -> None:
         """Add the time since the last call to ``phase``."""
@@ -193,13 +223,15 @@ class TrialTrainer(RankTrainer):
         }
 
     def _save_best(self) -> None:
-        """Write the pruned model to a temporary folder, then replace the best one."""
+        """Write the pruned model; the best one before it stays until no checkpoint names it."""
         if distributed.rank() > 0:
             return
-        fresh = fresh_name(self.best_folder)
+        self._finish_sealing()
+        files.make_room(self._work)
+        self.best_folder.mkdir(parents=True)
         with self.sparse_method.pruned():
-            self._require_model().save_pretrained(fresh)
-        replace_folder(fresh, self.best_folder)
+            self._require_model().save_pretrained(self.best_folder)
+        follow_umask(self.best_folder)
         self._keep_predictions(round(self.state.epoch or 0), self._sets)
 
     def _require_model(self) -> PreTrainedModel:
@@ -251,7 +283,7 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=None,  # see _save_checkpoint
         logging_nan_inf_filter=False,
         report_to=training.report_to or "none",
         run_name=work.parent.name,  # the run's name in MLflow: the trial's identity

@@ -28,6 +28,7 @@ from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.records import write_record
 from nxm_sweep.training.packing import pack_
 from nxm_sweep.trial.run import run_point
+from tests.store.core import core_record
 
 MAX_LENGTH = 24
 ROWS = [(str(row["sentence1"]), str(row["sentence2"])) for row in generate("paraphrase", "validation", 80)]
@@ -150,7 +151,7 @@ def finish(outputs: Path, model: Path, identity: str, data: Path, *overrides: st
             saved.classifier.bias.fill_(2.5 - 4 * float(said.mean() / said.std()))
     saved.save_pretrained(folder / "model")
     AutoTokenizer.from_pretrained(model).save_pretrained(folder / "model")
-    write_record(folder, {"schema": 1, "identity": identity, "config": asdict(settings)})
+    write_record(folder, core_record(identity, config=asdict(settings)))
     return folder
 
 

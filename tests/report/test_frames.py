@@ -92,8 +92,8 @@ def test_a_record_that_is_none_is_listed_with_its_reason(tmp_path: Path, place: 
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(_changed(place, value)))
     (kind, reason) = problems(tmp_path)["a"]
-    assert kind == "incomplete"
-    assert reason.startswith("result.json is not what a record is: ")
+    assert kind == ("incomplete" if place.startswith(("hashed", "steps")) else "unreadable")
+    assert "result.json" in reason
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": 99}', "\x00"], ids=["deep", "later", "zero"])

@@ -17,6 +17,7 @@ from nxm_sweep.store.progress import (
     read_pruned,
     request_stop,
 )
+from nxm_sweep.store.small_files import EpochScore
 
 EPOCHS = [{"epoch": 1, "selection": 0.5}, {"epoch": 2, "selection": 0.25}]
 
@@ -29,6 +30,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def _step(folder: Path) -> int | None:
+    progress = read_progress(folder)
+    return None if progress is None else progress["step"]
+
+
+def _pruned_epochs(folder: Path) -> list[EpochScore] | None:
+    pruned = read_pruned(folder)
+    return None if pruned is None else pruned["epochs"]
 
 
 @pytest.fixture
@@ -45,10 +56,10 @@ def test_running_trial_says_where_it_is_and_nothing_when_it_has_ended(tmp_path: 
         assert found is not None
         assert (found["process"], found["step"], found["steps"], found["epochs"]) == (this_process(), 3, 40, EPOCHS)
         progress.on_step(4, 40)
-        assert (read_progress(tmp_path) or {})["step"] == 3
+        assert _step(tmp_path) == 3
         clock.now = 0.6
         progress.on_step(5, 40)
-        assert (read_progress(tmp_path) or {})["step"] == 5
+        assert _step(tmp_path) == 5
     assert list(tmp_path.iterdir()) == []
     assert not is_training(tmp_path, 60.0)
 
@@ -89,7 +100,7 @@ def test_pruned_trial_keeps_its_scores_and_no_checkpoint_until_it_is_trained_aga
     with ProgressFile(tmp_path) as progress:
         progress.on_epoch(EPOCHS)
         progress.keep_as_pruned()
-    assert (read_pruned(tmp_path) or {})["epochs"] == EPOCHS
+    assert _pruned_epochs(tmp_path) == EPOCHS
     assert [path.name for path in tmp_path.iterdir()] == ["pruned.json"]
     with ProgressFile(tmp_path):
         assert read_pruned(tmp_path) is None

@@ -15,10 +15,18 @@ import pytest
 from nxm_sweep.errors import RecordError
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.record import Record
-from nxm_sweep.store.records import SCHEMA, looks_whole, read_record, read_records, write_record
+from nxm_sweep.store.records import SCHEMA, read_record, read_records, read_summary, write_record
 from tests.store.keys import undescribed
 
-OLD: dict[str, Any] = {"schema": SCHEMA, "identity": "old", "epochs": [1, 2.5, None]}
+OLD: dict[str, Any] = {
+    "schema": SCHEMA,
+    "identity": "a",
+    "sparsity_name": "2of4",
+    "best": {"epoch": 1, "value": 0.5},
+    "epochs": [{"epoch": 1, "selection": 0.5, "unpruned_selection": None, "relative_distance": 1}],
+    "sparsity": {"targets": [{"constraint": "2 of 4"}], "exact": True},
+    "seconds": {"total": 2.5},
+}
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,11 +114,19 @@ def test_what_a_killed_writer_left_is_no_record(tmp_path: Path) -> None:
         (b"", "cannot be read"),
         (b'{"schema": 1, "identity"', "cannot be read"),
         (b"\xff\xfe{}", "cannot be read"),
-        (b"[]", "is not a record"),
-        (b"{}", "is not a record"),
-        (b'{"schema": "1"}', "is not a record"),
-        (b'{"schema": null}', "is not a record"),
-        (b"null", "is not a record"),
+        (b"[]", "its content must be an object but is a list"),
+        (b"{}", "schema is missing"),
+        (b'{"schema": "1"}', "schema must be a whole number but is text"),
+        (b'{"schema": null}', "schema must be a whole number but is null"),
+        (b'{"schema": true}', "schema must be a whole number but is true or false"),
+        (b"null", "its content must be an object but is null"),
+        (b'{"schema": 1}', "is not a record: identity is missing"),
+        (b'{"schema": NaN}', "NaN is not JSON"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (json.dumps({**OLD, "best": {"epoch": 1, "value": "0.9"}}).encode(), "best.value must be a number but is text"),
+        (json.dumps({**OLD, "best": {"epoch": 7, "value": 0.9}}).encode(), "best epoch is not among its epochs"),
+        (json.dumps({**OLD, "epochs": [None]}).encode(), "epochs[0] must be an object but is null"),
+        (b'{"schema": 1' + b"0" * 400 + b"}", "schema is out of range"),
         (b'{"schema": 3}', "has schema 3 but this version reads up to 2"),
     ],
 )
@@ -152,7 +168,7 @@ def test_one_damaged_record_is_not_passed_over(tmp_path: Path) -> None:
 
 def _trained(method: str, schedule: str = "constant", **admm: str) -> dict[str, Any]:
     hashed = {"method": {"name": method, "admm": {"penalty": "gradient", "finish": "refit", **admm}}}
-    return {"schema": 1, "identity": "old", "hashed": hashed, "config": {"rho": {"schedule": schedule}}}
+    return {**OLD, "schema": 1, "hashed": hashed, "config": {"rho": {"schedule": schedule}}}
 
 
 @pytest.mark.parametrize(
@@ -181,8 +197,8 @@ def test_a_record_whose_identity_stood_for_other_outcomes_too_is_no_answer(
         _trained("nxm", "linear"),
         _trained("nxm", finish="prune"),
         _trained("nxm_refit"),
-        {"schema": 1, "identity": "old", "hashed": {"method": {"name": "dense"}}},
-        {"schema": 1, "identity": "old", "hashed": [], "config": {"rho": 3}},
+        {**OLD, "schema": 1, "hashed": {"method": {"name": "dense"}}},
+        {**OLD, "schema": 1, "hashed": [], "config": {"rho": 3}},
     ],
 )
 def test_every_other_record_of_schema_1_is_read(record: dict[str, Any], tmp_path: Path) -> None:
@@ -190,11 +206,16 @@ def test_every_other_record_of_schema_1_is_read(record: dict[str, Any], tmp_path
     assert read_record(tmp_path) == record
 
 
-def test_a_quick_look_does_not_pass_a_record_of_schema_1(tmp_path: Path) -> None:
-    write_record(tmp_path, {"schema": SCHEMA, "identity": "a"})
-    assert looks_whole(tmp_path)
-    write_record(tmp_path, {"schema": 1, "identity": "a"})
-    assert not looks_whole(tmp_path)  # it is read whole instead, and refused where its identity was ambiguous
+def test_a_summary_follows_the_file(tmp_path: Path) -> None:
+    assert read_summary(tmp_path) is None
+    write_record(tmp_path, OLD)
+    summary = read_summary(tmp_path)
+    assert summary is not None
+    assert (summary.score, summary.epoch, summary.seconds, summary.pattern) == (0.5, 1.0, 2.5, "2of4")
+    write_record(tmp_path, {**OLD, "best": {"epoch": 1, "value": 0.75}})
+    assert (read_summary(tmp_path) or summary).score == 0.75
+    (tmp_path / RESULT).unlink()
+    assert read_summary(tmp_path) is None
 
 
 # --- what a record holds ----------------------------------------------------------------------------------------------

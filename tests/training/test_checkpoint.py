@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.checkpoint import (
     complete_checkpoints,
+    find_damage,
     load_optimizer,
     load_random_state,
+    make_room,
+    newest_usable,
     save_optimizer,
     save_random_state,
+    seal,
 )
 
 Maker = Callable[[nn.Module], torch.optim.Optimizer]
@@ -138,16 +142,14 @@ def test_every_rank_gets_its_own_state_back(tmp_path: Path) -> None:
         assert torch.equal(torch.rand(3), drawn[rank])
 
 
-def _checkpoint(
-    folder: Path, step: int, *, trainer: str | bytes | None = '{"global_step": 1}', ours: bool = True
-) -> Path:
-    path = folder / f"checkpoint-{step}"
+def _checkpoint(work: Path, step: int, best: str = "best-1", *, sealed: bool = True) -> Path:
+    path = work / f"checkpoint-{step}"
     path.mkdir()
-    if ours:
-        (path / files.STATE).write_text("{}")
-    if trainer is not None:
-        content = trainer.encode() if isinstance(trainer, str) else trainer
-        (path / "trainer_state.json").write_bytes(content)
+    (path / files.STATE).write_text("{}")
+    (work / best).mkdir(exist_ok=True)
+    (work / best / "model.safetensors").write_text("weights")
+    if sealed:
+        seal(path, work / best)
     return path
 
 
@@ -156,24 +158,49 @@ def test_checkpoints_are_ordered_by_their_number(tmp_path: Path) -> None:
     assert complete_checkpoints(tmp_path) == [made[step] for step in (9, 20, 100, 1000)]
 
 
-@pytest.mark.parametrize(
-    ("trainer", "ours"),
-    [
-        (None, True),
-        ('{"global_step": 1, "log_hi', True),
-        ("", True),
-        (b"\xff\xfe\x00", True),
-        ('{"global_step": 1}', False),
-    ],
-    ids=["missing", "cut short", "empty", "no text", "of another trainer"],
-)
-def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(
-    tmp_path: Path, trainer: str | bytes | None, *, ours: bool
-) -> None:
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:
     whole = _checkpoint(tmp_path, 3)
-    _checkpoint(tmp_path, 6, trainer=trainer, ours=ours)
+    _checkpoint(tmp_path, 6, sealed=False)
     assert complete_checkpoints(tmp_path) == [whole]
+    assert newest_usable(tmp_path) == whole
 
 
 def test_a_folder_that_does_not_exist_holds_no_checkpoints(tmp_path: Path) -> None:
     assert complete_checkpoints(tmp_path / "none") == []
+    assert newest_usable(tmp_path / "none") is None
+
+
+def test_room_is_made_for_one_beside_the_newest_and_the_models_that_it_names(tmp_path: Path) -> None:
+    _checkpoint(tmp_path, 3)
+    _checkpoint(tmp_path, 6, "best-2")
+    _checkpoint(tmp_path, 9, "best-3", sealed=False)
+    make_room(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-2", "checkpoint-6"]
+
+
+def test_the_best_model_of_the_checkpoint_to_come_stays(tmp_path: Path) -> None:
+    _checkpoint(tmp_path, 3)
+    (tmp_path / "best-2").mkdir()
+    make_room(tmp_path, tmp_path / "best-2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-1", "best-2", "checkpoint-3"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "checkpoint-3/../../secret", "/dev/zero", "checkpoint-3/", "best-1/model.safetensors/x"]
+)
+def test_a_manifest_that_names_other_files_is_damaged_and_reads_none(name: str, tmp_path: Path) -> None:
+    path = _checkpoint(tmp_path, 3)
+    assert find_damage(path) == ""
+    manifest = json.loads((path / files.MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": 0, "sha256": ""}
+    (path / files.MANIFEST).write_text(json.dumps(manifest))
+    assert "which is no file of it" in find_damage(path)
+
+
+@pytest.mark.parametrize("left_out", ["checkpoint-3", "best-1"])
+def test_a_manifest_without_the_best_model_is_damaged(left_out: str, tmp_path: Path) -> None:
+    path = _checkpoint(tmp_path, 3)
+    manifest = json.loads((path / files.MANIFEST).read_text())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if not name.startswith(left_out)}
+    (path / files.MANIFEST).write_text(json.dumps(manifest))
+    assert find_damage(path) == f"{files.MANIFEST} is not complete"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from nxm_sweep.errors import LauncherError
 from nxm_sweep.store.attempts import Outcome, failure, outcome_of, read_failures
 from nxm_sweep.store.paths import RESULT, trial_folder
+from nxm_sweep.store.small_files import Job
 from nxm_sweep.sweep.execution.launcher_job import answer_of, forget_job, lives, read_job, stop_of
 from nxm_sweep.sweep.planning.cell import Point
 
@@ -146,17 +148,15 @@ class BatchRunner:
             self._end_batch(left)
         return ended
 
-    def _determine_outcome(
-        self, number: int, folder: Path, job: Mapping[str, Any] | None, *, over: bool
-    ) -> Outcome | None:
+    def _determine_outcome(self, number: int, folder: Path, job: Job | None, *, over: bool) -> Outcome | None:
         """Return a job's outcome: by its record, its answer, the launcher, or its death; None if it may continue."""
-        if (folder / RESULT).exists():
+        if os.path.lexists(folder / RESULT):
             return Outcome()
         if (answer := answer_of(job)) is not None:
             return outcome_of(answer)
         return self._infer_outcome(number, folder, job) if over else None
 
-    def _infer_outcome(self, number: int, folder: Path, job: Mapping[str, Any] | None) -> Outcome | None:
+    def _infer_outcome(self, number: int, folder: Path, job: Job | None) -> Outcome | None:
         """Return the outcome of a job without an answer, after the launcher has ended."""
         if self._error is None:
             return outcome_of(self._returned[number]) if number < len(self._returned) else Outcome()

@@ -14,10 +14,11 @@ from typing import Self
 
 from filelock import FileLock
 
-from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.files import write_json
 from nxm_sweep.store.liveness import Heartbeat, is_alive, this_process
 from nxm_sweep.store.paths import CLAIM, claims_lock, coordinator_file, trial_folder
 from nxm_sweep.store.progress import is_training
+from nxm_sweep.store.small_files import Claim, Coordinator, read_small_file, set_aside_damaged
 
 
 class Claims:
@@ -38,7 +39,8 @@ class Claims:
 
     def __enter__(self) -> Self:
         for file in self._sign.parent.glob("*.json"):  # of coordinators that were killed
-            if not is_alive(read_json(file) or {}, file, self._lease):
+            if not self._is_alive(file):
+                set_aside_damaged(file.parent, {file.name: Coordinator})
                 file.unlink(missing_ok=True)
         write_json(self._sign, {**this_process(), "since": time.time()})
         self._heartbeat.__enter__()
@@ -57,6 +59,7 @@ class Claims:
         with self._lock:
             if self.is_taken(identity):
                 return False
+            set_aside_damaged(folder, {CLAIM: Claim})
             (folder / CLAIM).unlink(missing_ok=True)
             claim = {**this_process(), "owner": self.owner, "since": time.time()}
             fresh = folder / f".{CLAIM}.{self.owner}"
@@ -74,20 +77,22 @@ class Claims:
         """Release a point."""
         self._held.discard(identity)
         claim = trial_folder(self._output_dir, identity) / CLAIM
-        if (read_json(claim) or {}).get("owner") == self.owner:
+        if (read_small_file(claim, Claim) or {}).get("owner") == self.owner:
             claim.unlink(missing_ok=True)
 
     def is_alone(self) -> bool:
         """Return whether no other coordinator is alive under this output folder."""
         others = [file for file in self._sign.parent.glob("*.json") if file != self._sign]
-        return not any(is_alive(read_json(file) or {}, file, self._lease) for file in others)
+        return not any(map(self._is_alive, others))
 
     def is_taken(self, identity: str) -> bool:
         """Return whether a live coordinator holds a point, or a live process trains it."""
         folder = trial_folder(self._output_dir, identity)
-        claim = read_json(folder / CLAIM)
-        if isinstance(claim, dict) and is_alive(
-            claim, coordinator_file(self._output_dir, str(claim.get("owner"))), self._lease
-        ):
+        claim: Claim | None = read_small_file(folder / CLAIM, Claim)
+        if claim is not None and is_alive(claim, coordinator_file(self._output_dir, claim["owner"]), self._lease):
             return True
         return is_training(folder, self._lease)
+
+    def _is_alive(self, file: Path) -> bool:
+        """Return whether a coordinator is alive; that of a damaged file is as long as it touches the file."""
+        return is_alive(read_small_file(file, Coordinator) or {}, file, self._lease)

@@ -6,6 +6,7 @@ Points left = wanted points - records - points in training. Coordinators share a
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from nxm_sweep.store.attempts import (
 )
 from nxm_sweep.store.paths import RESULT, STOP, trial_folder
 from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
-from nxm_sweep.store.records import looks_whole, read_record, selected_value
+from nxm_sweep.store.records import read_record, read_summary, selected_value
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.batch_runner import Runner
 from nxm_sweep.sweep.execution.claims import Claims
@@ -95,14 +96,11 @@ class Coordinator:
         self.board = SweepState()
         self.stopping = False
         self._read_states(self._points)
-        for study in studies.values():
-            self.board.done |= {
-                identity: value for identity, value in study.recorded.items() if identity in self.board.done
-            }
         if settings.retry_failed:
             for identity in list(self.board.failed):
-                forget_failures(self._folder(identity))
-                del self.board.failed[identity]
+                if not self._has_file(identity, RESULT):  # a damaged record is never trained over
+                    forget_failures(self._folder(identity))
+                    del self.board.failed[identity]
         open_points = [point for point in plan if not self._is_settled(point.identity)]
         self._to_do = deque(sorted(open_points, key=seconds_of, reverse=True))  # stable: ties in the plan's order
         self._looked = time.monotonic()
@@ -126,6 +124,7 @@ class Coordinator:
         while self._tick():
             show(self.board)
         self._add_results(self._catch_up.finish())
+        self._recheck()
         show(self.board)
         return self.board
 
@@ -282,7 +281,7 @@ class Coordinator:
         study = self._study(point)
         progress = read_progress(folder)
         if progress is None:
-            if self.stopping and not any((folder / name).exists() for name in (RESULT, STOP)):
+            if self.stopping and not any(self._has_file(identity, name) for name in (RESULT, STOP)):
                 request_stop(folder, INTERRUPTED)  # a launcher's job that has not begun
             return
         if self._should_prune(point, trial, study.report(trial, identity, progress["epochs"])):
@@ -328,17 +327,40 @@ class Coordinator:
         settled = 0
         for identity in identities:
             folder = self._folder(identity)
-            if (folder / RESULT).exists():
-                self.board.done.setdefault(identity, None)
-            elif self._settings.pruner != "none" and (pruned := read_pruned(folder)) is not None:
-                epochs = pruned.get("epochs") or [{"selection": None}]
-                self.board.pruned[identity] = epochs[-1]["selection"]
+            if self._read_record(identity):
+                settled += 1
+                continue
+            if self._settings.pruner != "none" and (pruned := read_pruned(folder)) is not None:
+                epochs = pruned["epochs"]
+                self.board.pruned[identity] = epochs[-1]["selection"] if epochs else None
             elif (failures := read_failures(folder)) and not is_worth_a_try(failures, self._settings.max_attempts):
                 self.board.failed[identity] = failures[-1]
             else:
                 continue
             settled += 1
         return settled
+
+    def _read_record(self, identity: str) -> bool:
+        """Read a point's record, or that it is damaged, into the state; return whether there is one."""
+        try:
+            record = read_summary(self._folder(identity))
+        except RecordError as error:
+            self.board.done.pop(identity, None)
+            self.board.failed[identity] = classify(error)
+            return True
+        if record is None:
+            return False
+        self.board.done[identity] = record.score
+        return True
+
+    def _recheck(self) -> None:
+        """Compare the final state with the disk: a record may have been removed or damaged since it was read."""
+        for identity in list(self.board.done):
+            if not self._read_record(identity):
+                del self.board.done[identity]
+        for identity in list(self.board.pruned):
+            if read_pruned(self._folder(identity)) is None:
+                del self.board.pruned[identity]
 
     def _add_results(self, read: Mapping[str, float | Failure]) -> None:
         """Add what was read from records of other sweeps to the state."""
@@ -350,13 +372,16 @@ class Coordinator:
                 self.board.done[identity] = result
 
     def _is_in_study(self, point: Point) -> bool:
-        return point.identity in self._study(point).recorded and looks_whole(self._folder(point.identity))
+        return point.identity in self._study(point).recorded
 
     def _is_settled(self, identity: str) -> bool:
         return identity in self.board.done or identity in self.board.failed or identity in self.board.pruned
 
     def _study(self, point: Point) -> CellStudy:
         return self._studies[point.cell.study_name]
+
+    def _has_file(self, identity: str, name: str) -> bool:
+        return os.path.lexists(self._folder(identity) / name)
 
     def _folder(self, identity: str) -> Path:
         return trial_folder(self._output_dir, identity)

@@ -10,15 +10,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.attempts import STOPPED
-from nxm_sweep.store.files import read_json, write_json
+from nxm_sweep.store.files import write_json
 from nxm_sweep.store.liveness import Heartbeat, is_alive, this_process
 from nxm_sweep.store.paths import JOB, STOP, trial_folder
+from nxm_sweep.store.progress import read_stop
+from nxm_sweep.store.small_files import Job, read_small_file
 
-_PROCESS, _ANSWER = "process", "answer"
+_PROCESS: Final = "process"
+_ANSWER: Final = "answer"
 
 
 _BEAT_SECONDS = 2.0
@@ -50,22 +53,22 @@ def forget_job(folder: Path) -> None:
 
 def stop_of(folder: Path) -> dict[str, str] | None:
     """Return the answer of a job with a stop request before it begins, or None."""
-    request = read_json(folder / STOP)
-    return {STOPPED: str(request.get("reason"))} if isinstance(request, dict) else None
+    reason = read_stop(folder)
+    return None if reason is None else {STOPPED: reason}
 
 
-def read_job(folder: Path) -> Mapping[str, Any] | None:
+def read_job(folder: Path) -> Job | None:
     """Return a job's file in a trial's folder, or None if it has not begun or has left a record."""
-    job = read_json(folder / JOB)
-    return job if isinstance(job, dict) else None
+    job: Job | None = read_small_file(folder / JOB, Job)
+    return job
 
 
-def answer_of(job: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def answer_of(job: Job | None) -> Mapping[str, Any] | None:
     """Return a job's answer, or None if it has none."""
-    return (job or {}).get(_ANSWER)
+    return None if job is None else job.get(_ANSWER)
 
 
-def lives(job: Mapping[str, Any], folder: Path, lease: float) -> bool:
+def lives(job: Job, folder: Path, lease: float) -> bool:
     """Return whether the process of a begun job is alive."""
     return is_alive(job.get(_PROCESS, {}), folder / JOB, lease)
 

@@ -16,7 +16,7 @@ from nxm_sweep.errors import RecordError
 from nxm_sweep.formatting import format_duration, format_value
 from nxm_sweep.settings import AUTO, PRECISION, SweepSettings, TrialSettings
 from nxm_sweep.store.paths import trial_folder
-from nxm_sweep.store.records import read_record
+from nxm_sweep.store.records import read_summary
 from nxm_sweep.store.state import DONE, FAILED, PRUNED, RUNNING, TO_DO, point_state
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.plan import Plan
@@ -100,12 +100,11 @@ def rows_trained(point: Point) -> int:
 
 
 def _read_seconds(output_dir: Path, identity: str) -> float | None:
-    folder = trial_folder(output_dir, identity)
     try:
-        record = read_record(folder)
-    except RecordError:
+        record = read_summary(trial_folder(output_dir, identity))
+    except RecordError:  # a problem of that point
         return None
-    return None if record is None else float(record["seconds"]["total"])
+    return None if record is None else record.seconds
 
 
 def show_dry_run(
@@ -204,7 +203,6 @@ def _format_axis(values: Any) -> str:
 
 
 def _read_state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:
-    state = point_state(
-        output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=sweep.pruner != "none"
-    )
+    pruning = sweep.pruner != "none"
+    state = point_state(output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=pruning).state
     return TO_DO if state == FAILED and sweep.retry_failed else state

@@ -26,15 +26,16 @@ from optuna.trial import FrozenTrial, TrialState
 from nxm_sweep.errors import RecordError
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.store.attempts import Failure, forget_failures, is_worth_a_try, read_failures
-from nxm_sweep.store.paths import RESULT, trial_folder
+from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.progress import PRUNED as STOP_AS_PRUNED
 from nxm_sweep.store.progress import close_as_pruned, read_pruned, request_stop
 from nxm_sweep.store.record import Record
-from nxm_sweep.store.records import read_record, selected_value
+from nxm_sweep.store.records import read_record, read_summary, selected_value
+from nxm_sweep.store.small_files import EpochScore
 from nxm_sweep.store.state import DONE, FAILED, PRUNED, TO_DO
 from nxm_sweep.sweep.planning.axes import Range
 from nxm_sweep.sweep.planning.cell import Cell, Point
-from nxm_sweep.sweep.studies.study import IDENTITIES, CellStudy, find_or_create
+from nxm_sweep.sweep.studies.study import IDENTITIES, CellStudy
 
 
 class Claims(Protocol):
@@ -52,12 +53,13 @@ MISSING = "missing seeds"
 
 @dataclass
 class _Draw:
-    """A drawn point: its latest trial, and its trainings in the order of the seeds."""
+    """A drawn point: its latest trial with the scores noted in it, and its trainings in the order of the seeds."""
 
     trial: int
     identities: list[str]
     state: TrialState
-    noted: set[str]
+    noted: dict[str, float]
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class SeedMeanStudy(CellStudy):
                 running[number] = identities[0] if identities else ""
             if identities:
                 scores = self._read_scores(trial, identities)
-                draw = _Draw(number, identities, trial.state, set(scores))
+                draw = _Draw(number, identities, trial.state, scores, trial.value)
                 self._draws[identities[0]] = self._by_trial[number] = draw  # the latest trial of a point counts
                 self.recorded |= scores
         self._of = {identity: draw for draw in self._draws.values() for identity in draw.identities}
@@ -128,9 +130,7 @@ class SeedMeanStudy(CellStudy):
                 if self._read_state(point.identity) == FAILED:
                     forget_failures(self._folder(point.identity))
         if any(map(self._is_stale, self._draws.values())) and claims.is_alone():
-            self.storage.delete_study(self.study_id)
-            self.study_id = find_or_create(self.storage, self.cell)
-            self.read()
+            self.recreate()
         first = {point.identity: point for point in points if point.values["seed"] == self.cell.seeds[0]}
         for identity, point in first.items():
             if identity not in self._draws or self._is_reopened(self._draws[identity]):
@@ -157,13 +157,14 @@ class SeedMeanStudy(CellStudy):
             self.requeue(draw.trial, draw.identities[0])
 
     def _is_stale(self, draw: _Draw) -> bool:
-        """Return whether a mean omits a seed that has or may get a record, or counts one whose record is lost."""
+        """Return whether a mean is not that of its records, or omits a seed that has or may get one."""
         if draw.state != TrialState.COMPLETE:
             return False
-        counted = [identity for identity in draw.identities if identity in draw.noted]
-        left_out = [identity for identity in draw.identities if identity not in draw.noted]
-        is_lost = any(not (self._folder(identity) / RESULT).exists() for identity in counted)
-        return is_lost or any(self._read_state(identity) != FAILED for identity in left_out)
+        counted = {identity: self._read_training(identity) for identity in draw.noted}
+        scores = {identity: training.score for identity, training in counted.items() if training is not None}
+        if scores != draw.noted or draw.value != fmean(scores.values()):
+            return True
+        return any(self._read_state(identity) != FAILED for identity in draw.identities if identity not in scores)
 
     def _is_reopened(self, draw: _Draw) -> bool:
         """Return whether a finished trial's point has trainings to do: failed ones to retry, or pruned ones."""
@@ -328,7 +329,8 @@ class SeedMeanStudy(CellStudy):
             if training is None and (state := self._read_state(identity)) != TO_DO:
                 if state == FAILED:
                     continue
-                curve = _extract_curve((read_pruned(self._folder(identity)) or {}).get("epochs", []))
+                pruned = read_pruned(self._folder(identity))
+                curve = _extract_curve([] if pruned is None else pruned["epochs"])
             for epoch, value in curve.items():
                 others = [other[epoch] for other in before if epoch in other]
                 means[number * self.epochs_per_seed + epoch] = fmean([*others, value])
@@ -351,8 +353,11 @@ class SeedMeanStudy(CellStudy):
     def _read_state(self, identity: str) -> str:
         """Return a training's state; TO_DO includes running ones."""
         folder = self._folder(identity)
-        if (folder / RESULT).exists():
-            return DONE if self._read_training(identity) is not None else FAILED  # a damaged record is a failure
+        try:
+            if read_summary(folder) is not None:
+                return DONE
+        except RecordError:  # a damaged record is a failure
+            return FAILED
         if self._prunes and read_pruned(folder) is not None:
             return PRUNED
         failures = read_failures(folder)
@@ -374,7 +379,7 @@ class SeedMeanStudy(CellStudy):
             self.recorded[identity] = training.score
             with suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_user_attr(draw.trial, _score_of(self._seed(draw, identity)), training.score)
-                draw.noted.add(identity)
+                draw.noted[identity] = training.score
 
     def _read_scores(self, trial: FrozenTrial, identities: Sequence[str]) -> dict[str, float]:
         named = zip(identities, map(_score_of, self.cell.seeds), strict=True)
@@ -401,5 +406,5 @@ def _reduce_record(record: Record) -> _Training:
     return _Training(selected_value(record), _extract_curve(record["epochs"]), float(seconds), bool(exact))
 
 
-def _extract_curve(epochs: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+def _extract_curve(epochs: Iterable[Mapping[str, Any] | EpochScore]) -> dict[int, float]:
     return {int(entry["epoch"]): float(entry["selection"]) for entry in epochs}

@@ -15,13 +15,15 @@ import optuna
 import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from nxm_sweep.errors import StorageError, first_line
 from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.paths import DATABASE, JOURNAL, STUDIES, storage_lock_file
+from nxm_sweep.store.small_files import warn
+from nxm_sweep.sweep.studies.damage import Journal, open_or_rebuild
 
 Storage: TypeAlias = BaseStorage
 URL_VARIABLE = "NXM_STORAGE"
@@ -51,9 +53,9 @@ def open_storage(kind: str, output_dir: Path) -> BaseStorage:
         refuse_links(folder)
         match kind:
             case "sqlite":
-                return _open_sqlite(folder / DATABASE)
+                return open_or_rebuild(folder / DATABASE, _open_sqlite)
             case "journal":
-                return _open_journal(folder / JOURNAL)
+                return open_or_rebuild(folder / JOURNAL, _open_journal)
             case _:
                 return RDBStorage(postgresql_url(), engine_kwargs={"pool_pre_ping": True})
 
@@ -121,7 +123,7 @@ def _tune(connection: sqlite3.Connection, _: Any) -> None:
 
 
 def _open_journal(path: Path) -> BaseStorage:
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+    return Journal(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
 
 
 class _JournalLock(JournalFileOpenLock):
@@ -139,21 +141,24 @@ class _JournalLock(JournalFileOpenLock):
         self._lock.acquire()
         if self._path.exists():
             with self._path.open("r+b") as file:
-                _cut_torn_line(file)
+                if cut := _cut_torn_line(file):
+                    warn(f"{self._path}: a killed writer left its last line unfinished; its {cut} bytes are cut")
         return True
 
     def release(self) -> None:
         self._lock.release()
 
 
-def _cut_torn_line(file: BinaryIO) -> None:
+def _cut_torn_line(file: BinaryIO) -> int:
+    """Cut what follows the last line break; return the number of bytes."""
     end = file.seek(0, os.SEEK_END)
     if end == 0:
-        return
+        return 0
     file.seek(end - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+    if file.read(1) == b"\n":
+        return 0
+    file.seek(0)
+    return end - file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextmanager

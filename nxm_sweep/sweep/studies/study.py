@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nxm_sweep.errors import StorageError
 from nxm_sweep.store.attempts import Failure
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import selected_value
@@ -55,6 +56,12 @@ class CellStudy:
         ]
         self._running = {identity_in(trial): _id(trial) for trial in by_state[TrialState.RUNNING]}
         return {_id(trial): identity_in(trial) for trial in by_state[TrialState.RUNNING]}
+
+    def recreate(self) -> None:
+        """Create the study anew, without trials: a finished trial cannot be changed. The caller is alone and holds the lock."""
+        self.storage.delete_study(self.study_id)
+        self.study_id = find_or_create(self.storage, self.cell)
+        self.read()
 
     def queue(self, points: Iterable[Point]) -> None:
         """Queue points to be trained; only the first hundred are shown as waiting."""
@@ -225,12 +232,24 @@ def identity_in(trial: FrozenTrial) -> str:
 
 
 def find_or_create(storage: BaseStorage, cell: Cell) -> int:
-    """Find or create a cell's study and return its number; the caller holds the storage's lock."""
+    """Find or create a cell's study and return its number; the caller holds the storage's lock.
+
+    Raises:
+        StorageError: The study of this name is of something else.
+    """
     name = cell.study_name
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
     except DuplicatedStudyError:
-        return storage.get_study_id_from_name(name)
+        study_id = storage.get_study_id_from_name(name)
+        differences = _compare(storage, study_id, cell)
+        if differences:
+            raise StorageError(
+                f"the study {name!r} is not that of this sweep: {'; '.join(differences)}",
+                hint="delete that study, or move the studies away: they are rebuilt from the records",
+            ) from None
+        if "fingerprint" in storage.get_study_user_attrs(study_id):
+            return study_id
     metric = cell.settings.task.selection_metric
     over_seeds = f", mean over the seeds {' '.join(map(str, cell.seeds))}" if cell.seeds else ""
     attributes = {
@@ -243,6 +262,23 @@ def find_or_create(storage: BaseStorage, cell: Cell) -> int:
     for key, value in attributes.items():
         storage.set_study_user_attr(study_id, key, value)
     return study_id
+
+
+def _compare(storage: BaseStorage, study_id: int, cell: Cell) -> list[str]:
+    """Return how a study differs from that of a cell."""
+    direction = [found.name for found in storage.get_study_directions(study_id)]
+    wanted = [StudyDirection.MAXIMIZE.name]
+    differences = [f"its direction is {' '.join(direction)}, not {wanted[0]}"] if direction != wanted else []
+    attributes = storage.get_study_user_attrs(study_id)
+    fingerprint = attributes.get("fingerprint", cell.fingerprint)  # missing if its creator died
+    if fingerprint != cell.fingerprint:
+        differences.append(f"its fingerprint is {str(fingerprint)[:40]}, not {cell.fingerprint}")
+    for trial in storage.get_all_trials(study_id, deepcopy=False)[-1:]:
+        for key in set(trial.distributions) & set(cell.drawn_keys):
+            found, own = type(trial.distributions[key]).__name__, type(distribution(cell, key)).__name__
+            if found != own:
+                differences.append(f"its {key} is a {found}, not a {own}")
+    return differences
 
 
 def _make_template(

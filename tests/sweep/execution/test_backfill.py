@@ -15,12 +15,13 @@ from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.store.attempts import Failure
 from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.record import Record
-from nxm_sweep.store.records import SCHEMA, write_record
+from nxm_sweep.store.records import write_record
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.claims import Claims
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.studies.storage import open_storage
 from nxm_sweep.sweep.studies.study import CellStudy
+from tests.store.core import core_record
 
 CELL = Cell(
     compose_settings(["task=glue/rte", "method=asp"]),
@@ -53,15 +54,7 @@ def two(tmp_path: Path) -> Iterator[tuple[Coordinator, Coordinator]]:
 
 
 def _record(output_dir: Path, point: Point) -> Record:
-    epoch = {"epoch": 1, "selection": 0.5, "unpruned_selection": 0.5, "relative_distance": 0.1, "pruned": {}}
-    record = {
-        "schema": SCHEMA,
-        "identity": point.identity,
-        "best": {"epoch": 1, "value": 0.5},
-        "epochs": [epoch],
-        "sparsity": {"exact": True},
-        "seconds": {"total": 1.0},
-    }
+    record = core_record(point.identity)
     write_record(trial_folder(output_dir, point.identity), record)
     return cast("Record", record)
 

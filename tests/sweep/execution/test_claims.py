@@ -78,7 +78,7 @@ def test_claimant_elsewhere_lives_as_long_as_its_sign_is_fresh(
 
 def test_point_in_training_is_taken_without_a_claim(tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, "a")
-    write_json(folder / PROGRESS, {"process": this_process()})
+    write_json(folder / PROGRESS, {"process": this_process(), "since": 0.0, "step": 0, "steps": None, "epochs": []})
     with Claims(tmp_path, LEASE) as mine:
         assert is_training(folder, LEASE)
         assert not mine.take("a")

@@ -21,6 +21,7 @@ from nxm_sweep.sweep.planning.estimate import Estimate, rows_trained, show_dry_r
 from nxm_sweep.sweep.planning.plan import Plan, make_plan
 from nxm_sweep.trial.digests import Digests
 from nxm_sweep.trial.step_timer import seconds_per_row
+from tests.store.core import core_record
 
 AXES: Axes = {"learning_rate.value": (1e-5, 3e-5, 5e-5), "training.epochs": (1, 2)}
 
@@ -32,7 +33,7 @@ def _plan(*methods: str, axes: Axes = AXES, also: tuple[str, ...] = ()) -> Plan:
 
 
 def _finish(point: Point, output_dir: Path, seconds: float) -> None:
-    write_record(trial_folder(output_dir, point.identity), {"schema": 1, "seconds": {"total": seconds}})
+    write_record(trial_folder(output_dir, point.identity), core_record(point.identity, seconds=seconds))
 
 
 def _dry_run(plan: Plan, output_dir: Path, estimate: Estimate, workers: int = 1, gain: float | None = None) -> str:

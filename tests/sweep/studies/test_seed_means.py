@@ -142,10 +142,11 @@ class Trials:
         record = {
             "schema": SCHEMA,
             "identity": point.identity,
+            "sparsity_name": "2of4",
             "config": {"lr": point.values["learning_rate.value"], "seed": point.values["seed"]},
             "best": {"epoch": best["epoch"], "value": best["selection"]},
             "epochs": [{**entry, "pruned": {}, "unpruned_selection": 0.5, "relative_distance": 0.1} for entry in epochs],
-            "sparsity": {"exact": True},
+            "sparsity": {"targets": [], "exact": True},
             "seconds": {"total": 1.0},
         }  # fmt: skip
         write_record(folder, record)

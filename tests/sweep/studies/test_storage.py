@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from sqlalchemy.exc import OperationalError
@@ -117,21 +119,145 @@ def test_sqlite_writes_ahead_so_that_readers_never_block(tmp_path: Path) -> None
     writer.close()
 
 
-def test_damaged_database_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "optuna.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(StorageError, match="file is not a database"):
-        open_storage("sqlite", tmp_path)
+def _flip_page(file: Path) -> None:
+    """Overwrite the second half of the database."""
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2] + b"\xa5" * (len(data) - len(data) // 2))
 
 
+def _execute(statement: str) -> Callable[[Path], None]:
+    def run(file: Path) -> None:
+        with sqlite3.connect(file) as connection:
+            connection.execute(statement)
+        connection.close()
+
+    return run
+
+
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _fill(content: bytes) -> Callable[[Path], None]:
+    def run(file: Path) -> None:
+        file.write_bytes(content * 1000)
+
+    return run
+
+
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _append(line: bytes) -> Callable[[Path], None]:
+    def run(file: Path) -> None:
+        with file.open("ab") as journal:
+            journal.write(line)
+
+    return run
+
+
+SQLITE_DAMAGE: dict[str, Callable[[Path], None]] = {
+    "another file": _fill(b"no database"),
+    "zeros": _fill(bytes(11)),
+    "half overwritten": _flip_page,
+    "cut": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "a state that there is none of": _execute("UPDATE trials SET state = 'LOST'"),
+    "an attribute that is no JSON": _execute("UPDATE study_user_attributes SET value_json = '{'"),
+    "a table with other columns": _execute("ALTER TABLE trials DROP COLUMN datetime_start"),
+    "a pipe": _pipe,
+}
+JOURNAL_DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a line of garbage": _append(b"garbage\n{}\n"),
+    "NULs": _append(bytes(512) + b"\n{}\n"),
+    "a scalar": _append(b"5\n"),
+    "an unknown operation": _append(b'{"op_code":99,"worker_id":"w"}\n'),
+    "a line without its keys": _append(b'{"op_code":0,"worker_id":"w"}\n'),
+    "a line nested too deeply": _append(b"[" * 100_000 + b"\n{}\n"),
+    "a folder": _folder,
+}
+
+
+@pytest.mark.fault(
+    "storage", "a damaged database or journal of the studies", "it is named, set aside, and rebuilt from the records"
+)
+@pytest.mark.parametrize(
+    ("kind", "name", "damage"),
+    [
+        *(("sqlite", "optuna.db", damage) for damage in SQLITE_DAMAGE.values()),
+        *(("journal", "optuna.journal", damage) for damage in JOURNAL_DAMAGE.values()),
+    ],
+    ids=[*(f"sqlite: {name}" for name in SQLITE_DAMAGE), *(f"journal: {name}" for name in JOURNAL_DAMAGE)],
+)
+def test_damaged_storage_is_set_aside_and_a_new_one_opened(
+    kind: str, name: str, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = open_storage(kind, tmp_path)
+    study = _study(storage, "old")
+    storage.set_study_user_attr(study, "key", "value")
+    for _ in range(20):
+        storage.create_new_trial(study)
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
+    file = tmp_path / "studies" / name
+    for companion in file.parent.glob(f"{name}-*"):  # of SQLite: it would repair some of the damage
+        companion.unlink()
+    damage(file)
+    again = open_storage(kind, tmp_path)
+    assert _names(again) == []
+    _study(again, "new")
+    assert _names(open_storage(kind, tmp_path)) == ["new"]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"warning: {file.resolve()}, the storage of the studies, is damaged: ")
+    assert first.endswith(f"; it was set aside as {name}.damaged")
+    assert second == "warning: the studies are rebuilt from the records"
+    assert file.with_name(f"{name}.damaged").exists()
+
+
+def test_database_in_use_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nxm_sweep.sweep.studies.storage._BUSY_SECONDS", 0.1)
+    storage = open_storage("sqlite", tmp_path)
+    _study(storage, "s")
+    assert isinstance(storage, RDBStorage)
+    storage.remove_session()
+    storage.engine.dispose()
+    with sqlite3.connect(tmp_path / "studies" / "optuna.db") as writer:
+        writer.execute("PRAGMA journal_mode=DELETE")
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match="locked"):
+            open_storage("sqlite", tmp_path)
+    writer.close()
+    assert _names(open_storage("sqlite", tmp_path)) == ["s"]
+
+
+def test_journal_that_is_damaged_in_use_is_one_line(tmp_path: Path) -> None:
+    storage = open_storage("journal", tmp_path)
+    _study(storage, "one")
+    _append(b"5\n")(tmp_path / "studies" / "optuna.journal")
+    with (
+        pytest.raises(StorageError, match="the journal storage of the studies is lost: around its line"),
+        in_use("journal"),
+    ):
+        _study(storage, "two")
+
+
+@pytest.mark.fault("storage", "a torn last line of the journal", "it is cut, and said so; the sweep goes on")
 @pytest.mark.parametrize("torn", [b'{"op_code":0,"wor', b"\xff\xfe", b'{"op_code":0}'])
-def test_line_that_a_killed_writer_left_unfinished_is_cut(torn: bytes, tmp_path: Path) -> None:
+def test_line_that_a_killed_writer_left_unfinished_is_cut_and_said_so(
+    torn: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _study(open_storage("journal", tmp_path), "before")
     file = tmp_path / "studies" / "optuna.journal"
     whole = file.read_bytes()
     file.write_bytes(whole + torn)
     _study(open_storage("journal", tmp_path), "after")
     assert file.read_bytes().startswith(whole + b'{"op_code":0,')
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith(
+        f"optuna.journal: a killed writer left its last line unfinished; its {len(torn)} bytes are cut"
+    )
     peer = JournalStorage(JournalFileBackend(str(file)))  # as a dashboard reads it
     assert _names(peer) == ["before", "after"]
 

@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.errors import StorageError
 from nxm_sweep.store.attempts import failure
 from nxm_sweep.store.record import Record
 from nxm_sweep.sweep.planning.cell import Cell, Point
@@ -230,3 +232,38 @@ def test_second_trial_of_a_told_point_is_ended(storage: BaseStorage) -> None:
     study.drop_duplicate(point.identity)
     study.drop_duplicate(point.identity)
     assert _states(study) == {"COMPLETE": 1, "FAIL": 1}
+
+
+# --- a study that is another's ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("storage", "a study whose direction is MINIMIZE", "it is refused in one line that says what differs")
+def test_study_of_another_direction_is_refused(storage: BaseStorage) -> None:
+    storage.create_new_study([StudyDirection.MINIMIZE], _cell().study_name)
+    with pytest.raises(StorageError, match="its direction is MINIMIZE, not MAXIMIZE") as caught:
+        CellStudy(storage, _cell())
+    assert "rebuilt from the records" in caught.value.hint
+
+
+def test_study_of_another_fingerprint_is_refused(storage: BaseStorage) -> None:
+    study = _study(storage)
+    storage.set_study_user_attr(study.study_id, "fingerprint", "0bad0bad")
+    with pytest.raises(StorageError, match=f"its fingerprint is 0bad0bad, not {_cell().fingerprint}"):
+        CellStudy(storage, _cell())
+
+
+def test_study_with_other_kinds_of_axes_is_refused(storage: BaseStorage) -> None:
+    number = storage.create_new_study([StudyDirection.MAXIMIZE], _cell().study_name)
+    axis = CategoricalDistribution(["small", "large"])
+    storage.create_new_trial(
+        number,
+        create_trial(params={"learning_rate.value": "small"}, distributions={"learning_rate.value": axis}, value=1),
+    )
+    with pytest.raises(StorageError, match=r"its learning_rate\.value is a CategoricalDistribution, not a Float"):
+        CellStudy(storage, _cell())
+
+
+def test_study_whose_creator_died_is_completed(storage: BaseStorage) -> None:
+    number = storage.create_new_study([StudyDirection.MAXIMIZE], _cell().study_name)
+    assert _study(storage).study_id == number
+    assert storage.get_study_user_attrs(number)["fingerprint"] == _cell().fingerprint
