@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nxm_sweep.config.device import check_device
-from nxm_sweep.errors import DataError, RecordError, TrialStoppedError
+from nxm_sweep.errors import DataError, RankError, RecordError, TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import distributed
 from nxm_sweep.store.attempts import forget_failures
@@ -66,7 +66,13 @@ def run_point(
             return record, False
         folder.mkdir(parents=True, exist_ok=True)
         if settings.training.devices > distributed.count():
-            trained = launch_ranks(settings, identity, console)
+            try:
+                trained = launch_ranks(settings, identity, console)
+            except RankError:
+                record = _find_record(folder, settings)
+                if record is None:
+                    raise
+                return record, True  # a rank died once rank 0 had written the record
             return _read_written_record(folder), trained
         with _lock(folder, console):
             record = _find_record(folder, settings)  # the other process may have finished it

@@ -40,6 +40,9 @@ def _engine(url: str) -> str:
     return url.replace("postgresql:", "postgresql+psycopg:")
 
 
+@pytest.mark.fault(
+    "process", "four coordinators on one fresh storage", "Each point is trained once, and all show one table."
+)
 @pytest.mark.parametrize("storage", ["sqlite", pytest.param("journal", marks=pytest.mark.slow), "postgresql"])
 def test_four_coordinators_share_thirty_points(
     storage: str, folder: Folder, request: pytest.FixtureRequest, states: Callable[[Any], dict[str, int]]
@@ -75,6 +78,7 @@ def test_four_coordinators_share_thirty_points(
     assert not list(folder.output.glob("sweeps/coordinators/*.json"))
 
 
+@pytest.mark.fault("storage", "a server that refuses the password", "One line, exit code 2, and the password nowhere.")
 def test_refused_password_is_one_line_without_it(folder: Folder, server: Server) -> None:
     wrong = "an0ther@secret/word"
     url = server.url("postgres", password=wrong)
@@ -88,6 +92,9 @@ def test_refused_password_is_one_line_without_it(folder: Folder, server: Server)
     assert not folder.ledger.exists()
 
 
+@pytest.mark.fault(
+    "storage", "a database that is dropped during a sweep", "The next run makes the studies anew from the records."
+)
 @pytest.mark.slow
 def test_lost_server_costs_no_record(folder: Folder, server: Server, until: Until) -> None:
     url = server.database("lost")
@@ -106,6 +113,7 @@ def test_lost_server_costs_no_record(folder: Folder, server: Server, until: Unti
     assert sorted(trial.user_attrs["identity"] for trial in trials) == sorted(folder.records)
 
 
+@pytest.mark.fault("process", "a coordinator killed beside another one", "The other one takes over its points.")
 def test_points_of_a_killed_coordinator_are_taken_over_by_a_living_one(
     folder: Folder, until: Until, states: Callable[[Any], dict[str, int]]
 ) -> None:

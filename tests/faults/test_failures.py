@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.faults.conftest import Folder
 
@@ -30,6 +32,11 @@ def _recorded(folder: Folder) -> dict[float, dict[str, Any]]:
     return {record["config"]["learning_rate"]["value"]: record for record in folder.records.values()}
 
 
+@pytest.mark.fault(
+    "process",
+    "trials that diverge, raise, exit, hang or are killed",
+    "Each ends alone, is tried again where that may help, and is listed with its reason.",
+)
 def test_failures_end_alone_are_bounded_and_are_tried_again_when_asked(folder: Folder) -> None:
     first = folder.run(*COMMAND, faults=_faults(), epochs=3)
     assert first.code == 1, first.err

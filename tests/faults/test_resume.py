@@ -30,6 +30,9 @@ def copy(finished: tuple[Folder, Ended], folder: Folder) -> Folder:
     return folder
 
 
+@pytest.mark.fault(
+    "process", "a coordinator killed alone", "Its workers end too, and the same command trains exactly the rest."
+)
 def test_killed_coordinator_leaves_exactly_the_rest(
     finished: tuple[Folder, Ended], folder: Folder, until: Until, states: States
 ) -> None:
@@ -69,6 +72,7 @@ def test_finished_sweep_trains_nothing(copy: Folder, finished: tuple[Folder, End
     assert states(copy.trials()) == {"COMPLETE": 12}
 
 
+@pytest.mark.fault("storage", "a trial's folder removed", "That point is trained again, and no other.")
 def test_added_value_and_lost_record_are_trained_alone_in_the_same_study(copy: Folder, states: States) -> None:
     lost = sorted(copy.records)[5]
     learning_rate = copy.records[lost]["config"]["learning_rate"]["value"]
@@ -89,6 +93,7 @@ def test_added_value_and_lost_record_are_trained_alone_in_the_same_study(copy: F
     assert {trial.user_attrs["identity"] for trial in trials} == set(copy.records)
 
 
+@pytest.mark.fault("storage", "a removed studies folder", "The studies are made anew from the records.")
 def test_lost_studies_are_made_anew_from_the_records(copy: Folder, states: States) -> None:
     shutil.rmtree(copy.output / "studies")
     again = copy.run(*GRID, "sweep.workers=1")
@@ -105,6 +110,9 @@ def test_lost_studies_are_made_anew_from_the_records(copy: Folder, states: State
         assert trial.intermediate_values == {entry["epoch"]: entry["selection"] for entry in epochs}
 
 
+@pytest.mark.fault(
+    "storage", "a record cut off in the middle", "It is named with the way out; every other point is shown."
+)
 def test_damaged_record_is_a_problem_and_harms_no_other(copy: Folder) -> None:
     victim = min(copy.records)
     file = copy.output / "trials" / victim / "result.json"

@@ -244,12 +244,13 @@ class Coordinator:
         trial, point = self.board.running.pop(identity), self._points[identity]
         study, folder = self._study(point), self._folder(identity)
         try:
-            record = None if outcome.failure or outcome.stopped else read_record(folder)
+            record = read_record(folder)  # first: a worker may have died, or run out of time, once it had written it
         except RecordError as error:
             outcome = Outcome(failure=classify(error))
             record = None
         if record is not None:
             new_steps = study.complete(trial, record)
+            forget_failures(folder)
             self.board.done[identity] = selected_value(record)
             self.board.trained += 1
             if self._should_prune(point, trial, new_steps):

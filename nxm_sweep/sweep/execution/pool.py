@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
@@ -13,7 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,8 +30,8 @@ PRELOAD = "nxm_sweep.sweep.execution.preload"
 _USUAL_NEED = 4 << 30
 _BASE_NEED, _COPIES = 1 << 30, 6
 """Bytes of a trial: imports and activations, and W, its gradient, AdamW's two moments, Z and U."""
-_TERMINATED = 15
-"""Exit code of a Pebble worker on SIGTERM."""
+_CLEAN_EXIT = 1000
+"""Exit code shown to Pebble for 0, which it takes for the planned end of a worker whose trial it then awaits for ever."""
 _SIGNAL_NAMES = {-9: "SIGKILL", -11: "SIGSEGV", -15: "SIGTERM", -6: "SIGABRT", -7: "SIGBUS"}
 
 
@@ -128,11 +128,40 @@ class Pool:
         kills, self._kills_before = self._kills_before, _count_kernel_kills()
         if code == -9 and self._kills_before > kills:
             return failure("out of memory", "the system killed the worker for lack of memory")
-        if code == _TERMINATED:
-            code = -15
         if code < 0:
             return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
-        return failure("exit", f"the worker ended with exit code {code}")
+        return failure("exit", f"the worker ended with exit code {0 if code == _CLEAN_EXIT else code}")
+
+
+class _Worker(BaseProcess):
+    """A worker's process: no exit code counts as its planned end, and it is stopped by SIGKILL.
+
+    SIGTERM asks it to save a checkpoint first: see :func:`nxm_sweep.sweep.execution.worker.warm_up`.
+    """
+
+    @property
+    def exitcode(self) -> int | None:
+        code = super().exitcode
+        return _CLEAN_EXIT if code == 0 else code
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _ForkedWorker(_Worker, ForkServerProcess):
+    """A worker that a fork server starts."""
+
+
+class _SpawnedWorker(_Worker, SpawnProcess):
+    """A worker that starts as a new interpreter."""
+
+
+class _ForkServerContext(ForkServerContext):
+    Process = _ForkedWorker
+
+
+class _SpawnContext(SpawnContext):
+    Process = _SpawnedWorker
 
 
 def start_context() -> BaseContext:
@@ -142,8 +171,8 @@ def start_context() -> BaseContext:
     safe, each worker is a new process with its own imports.
     """
     if sys.platform != "linux" or _devices():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+        return _SpawnContext()
+    context = _ForkServerContext()
     context.set_forkserver_preload([PRELOAD])
     return context
 
