@@ -50,7 +50,10 @@ class LauncherError(NxmSweepError):
 
 
 class TrialStoppedError(NxmSweepError):
-    """A trial was stopped on request: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
+    """A trial was stopped on request: ``message`` is ``interrupted``, ``terminated`` or ``pruned``.
+
+    Its checkpoints are complete.
+    """
 
 
 class RankError(NxmSweepError):

@@ -15,6 +15,7 @@ from nxm_sweep.formatting import format_score
 from nxm_sweep.store.files import read_json, write_json
 from nxm_sweep.store.liveness import is_alive, this_process
 from nxm_sweep.store.paths import PROGRESS, PRUNED_FILE, STOP, WORK
+from nxm_sweep.store.stop_signals import TERMINATED, received
 
 INTERRUPTED, PRUNED = "interrupted", "pruned"
 
@@ -65,10 +66,10 @@ class ProgressFile:
         self._write()
 
     def stop_now(self) -> str | None:
-        """Return ``pruned`` if the pruner stopped the trial."""
-        if self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+        """Return ``pruned`` if the pruner stopped the trial, or ``terminated`` after a stop signal."""
+        if received() is not None or self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
             self._read_stop()
-        return self._reason if self._reason == PRUNED else None
+        return self._reason if self._reason in {PRUNED, TERMINATED} else None
 
     def stop_after_epoch(self) -> str | None:
         """Return the reason to stop once the checkpoint is complete."""
@@ -83,6 +84,8 @@ class ProgressFile:
     def _read_stop(self) -> None:
         self._looked = self._clock()
         self._reason = (read_json(self._folder / STOP) or {}).get("reason")
+        if self._reason != PRUNED and received() is not None:
+            self._reason = TERMINATED
 
     def _write(self) -> None:
         self._written = self._clock()
@@ -90,7 +93,10 @@ class ProgressFile:
 
 
 def request_stop(folder: Path, reason: str) -> None:
-    """Request that a running trial stop: ``interrupted`` after its epoch, ``pruned`` at once."""
+    """Request that a running trial stop: ``interrupted`` after its epoch, ``terminated`` after its step, ``pruned`` at once.
+
+    The first two leave a checkpoint.
+    """
     write_json(folder / STOP, {"reason": reason})
 
 

@@ -22,6 +22,7 @@ from nxm_sweep.store.paths import MODEL, trial_folder, trial_lock
 from nxm_sweep.store.progress import PRUNED, ProgressFile
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, read_record, write_record
+from nxm_sweep.store.stop_signals import note_stop_signals
 from nxm_sweep.training.monitor import Monitor, NullMonitor
 from nxm_sweep.trial.identity import identity_of
 from nxm_sweep.trial.inputs import Inputs
@@ -65,6 +66,7 @@ def run_point(
         if record is not None:
             return record, False
         folder.mkdir(parents=True, exist_ok=True)
+        note_stop_signals()
         if settings.training.devices > distributed.count():
             try:
                 trained = launch_ranks(settings, identity, console)

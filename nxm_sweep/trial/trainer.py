@@ -152,6 +152,7 @@ class TrialTrainer(RankTrainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._lap("train")  # within an epoch
         super()._save_checkpoint(model, trial)
         self._lap("save")
         self._monitor.on_epoch(self.epochs)

@@ -27,7 +27,9 @@ from typing import Any
 
 from nxm_sweep.config.compose import settings_of
 from nxm_sweep.errors import NonFiniteError, TrialStoppedError
+from nxm_sweep.store.progress import PRUNED
 from nxm_sweep.store.records import write_record
+from nxm_sweep.store.stop_signals import end_at_once
 from nxm_sweep.sweep.execution import pool
 from nxm_sweep.trial import run
 
@@ -108,7 +110,8 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, monitor
     for epoch in range(len(epochs) + 1, total + 1):
         time.sleep(options.get("seconds", 0.02))
         monitor.on_step(epoch, total)
-        if reason := monitor.stop_now():
+        reason = monitor.stop_now()
+        if reason == PRUNED:
             raise TrialStoppedError(reason)
         value = score_of(settings, epoch)
         entry = {
@@ -163,6 +166,8 @@ def _pretend() -> None:
 _pretend()  # at the top: worker processes execute this module too
 
 if __name__ == "__main__":
+    end_at_once()
+
     from nxm_sweep.__main__ import main
 
     sys.exit(main())

@@ -93,7 +93,7 @@ class Coordinator:
         self._searches = {search.study.cell.study_name: search for search in searches}
         self._points = {point.identity: point for point in plan}
         self.board = SweepState()
-        self.stopping = False
+        self._stop_reason: str | None = None
         self._read_states(self._points)
         for study in studies.values():
             self.board.done |= {
@@ -116,6 +116,16 @@ class Coordinator:
         """Points waiting for a worker."""
         return list(self._to_do)
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Reason of :meth:`stop`, or None."""
+        return self._stop_reason
+
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stop_reason is not None
+
     def run(self, show: Callable[[SweepState], None] = lambda _: None) -> SweepState:
         """Run until every point is settled, here or elsewhere, or :meth:`stop` is called.
 
@@ -129,9 +139,14 @@ class Coordinator:
         show(self.board)
         return self.board
 
-    def stop(self) -> None:
-        """Submit nothing more; running trials stop after their epoch, with a complete checkpoint."""
-        self.stopping = True
+    def stop(self, reason: str = INTERRUPTED) -> None:
+        """Submit nothing more; running trials stop after their epoch, or after their step if it is ``terminated``.
+
+        Either way they leave a checkpoint.
+        """
+        self._stop_reason = reason
+        for identity in list(self.board.running):  # now: the studies' storage may keep the coordinator waiting
+            request_stop(self._folder(identity), reason)
 
     def _tick(self) -> bool:
         if not self.stopping:
@@ -260,6 +275,8 @@ class Coordinator:
             self._read_states([identity])
         elif outcome.stopped:
             study.requeue(trial, identity)
+            if not self.stopping:  # the worker alone was told to
+                self._to_do.append(point)
         else:
             self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
         if self.stopping:  # a point with other seeds to do waits; an ended one is unchanged
@@ -283,13 +300,13 @@ class Coordinator:
         study = self._study(point)
         progress = read_progress(folder)
         if progress is None:
-            if self.stopping and not any((folder / name).exists() for name in (RESULT, STOP)):
-                request_stop(folder, INTERRUPTED)  # a launcher's job that has not begun
+            if self._stop_reason and not any((folder / name).exists() for name in (RESULT, STOP)):
+                request_stop(folder, self._stop_reason)  # a launcher's job that has not begun
             return
         if self._should_prune(point, trial, study.report(trial, identity, progress["epochs"])):
             self._prune(point, trial)
-        elif self.stopping:
-            request_stop(folder, INTERRUPTED)
+        elif self._stop_reason:
+            request_stop(folder, self._stop_reason)
 
     def _should_prune(self, point: Point, trial: int, steps: Iterable[int]) -> bool:
         """Return whether the pruner stops a trial at one of the steps, judged in order."""

@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
@@ -22,7 +23,8 @@ from pebble import ProcessExpired, ProcessPool
 
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.store.attempts import Failure, Outcome, classify, failure, outcome_of
-from nxm_sweep.sweep.execution.worker import warm_up, work
+from nxm_sweep.store.stop_signals import STOP_SIGNALS
+from nxm_sweep.sweep.execution.worker import end_with_coordinator, warm_up, work
 from nxm_sweep.sweep.planning.cell import Point
 
 PRELOAD = "nxm_sweep.sweep.execution.preload"
@@ -174,7 +176,20 @@ def start_context() -> BaseContext:
         return _SpawnContext()
     context = _ForkServerContext()
     context.set_forkserver_preload([PRELOAD])
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """Start the fork server, which survives the stop signals that are sent to the whole process group."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -187,15 +202,19 @@ def apart() -> Iterator[Callable[..., Any]]:
     if context.get_start_method() != "forkserver":
         yield lambda function, *args: function(*args)
         return
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
-    with ProcessPoolExecutor(1, context, signal.signal, ignore) as executor:  # no process starts before the first call
+    with ProcessPoolExecutor(1, context, _follow_coordinator) as executor:  # no process starts before the first call
         yield lambda function, *args: executor.submit(function, *args).result()
+
+
+def _follow_coordinator() -> None:
+    """Leave Ctrl-C to the coordinator, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_coordinator, name="orphan watch", daemon=True).start()
 
 
 def start_imports() -> None:
     """Start the imports of the fork server, which take seconds, while the sweep is planned."""
-    if start_context().get_start_method() == "forkserver":
-        multiprocessing.forkserver.ensure_running()
+    start_context()
 
 
 @dataclass(frozen=True, slots=True)
