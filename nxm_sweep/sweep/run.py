@@ -73,7 +73,9 @@ def run_sweep(
     if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
         start_imports()
     plan.write(output_dir)
-    storage = open_storage(sweep.storage, output_dir)
+    storage = open_storage(
+        sweep.storage, output_dir, sweep.storage_patience, lambda line: console.print(line, soft_wrap=True)
+    )
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
         lock = storage_lock(output_dir)
         with lock, _pause_collection():

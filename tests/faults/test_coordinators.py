@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ def test_refused_password_is_one_line_without_it(folder: Folder, server: Server)
 @pytest.mark.slow
 def test_lost_server_costs_no_record(folder: Folder, server: Server, until: Until) -> None:
     url = server.database("lost")
-    command = (*GRID, "sweep.storage=postgresql")
+    command = (*GRID, "sweep.storage=postgresql", "sweep.storage_patience=1")
     sweeping = folder.start(*command, environment={"NXM_STORAGE": url}, seconds=0.1)
     until(lambda: len(folder.records) >= 2, "two records")
     server.execute("DROP DATABASE lost WITH (FORCE)")
@@ -111,6 +112,62 @@ def test_lost_server_costs_no_record(folder: Folder, server: Server, until: Unti
     assert f"30 of 30 points have a record, {30 - kept} trained now" in again.out
     trials = folder.trials(_engine(url))
     assert sorted(trial.user_attrs["identity"] for trial in trials) == sorted(folder.records)
+
+
+@pytest.mark.fault(
+    "storage",
+    "a PostgreSQL server that is down for seconds, twice",
+    "The sweep waits up to sweep.storage_patience; running trials go on, and the studies catch up.",
+)
+def test_server_that_is_away_for_seconds_is_ridden_out(
+    folder: Folder, server: Server, until: Until, states: Callable[[Any], dict[str, int]]
+) -> None:
+    url = server.database("away")
+    command = ("learning_rate.value=1e-5,2e-5,3e-5,4e-5", "sweep.workers=2", "sweep.storage=postgresql")
+    sweeping = folder.start(*command, environment={"NXM_STORAGE": url}, seconds=0.2, epochs=4)
+    for wanted in (1, 5):
+        until(lambda wanted=wanted: len(folder.records) >= wanted, "some records")  # type: ignore[misc]
+        server.stop()
+        time.sleep(2.0)
+        server.start()
+    ended = sweeping.wait()
+    assert (ended.code, ended.err) == (0, "")
+    assert len(re.findall(r"the studies' server does not answer; trying for 5:00", ended.out)) == 2
+    assert len(re.findall(r"the studies' server is back after 0:0\d", ended.out)) == 2
+    assert folder.trainings("start") == folder.trainings("end") == dict.fromkeys(folder.records, 1)
+    trials = folder.trials(_engine(url))
+    assert states(trials) == {"COMPLETE": 8}
+    assert {trial.user_attrs["identity"]: trial.value for trial in trials} == {
+        identity: record["best"]["value"] for identity, record in folder.records.items()
+    }
+
+
+@pytest.mark.fault(
+    "storage",
+    "a PostgreSQL server that stays away",
+    "After sweep.storage_patience the sweep ends in one line; no record is lost, and the same command continues.",
+)
+def test_server_that_stays_away_ends_the_sweep_in_one_line(folder: Folder, until: Until) -> None:
+    from tests.faults.postgresql import Server
+
+    server = Server()
+    try:
+        command = ("learning_rate.value=1e-5,2e-5,3e-5,4e-5", "sweep.storage_patience=1", "sweep.workers=1")
+        environment = {"NXM_STORAGE": server.database("gone")}
+        sweeping = folder.start(*command, "sweep.storage=postgresql", environment=environment, seconds=0.2)
+        until(lambda: folder.records, "a record")
+        server.stop()
+        ended = sweeping.wait()
+        assert ended.code == 2
+        error, hint = ended.err.splitlines()
+        assert error.startswith("error: the postgresql storage of the studies is lost: ")
+        assert hint == "hint: no record is; the same command continues"
+        server.start()
+        again = folder.run(*command, "sweep.storage=postgresql", environment=environment)
+        assert (again.code, again.err) == (0, "")
+        assert len(folder.records) == 8
+    finally:
+        server.end()
 
 
 @pytest.mark.fault("process", "a coordinator killed beside another one", "The other one takes over its points.")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,7 @@ def test_single_trial_stops_after_its_step_and_ends_like_an_undisturbed_one(
     for number in (signal.SIGTERM, signal.SIGUSR1):
         outputs, command = tmp_path / "stopped", _trial(tiny_model, tmp_path / "stopped")
         trial = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        until(lambda: _step(outputs) > 0, "a step is done")
+        until(partial(_step, outputs), "a step is done")
         time.sleep(0.7)  # some steps more
         trial.send_signal(number)
         _, err = trial.communicate(timeout=120)
