@@ -134,6 +134,9 @@ def _report_error(error: NxmSweepError) -> int:
     if isinstance(error, TrialStoppedError) and (number := received()) is not None:
         _ERRORS.print(f"stopped by {signal_name(number)} after the running step; the same command continues from there")
         return 128 + number
+    if isinstance(error, TrialStoppedError):
+        _ERRORS.print(f"stopped: {error.message}")
+        return _FAILED
     print_error(error, _ERRORS)
     return _FAILED if isinstance(error, NonFiniteError | RankError) else BAD_INPUT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import zlib
@@ -23,7 +24,7 @@ from nxm_sweep.methods import Iteration
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
 from nxm_sweep.store.files import replace_folder
-from nxm_sweep.store.paths import MODEL, PREDICTIONS, WORK
+from nxm_sweep.store.paths import MODEL, PREDICTIONS
 from nxm_sweep.store.record import RecordBody
 from nxm_sweep.training.callbacks import forget_reports
 from nxm_sweep.training.checkpoint import complete_checkpoints
@@ -98,17 +99,23 @@ def prepare(settings: TrialSettings) -> Prepared:
 
 
 def run_trial(
-    settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, monitor: Monitor
+    settings: TrialSettings,
+    prepared: Prepared,
+    folder: Path,
+    console: Console,
+    monitor: Monitor,
+    *,
+    work: Path,
 ) -> RecordBody | None:
-    """Train one trial and return its record's body; continue from the last complete checkpoint in ``folder``.
+    """Train one trial and return its record's body; continue from the last complete checkpoint in ``work``.
 
     Args:
         settings: Checked settings.
         prepared: The result of :func:`prepare`.
-        folder: The trial's folder: ``work/`` contains checkpoints and is removed at the end; ``model/`` is the best
-            pruned model, if it is saved.
+        folder: The trial's folder; ``model/`` is the best pruned model, if it is saved.
         console: Output for progress.
         monitor: Receives steps and epochs, and may stop the trial.
+        work: Folder for checkpoints; the caller removes it once the record is written.
 
     Returns:
         Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds,
@@ -121,7 +128,6 @@ def run_trial(
         SparsityError: A rule does not fit the model, or the saved weights violate their pattern.
     """
     seconds = {"prepare": prepared.seconds}
-    work = folder / WORK
     if (
         settings.training.threads is not None or distributed.count() > 1
     ):  # so that sums have the same bits on every rank
@@ -152,11 +158,15 @@ def run_trial(
         checks = _verify(trainer.best_folder, method.targets)
     if settings.save_model:
         tokenizer.save_pretrained(trainer.best_folder)
-        replace_folder(trainer.best_folder, folder / MODEL)
+        fresh = work / MODEL
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(trainer.best_folder, fresh, copy_function=os.link)  # a kill before the record needs it again
+        replace_folder(fresh, folder / MODEL)
     else:
         shutil.rmtree(folder / MODEL, ignore_errors=True)  # left by an earlier run that force=true replaced
-    trainer.predictions_file.replace(folder / PREDICTIONS)
-    shutil.rmtree(work)
+    fresh = work / f".{PREDICTIONS}"
+    shutil.copyfile(trainer.predictions_file, fresh)
+    fresh.replace(folder / PREDICTIONS)
     return cast(
         "RecordBody",
         {

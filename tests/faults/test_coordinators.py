@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +170,39 @@ def test_server_that_stays_away_ends_the_sweep_in_one_line(folder: Folder, until
         assert len(folder.records) == 8
     finally:
         server.end()
+
+
+@pytest.mark.fault(
+    "process",
+    "another machine that freezes in the middle of a trial, with its lock, and wakes up once its lease has run out",
+    "Its point is continued elsewhere in a folder of its own, no other point waits, and its late result is refused.",
+)
+def test_heir_of_a_frozen_machine_waits_for_nothing(
+    folder: Folder, until: Until, states: Callable[[Any], dict[str, int]]
+) -> None:
+    renamed = ("unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh")  # another machine, by its name
+    if subprocess.run([*renamed, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets the test rename no machine")
+    command = ("learning_rate.value=1e-5,2e-5", "sweep.workers=1", "sweep.lease=2")
+    frozen = folder.start(*command, prefix=renamed, seconds=0.5, epochs=6)
+    until(lambda: list(folder.output.glob("trials/*/work/epochs.json")), "an epoch is done")
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    (begun,) = folder.trainings("start")
+    heir = folder.start(*command, seconds=0.05, epochs=6).wait()
+    assert (heir.code, heir.err) == (0, "")
+    assert len(folder.records) == 4
+    assert folder.records[begun]["resumed_from_step"] >= 1
+    files = {path: path.read_bytes() for path in folder.output.glob("trials/*/*.json")}
+    os.killpg(frozen.pid, signal.SIGCONT)
+    woken = frozen.wait()
+    assert (woken.code, woken.err) == (0, "")
+    assert {path: path.read_bytes() for path in folder.output.glob("trials/*/*.json")} == files
+    assert folder.trainings("end") == dict.fromkeys(folder.records, 1)
+    trained = [int(re.findall(r"4 of 4 points have a record, (\d+) trained now", one.out)[0]) for one in (heir, woken)]
+    assert trained == [4, 0]
+    assert woken.table == heir.table
+    assert states(folder.trials()) == {"COMPLETE": 4}
+    assert not list(folder.output.glob("trials/*/work*"))
 
 
 @pytest.mark.fault("process", "a coordinator killed beside another one", "The other one takes over its points.")

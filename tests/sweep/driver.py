@@ -98,11 +98,11 @@ def _do(fault: str) -> None:
             time.sleep(600)
 
 
-def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, monitor: Any) -> dict[str, Any]:
+def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, monitor: Any, *, work: Path) -> dict[str, Any]:
     options = json.loads(os.environ["FAKE_TRIALS"])
     _note(options, "start", folder.name, os.getpid())
     fault = _fault(settings, folder, options)
-    checkpoint = folder / "work" / "epochs.json"
+    checkpoint = work / "epochs.json"
     checkpoint.parent.mkdir(exist_ok=True)
     epochs = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
     total = options.get("epochs", 2)
@@ -131,8 +131,6 @@ def _run_trial(settings: Any, prepared: Any, folder: Path, console: Any, monitor
         if epoch < total and (reason := monitor.stop_after_epoch()):
             raise TrialStoppedError(reason)
     best = max(epochs, key=lambda entry: entry["selection"])
-    checkpoint.unlink()
-    checkpoint.parent.rmdir()
     _note(options, "end", folder.name, os.getpid())
     return {
         "best": {"epoch": best["epoch"], "value": best["selection"], "unpruned_value": None},

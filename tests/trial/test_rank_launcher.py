@@ -73,7 +73,6 @@ def test_rank_that_does_not_follow_a_failed_one_is_ended(
 
 def test_rank_that_ignores_the_end_is_killed(run: Any, monkeypatch: pytest.MonkeyPatch, children: Any) -> None:
     monkeypatch.setattr(module, "_SECONDS_TO_FOLLOW", 0.0)
-    monkeypatch.setattr(module, "_SECONDS_TO_END", 0.0)
     with pytest.raises(RankError):
         run(f"sys.exit(3) if rank == 0 else (signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep({SECONDS}))")
 

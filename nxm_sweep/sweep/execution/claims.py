@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from nxm_sweep.store.files import read_json, write_json
 from nxm_sweep.store.liveness import Heartbeat, is_alive, this_process
@@ -40,7 +42,7 @@ class Claims:
         for file in self._sign.parent.glob("*.json"):  # of coordinators that were killed
             if not is_alive(read_json(file) or {}, file, self._lease):
                 file.unlink(missing_ok=True)
-        write_json(self._sign, {**this_process(), "since": time.time()})
+        self._announce()
         self._heartbeat.__enter__()
         return self
 
@@ -50,11 +52,21 @@ class Claims:
         self._heartbeat.__exit__(*error)
         self._sign.unlink(missing_ok=True)
 
+    def _announce(self) -> None:
+        write_json(self._sign, {**this_process(), "since": time.time()})
+
+    def holds(self, identity: str) -> bool:
+        """Return whether this coordinator still holds a point that it has taken: its lease may have run out."""
+        claim = read_json(trial_folder(self._output_dir, identity) / CLAIM)
+        return isinstance(claim, dict) and claim.get("owner") == self.owner
+
     def take(self, identity: str) -> bool:
         """Claim a point, even from a dead claimant; return whether this coordinator now holds it."""
         folder = trial_folder(self._output_dir, identity)
         folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
+        with self._exclusive():
+            if not self._sign.exists():  # removed by one that took this coordinator for dead
+                self._announce()
             if self.is_taken(identity):
                 return False
             (folder / CLAIM).unlink(missing_ok=True)
@@ -69,6 +81,19 @@ class Claims:
                 fresh.unlink()
         self._held.add(identity)
         return True
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other coordinators from taking; go on without that where one of them is frozen: a link is exclusive too."""
+        try:
+            self._lock.acquire(timeout=self._lease)
+        except Timeout:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def release(self, identity: str) -> None:
         """Release a point."""

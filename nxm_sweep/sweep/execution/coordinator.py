@@ -24,7 +24,7 @@ from nxm_sweep.store.attempts import (
     read_failures,
 )
 from nxm_sweep.store.paths import RESULT, STOP, trial_folder
-from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
+from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, remove_work, request_stop
 from nxm_sweep.store.records import looks_whole, read_record, selected_value
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.batch_runner import Runner
@@ -266,10 +266,15 @@ class Coordinator:
         if record is not None:
             new_steps = study.complete(trial, record)
             forget_failures(folder)
+            remove_work(folder)
             self.board.done[identity] = selected_value(record)
-            self.board.trained += 1
+            self.board.trained += self._claims.holds(identity)
             if self._should_prune(point, trial, new_steps):
                 self._prune(point, trial)
+        elif not self._claims.holds(identity):  # another coordinator has taken it over, and its trial in the study
+            self.board.elsewhere.add(identity)
+            self._claims.release(identity)
+            return
         elif outcome.stopped == PRUNED:
             study.prune(trial)
             self._read_states([identity])
