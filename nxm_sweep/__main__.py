@@ -34,6 +34,7 @@ from nxm_sweep.errors import (
     ConfigError,
     NonFiniteError,
     NxmSweepError,
+    OutOfMemoryError,
     RankError,
     SweepIncompleteError,
     TrialStoppedError,
@@ -138,7 +139,7 @@ def _report_error(error: NxmSweepError) -> int:
         _ERRORS.print(f"stopped: {error.message}")
         return _FAILED
     print_error(error, _ERRORS)
-    return _FAILED if isinstance(error, NonFiniteError | RankError) else BAD_INPUT
+    return _FAILED if isinstance(error, NonFiniteError | OutOfMemoryError | RankError) else BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:

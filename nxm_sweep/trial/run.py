@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 
 from nxm_sweep.config.device import check_device
-from nxm_sweep.errors import DataError, RankError, RecordError, TrialStoppedError
+from nxm_sweep.errors import (
+    DataError,
+    NxmSweepError,
+    OutOfMemoryError,
+    RankError,
+    RecordError,
+    TrialStoppedError,
+    first_line,
+)
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import distributed
-from nxm_sweep.store.attempts import forget_failures
+from nxm_sweep.store.attempts import LESS_MEMORY, forget_failures, is_out_of_memory
+from nxm_sweep.store.disk import explain_write_errors
 from nxm_sweep.store.liveness import Heartbeat
 from nxm_sweep.store.paths import MODEL, trial_folder
 from nxm_sweep.store.progress import PRUNED, SUPERSEDED, ProgressFile, remove_work
@@ -53,11 +62,13 @@ def run_point(
         ConfigError: The machine lacks the device or the precision asked for.
         DataError: Data or model differ from those the sweep was planned with.
         TrialStoppedError: The monitor stopped the trial.
+        OutputError: The output folder cannot be written.
+        OutOfMemoryError: The trial needs more memory than there is.
         RankError: One of several processes died or raised an unexpected exception.
         NxmSweepError: Bad input, a diverged training, or a damaged record.
     """
     check_device(settings)
-    with ProcessGroup(settings):
+    with explain_write_errors(Path(settings.output_dir)), _explain_memory(), ProcessGroup(settings):
         settings.training.precision = distributed.share(settings.training.precision)  # auto may differ between nodes
         with distributed.together():
             prepared, identity, hashed = _identify(settings, planned, inputs or Inputs())
@@ -81,6 +92,17 @@ def run_point(
             if record is not None:
                 return record, False
             return _train(settings, prepared, lock, console=console, monitor=monitor, hashed=hashed), True
+
+
+@contextmanager
+def _explain_memory() -> Iterator[None]:
+    """Say what needs less memory where there is too little."""
+    try:
+        yield
+    except Exception as error:  # PyTorch has several; all others pass
+        if isinstance(error, NxmSweepError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"out of memory: {first_line(error)}", hint=LESS_MEMORY) from error
 
 
 def _identify(settings: TrialSettings, planned: str | None, inputs: Inputs) -> tuple[Prepared, str, dict[str, Any]]:

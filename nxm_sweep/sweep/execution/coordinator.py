@@ -9,12 +9,14 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.store.attempts import (
+    OUTPUT,
     Failure,
     Outcome,
     add_failure,
@@ -23,6 +25,7 @@ from nxm_sweep.store.attempts import (
     is_worth_a_try,
     read_failures,
 )
+from nxm_sweep.store.disk import is_full, write_error
 from nxm_sweep.store.paths import RESULT, STOP, trial_folder
 from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, remove_work, request_stop
 from nxm_sweep.store.records import looks_whole, read_record, selected_value
@@ -146,7 +149,7 @@ class Coordinator:
         """
         self._stop_reason = reason
         for identity in list(self.board.running):  # now: the studies' storage may keep the coordinator waiting
-            request_stop(self._folder(identity), reason)
+            _request_stop(self._folder(identity), reason)
 
     def _tick(self) -> bool:
         if not self.stopping:
@@ -192,9 +195,8 @@ class Coordinator:
                 self._to_do.extend(point.cell.repeats(point))
                 self._plan.write(self._output_dir)
                 return True
-            if not self._claims.take(identity):  # another sweep trains it; its record will count
+            if not self._claim(identity):  # another sweep trains it; its record will count
                 search.study.mark_failed(trial)
-                self.board.elsewhere.add(identity)
                 return True
         if self._read_states([identity]):
             self._answer(search, trial, identity)
@@ -231,8 +233,8 @@ class Coordinator:
             point = self._to_do.popleft()
             if not self._study(point).may_begin(point):
                 held_back.append(point)
-            elif not self._claims.take(point.identity):
-                self.board.elsewhere.add(point.identity)
+            elif not self._claim(point.identity):
+                continue
             elif self._read_states([point.identity]):  # settled elsewhere since
                 self._catch_up.add(point)
                 self._claims.release(point.identity)
@@ -242,6 +244,20 @@ class Coordinator:
             else:
                 self._begin(point)
         self._to_do.extendleft(reversed(held_back))
+
+    def _claim(self, identity: str) -> bool:
+        """Claim a point; else note that it is trained elsewhere, or failed because its folder cannot be written."""
+        try:
+            if self._claims.take(identity):
+                return True
+        except OSError as error:
+            explained = write_error(error, self._output_dir)
+            if explained is None or is_full(error):
+                raise
+            self.board.failed[identity] = classify(explained)
+        else:
+            self.board.elsewhere.add(identity)
+        return False
 
     def _begin(self, point: Point) -> None:
         """Train a claimed point, unless a pruner stops it first."""
@@ -291,9 +307,14 @@ class Coordinator:
     def _fail(self, point: Point, trial: int, failed: Failure) -> None:
         folder = self._folder(point.identity)
         if failed not in read_failures(folder):
-            add_failure(folder, failed)
+            try:
+                add_failure(folder, failed)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                failed = replace(failed, kind=OUTPUT)  # the folder has become read-only
         self._study(point).fail(trial, point.identity, failed)
-        if is_worth_a_try(read_failures(folder), self._settings.max_attempts):
+        if failed.kind != OUTPUT and is_worth_a_try(read_failures(folder), self._settings.max_attempts):
             self._to_do.append(point)
         else:
             self.board.failed[point.identity] = failed
@@ -306,12 +327,12 @@ class Coordinator:
         progress = read_progress(folder)
         if progress is None:
             if self._stop_reason and not any((folder / name).exists() for name in (RESULT, STOP)):
-                request_stop(folder, self._stop_reason)  # a launcher's job that has not begun
+                _request_stop(folder, self._stop_reason)  # a launcher's job that has not begun
             return
         if self._should_prune(point, trial, study.report(trial, identity, progress["epochs"])):
             self._prune(point, trial)
         elif self._stop_reason:
-            request_stop(folder, self._stop_reason)
+            _request_stop(folder, self._stop_reason)
 
     def _should_prune(self, point: Point, trial: int, steps: Iterable[int]) -> bool:
         """Return whether the pruner stops a trial at one of the steps, judged in order."""
@@ -322,7 +343,7 @@ class Coordinator:
         """Stop a training, and those of the other seeds of its point."""
         study = self._study(point)
         if not isinstance(study, SeedMeanStudy):
-            request_stop(self._folder(point.identity), PRUNED)
+            _request_stop(self._folder(point.identity), PRUNED)
             return
         study.prune(trial)
         study.close(point.identity, self._claims)
@@ -383,3 +404,8 @@ class Coordinator:
 
     def _folder(self, identity: str) -> Path:
         return trial_folder(self._output_dir, identity)
+
+
+def _request_stop(folder: Path, reason: str) -> None:
+    with suppress(OSError):  # a folder that has become read-only: its trial ends by itself
+        request_stop(folder, reason)

@@ -22,7 +22,7 @@ import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from nxm_sweep.settings import SweepSettings
-from nxm_sweep.store.attempts import Failure, Outcome, classify, failure, outcome_of
+from nxm_sweep.store.attempts import Failure, Outcome, classify, failure, out_of_memory, outcome_of
 from nxm_sweep.store.stop_signals import STOP_SIGNALS
 from nxm_sweep.sweep.execution.worker import end_with_coordinator, warm_up, work
 from nxm_sweep.sweep.planning.cell import Point
@@ -129,7 +129,7 @@ class Pool:
     def _classify_exit(self, code: int) -> Failure:
         kills, self._kills_before = self._kills_before, _count_kernel_kills()
         if code == -9 and self._kills_before > kills:
-            return failure("out of memory", "the system killed the worker for lack of memory")
+            return out_of_memory("the system killed the worker for lack of memory")
         if code < 0:
             return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
         return failure("exit", f"the worker ended with exit code {0 if code == _CLEAN_EXIT else code}")

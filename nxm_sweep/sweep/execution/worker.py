@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
         text = traceback.format_exc()
         console.print(text, markup=False)
         failed = classify(error, text)
-        add_failure(folder, failed)
+        with suppress(OSError):  # the coordinator adds it, or says why it cannot
+            add_failure(folder, failed)
         return asdict(failed)
     finally:
         _free_memory()
