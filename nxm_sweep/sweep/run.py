@@ -77,6 +77,7 @@ def run_sweep(
         sweep.storage, output_dir, sweep.storage_patience, lambda line: console.print(line, soft_wrap=True)
     )
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
+        claims.clear(point.identity for point in plan)
         lock = storage_lock(output_dir)
         with lock, _pause_collection():
             studies = {cell.study_name: _open_study(storage, cell, output_dir, sweep) for cell in plan.cells}

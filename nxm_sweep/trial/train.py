@@ -14,12 +14,13 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from transformers import set_seed
 
 from nxm_sweep.config.device import uses_gpu
 from nxm_sweep.data.loading import TaskRows, load_rows
 from nxm_sweep.data.tokenization import PadToLongest, Tokenised, tokenise
-from nxm_sweep.errors import SparsityError
+from nxm_sweep.errors import NonFiniteError, SparsityError
 from nxm_sweep.methods import Iteration
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
@@ -338,7 +339,20 @@ def build_trainer(
 
 
 def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
-    """Read back the saved weights and check every target."""
+    """Read back the saved weights and check every target.
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite, be it one that no validation row reads.
+        SparsityError: A target breaks its constraint.
+    """
+    with safe_open(best / "model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            weight = file.get_tensor(name)
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise NonFiniteError(
+                    f"the trained weights hold NaN or infinity: {name}",
+                    hint="lower learning_rate.value, or raise training.warmup_ratio",
+                )
     checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
     for check in checks:
         if not check.holds:

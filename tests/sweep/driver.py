@@ -5,7 +5,7 @@ The environment variable ``FAKE_TRIALS`` holds JSON:
 - ``ledger``: file that gets a line ``start IDENTITY PID`` and ``end IDENTITY PID`` per training;
 - ``epochs`` (2) and ``seconds`` (0.02) of an epoch; every finished epoch is kept in ``work/epochs.json`` as a checkpoint;
 - ``faults``: ``[{"when": {"learning_rate": 1e-4}, "do": "nan", "times": 1}]``, with ``do`` one of ``nan``, ``exit``,
-  ``vanish`` (``os._exit(0)``), ``raise``, ``kill``, ``hang``, and ``kill late`` and ``hang late`` (once the record is
+  ``vanish`` (``os._exit(0)``), ``raise``, ``kill``, ``oom``, ``hang``, and ``kill late`` and ``hang late`` (once the record is
   written); ``when`` compares learning_rate, rho, batch_size, seed, method and task; ``times``
   counts attempts.
 
@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+import torch
 
 from nxm_sweep.config.compose import settings_of
 from nxm_sweep.errors import NonFiniteError, TrialStoppedError
@@ -94,6 +96,8 @@ def _do(fault: str) -> None:
             raise RuntimeError("something broke")
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "oom":
+            torch.empty(1 << 60)
         case "hang":
             time.sleep(600)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def test_rank_that_ignores_the_end_is_killed(run: Any, monkeypatch: pytest.Monke
 def test_interrupt_of_the_parent_ends_the_ranks(
     run: Any, monkeypatch: pytest.MonkeyPatch, children: Any, tmp_path: Path
 ) -> None:
-    def interrupt(_: Sequence[Any]) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_wait", interrupt)

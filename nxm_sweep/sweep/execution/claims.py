@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
 
 from nxm_sweep.store.files import read_json, write_json
-from nxm_sweep.store.liveness import Heartbeat, is_alive, this_process
-from nxm_sweep.store.paths import CLAIM, claims_lock, coordinator_file, trial_folder
-from nxm_sweep.store.progress import is_training
+from nxm_sweep.store.liveness import Heartbeat, is_alive, seconds_since_touch, this_process
+from nxm_sweep.store.paths import CLAIM, JOB, PROGRESS, RESULT, STOP, claims_lock, coordinator_file, trial_folder
+from nxm_sweep.store.progress import is_training, remove_work
 
 
 class Claims:
@@ -42,6 +42,9 @@ class Claims:
         for file in self._sign.parent.glob("*.json"):  # of coordinators that were killed
             if not is_alive(read_json(file) or {}, file, self._lease):
                 file.unlink(missing_ok=True)
+        for file in (*self._sign.parent.glob(".*"), *self._sign.parent.parent.glob(".*.json.*")):
+            if (seconds_since_touch(file) or 0.0) > self._lease:  # of a write that was killed
+                file.unlink(missing_ok=True)
         self._announce()
         self._heartbeat.__enter__()
         return self
@@ -51,6 +54,20 @@ class Claims:
             self.release(identity)
         self._heartbeat.__exit__(*error)
         self._sign.unlink(missing_ok=True)
+
+    def clear(self, identities: Iterable[str]) -> None:
+        """Remove what dead coordinators and workers have left in the folders of points: claims, and files half written."""
+        for identity in identities:
+            folder = trial_folder(self._output_dir, identity)
+            if not folder.exists() or self.is_taken(identity):
+                continue
+            is_done = (folder / RESULT).exists()
+            for name in (CLAIM, PROGRESS, STOP, *((JOB,) if is_done else ())):
+                (folder / name).unlink(missing_ok=True)
+            for file in folder.glob(".*.json.*"):  # of a write that was killed
+                file.unlink(missing_ok=True)
+            if is_done:
+                remove_work(folder)
 
     def _announce(self) -> None:
         write_json(self._sign, {**this_process(), "since": time.time()})
@@ -100,7 +117,8 @@ class Claims:
         self._held.discard(identity)
         claim = trial_folder(self._output_dir, identity) / CLAIM
         if (read_json(claim) or {}).get("owner") == self.owner:
-            claim.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder has become read-only; the claim ends with its coordinator
+                claim.unlink(missing_ok=True)
 
     def is_alone(self) -> bool:
         """Return whether no other coordinator is alive under this output folder."""
