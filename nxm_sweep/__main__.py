@@ -7,7 +7,7 @@ running epochs ends with 1, like any that lacks points.
 
 from __future__ import annotations
 
-# ruff: noqa: I001 - Ctrl-C is handled before imports that take seconds
+# ruff: noqa: E402, I001 - Ctrl-C is handled before imports that take seconds
 
 import importlib
 import os
@@ -17,8 +17,7 @@ from typing import NoReturn
 
 from nxm_sweep.store.stop_signals import end_at_once, received, restore_handlers, signal_name
 
-if __name__ == "__main__" or Path(sys.argv[0]).name == "nxm-sweep":
-    end_at_once()
+end_at_once(__name__)
 
 import hydra
 from hydra._internal.utils import get_args_parser

@@ -10,13 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 TERMINATED = "terminated"
 """Reason of a trial that stopped after a step, with a checkpoint."""
+_SCRIPT = "nxm-sweep"
 _ONE_REQUEST_SECONDS = 1.0  # `timeout` signals a process and then its group
 
 
@@ -28,8 +31,14 @@ class _Received:
     terminals: tuple[int, ...] = ()
 
 
-def end_at_once() -> None:
-    """End this process in one line on a stop signal or Ctrl-C, from now until :func:`note_stop_signals`."""
+def end_at_once(module: str = "__main__") -> None:
+    """End this process in one line on a stop signal or Ctrl-C, from now until :func:`note_stop_signals`.
+
+    Args:
+        module: Name of the command's module; one that is merely imported changes no handler.
+    """
+    if module != "__main__" and Path(sys.argv[0]).name != _SCRIPT:
+        return
     if multiprocessing.parent_process() is not None:
         return  # a worker, which executes the command's module
     _Received.terminals = tuple(descriptor for descriptor in (1, 2) if os.isatty(descriptor))
