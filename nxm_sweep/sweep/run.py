@@ -19,7 +19,7 @@ from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import read_record
 from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
-from nxm_sweep.store.stop_signals import STOP_SIGNALS, TERMINATED, note_stop_signals, receive, signal_name
+from nxm_sweep.store.stop_signals import STOP_SIGNALS, TERMINATED, note_stop_signals, receive, received, signal_name
 from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.execution.claims import Claims
 from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
@@ -222,6 +222,8 @@ def _handle_interrupts(coordinator: Coordinator, console: Console) -> Iterator[N
         for number in (signal.SIGINT, *STOP_SIGNALS)
         if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
     }
+    if received() is not None:  # while the studies were prepared
+        coordinator.stop(TERMINATED)
     try:
         yield
     finally:

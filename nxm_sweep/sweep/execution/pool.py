@@ -189,7 +189,7 @@ def _start_server() -> None:
         multiprocessing.forkserver.ensure_running()
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
