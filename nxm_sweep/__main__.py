@@ -1,15 +1,23 @@
 """``nxm-sweep``, or ``python -m nxm_sweep``: one trial, a sweep with ``-m``, or one of the other commands.
 
-Exit codes: 0 the trial has a record; 1 the training failed; 2 bad input, detected before training.
+Exit codes: 0 the trial has a record; 1 the training failed; 2 bad input, detected before training; 128 and the signal's
+number where a signal ended it: 130 Ctrl-C, 129 SIGHUP, 138 SIGUSR1, 143 SIGTERM. A sweep that Ctrl-C stops after its
+running epochs ends with 1, like any that lacks points.
 """
 
 from __future__ import annotations
+
+# ruff: noqa: E402, I001 - Ctrl-C is handled before imports that take seconds
 
 import importlib
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+from nxm_sweep.store.stop_signals import end_at_once, received, restore_handlers, signal_name
+
+end_at_once(__name__)
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -21,7 +29,15 @@ from rich.console import Console
 from nxm_sweep import __version__
 from nxm_sweep.config.compose import config_dir, explain, load_settings, register_schema
 from nxm_sweep.console import BAD_INPUT, error_console, print_error
-from nxm_sweep.errors import ConfigError, NonFiniteError, NxmSweepError, RankError, SweepIncompleteError
+from nxm_sweep.errors import (
+    ConfigError,
+    NonFiniteError,
+    NxmSweepError,
+    OutOfMemoryError,
+    RankError,
+    SweepIncompleteError,
+    TrialStoppedError,
+)
 
 _COMMANDS = {
     "report": "nxm_sweep.report.__main__",
@@ -45,8 +61,14 @@ def main() -> int:
         return 0
     if name in _COMMANDS:
         sys.argv = [f"{Path(sys.argv[0]).name} {name}", *rest]
-        command: int = importlib.import_module(_COMMANDS[name]).main()
-        return command
+        command = importlib.import_module(_COMMANDS[name])
+        restore_handlers()
+        try:
+            code: int = command.main()
+        except KeyboardInterrupt:
+            _ERRORS.print("interrupted")
+            return _INTERRUPTED
+        return code
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     try:
@@ -75,7 +97,7 @@ def _main(*, wants_traceback: bool) -> int:
         _check_flags()
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(run)()
     except SweepIncompleteError:  # already printed by the sweep
-        return _FAILED
+        return _stopped_code() or _FAILED
     except (HydraException, OmegaConfBaseException, NxmSweepError) as error:
         if wants_traceback:
             raise
@@ -86,7 +108,7 @@ def _main(*, wants_traceback: bool) -> int:
         return _report_error(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         _ERRORS.print("interrupted; the same command continues after the last finished epoch")
-        return _INTERRUPTED
+        return _stopped_code() or _INTERRUPTED
     return max(codes, default=0)
 
 
@@ -102,10 +124,22 @@ def _check_flags() -> None:
         raise ConfigError("--experimental-rerun reads a pickle, and nothing is unpickled here")
 
 
+def _stopped_code() -> int | None:
+    """Return the exit code after a stop signal, or None."""
+    number = received()
+    return None if number is None else 128 + number
+
+
 def _report_error(error: NxmSweepError) -> int:
     """Print an error and its hint, a line each; return the exit code."""
+    if isinstance(error, TrialStoppedError) and (number := received()) is not None:
+        _ERRORS.print(f"stopped by {signal_name(number)} after the running step; the same command continues from there")
+        return 128 + number
+    if isinstance(error, TrialStoppedError):
+        _ERRORS.print(f"stopped: {error.message}")
+        return _FAILED
     print_error(error, _ERRORS)
-    return _FAILED if isinstance(error, NonFiniteError | RankError) else BAD_INPUT
+    return _FAILED if isinstance(error, NonFiniteError | OutOfMemoryError | RankError) else BAD_INPUT
 
 
 def _run(config: DictConfig) -> None:

@@ -41,8 +41,16 @@ class NonFiniteError(NxmSweepError):
     """A loss or a metric became NaN or infinite: the trial has diverged and stops."""
 
 
+class OutOfMemoryError(NxmSweepError):
+    """A trial needs more memory than there is."""
+
+
 class StorageError(NxmSweepError):
     """The storage of the Optuna studies cannot be reached or read."""
+
+
+class OutputError(NxmSweepError):
+    """The output folder cannot be written: it is read-only, or its disk is full."""
 
 
 class LauncherError(NxmSweepError):
@@ -50,7 +58,10 @@ class LauncherError(NxmSweepError):
 
 
 class TrialStoppedError(NxmSweepError):
-    """A trial was stopped on request: ``message`` is ``interrupted`` or ``pruned``. Its checkpoints are complete."""
+    """A trial was stopped on request: ``message`` is ``interrupted``, ``terminated`` or ``pruned``.
+
+    Its checkpoints are complete.
+    """
 
 
 class RankError(NxmSweepError):

@@ -269,6 +269,7 @@ class SweepSettings:
     time_limit: float | None = None
     lease: float = 60.0
     storage: str = field(default="sqlite", metadata=_one_of("sqlite", "journal", "postgresql"))
+    storage_patience: float = 300.0
     sampler: str = field(default="grid", metadata=_one_of("grid", "random", "tpe", "qmc"))
     n_trials: int | None = None
     pruner: str = field(default="none", metadata=_one_of("none", "median", "halving", "hyperband"))

@@ -346,7 +346,7 @@ def test_a_finished_trial_is_shown_and_not_trained_again(
 ) -> None:
     outputs, first = trained["nxm"]
 
-    def train(*_: Any) -> NoReturn:
+    def train(*_: Any, **__: Any) -> NoReturn:
         pytest.fail("trained again")
 
     monkeypatch.setattr(nxm_sweep.trial.train, "run_trial", train)
@@ -467,7 +467,7 @@ def test_a_sweep_is_not_forced(demo: list[str], tmp_path: Path) -> None:
 
 
 def test_an_interruption_says_how_to_go_on(demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> NoReturn:
+    def interrupt(*_: Any, **__: Any) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nxm_sweep.trial.train, "run_trial", interrupt)

@@ -107,6 +107,7 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
     ("sweep.n_trials", _at_least(1), "must be at least 1, or null"),
     ("sweep.time_limit", lambda value: value is None or _positive(value), "must be above 0 seconds, or null"),
+    ("sweep.storage_patience", lambda value: value == 0 or _positive(value), "must be at least 0 seconds"),
     ("sweep.lease", lambda value: _positive(value) and value >= 2, "must be at least 2 seconds"),
     _choice("method.name", *METHODS),
     *(_choice(key, *allowed) for key, allowed in choices_of(TrialSettings)),

@@ -26,7 +26,7 @@ class MatrixCheck:
         shape: ``(rows, columns)``.
         zeros: Number of entries that are exactly zero.
         kept_per_group: For a pattern: number of groups with 0, 1, ... ``group`` non-zeros. Empty for a density.
-        violations: Number of groups (or, for a density, entries) with more non-zeros than allowed.
+        violations: Number of groups (or, for a density, entries) with more non-zeros than allowed, or with NaN or infinity.
         first_violation: ``(row, column)`` where the first violation begins; None if there is none.
         exact: Whether every group (or the matrix) has exactly the allowed number of non-zeros, not fewer.
     """
@@ -52,24 +52,27 @@ def check_matrix(matrix: str, weight: Tensor, constraint: Constraint) -> MatrixC
     Args:
         matrix: Name for the report.
         weight: Shape ``(out_features, in_features)``.
-        constraint: A pattern is counted group by group, a density over the matrix. NaN counts as a non-zero.
+        constraint: A pattern is counted group by group, a density over the matrix. NaN counts as a non-zero, and holds no
+            constraint.
 
     Raises:
         SparsityError: The matrix cannot be divided into the constraint's groups.
     """
     check_projectable(weight, constraint)
-    nonzero = weight.detach() != 0
-    kept = int(nonzero.sum())
+    nonzero, unusable = weight.detach() != 0, ~weight.detach().isfinite()
+    kept, is_finite = int(nonzero.sum()), not bool(unusable.any())
     if isinstance(constraint, Pattern):
         counts = nonzero.reshape(-1, constraint.group).sum(dim=1)
         histogram = tuple(torch.bincount(counts, minlength=constraint.group + 1).tolist())
-        broken = (counts > constraint.keep).nonzero().flatten() * constraint.group
-        exact = histogram[constraint.keep] == len(counts)
+        wrong = (counts > constraint.keep) | unusable.reshape(-1, constraint.group).any(dim=1)
+        broken = wrong.nonzero().flatten() * constraint.group
+        exact = histogram[constraint.keep] == len(counts) and is_finite
     else:
         allowed = constraint.count(weight.numel())
         histogram = ()
-        broken = nonzero.flatten().nonzero().flatten()[allowed:]
-        exact = kept == allowed
+        surplus = nonzero.flatten() & (nonzero.flatten().cumsum(0) > allowed)
+        broken = (surplus | unusable.flatten()).nonzero().flatten()
+        exact = kept == allowed and is_finite
     rows, columns = weight.shape
     return MatrixCheck(
         matrix=matrix,

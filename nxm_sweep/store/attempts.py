@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nxm_sweep.errors import NonFiniteError, NxmSweepError, RankError, first_line
+from nxm_sweep.errors import NonFiniteError, NxmSweepError, OutOfMemoryError, OutputError, RankError, first_line
 from nxm_sweep.store.files import write_json
 from nxm_sweep.store.paths import FAILURES
 from nxm_sweep.store.small_files import FailureEntry, read_small_file
@@ -17,7 +17,19 @@ RETRIED = ("killed", "out of memory", "timeout", "exception", "exit")
 """Kinds that another attempt may survive; NaN and bad input recur."""
 
 
+LESS_MEMORY = (
+    "half of training.batch_size with twice training.gradient_accumulation takes the same steps in less memory"
+)
+
 STOPPED = "stopped"
+OUTPUT = "output"
+"""Kind of a failure to write, which says nothing about the trial: it ends the point for this sweep and is not kept."""
+
+_KINDS: dict[str, type[NxmSweepError]] = {
+    "non-finite": NonFiniteError,
+    OUTPUT: OutputError,
+    "out of memory": OutOfMemoryError,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,8 @@ class Failure:
     """One attempt that left no record.
 
     Attributes:
-        kind: ``killed``, ``out of memory``, ``timeout``, ``non-finite``, ``exit``, ``bad input`` or ``exception``.
+        kind: ``killed``, ``out of memory``, ``timeout``, ``non-finite``, ``exit``, ``output``,
+            ``bad input`` or ``exception``.
         message: One line for the user.
         when: UTC time.
         traceback: Of an unexpected exception.
@@ -40,18 +53,30 @@ class Failure:
 def classify(error: BaseException, traceback: str = "") -> Failure:
     """Return the failure that an exception in a trial stands for."""
     message = first_line(error)
-    match error:
-        case RankError():
-            return failure(error.kind, message, error.traceback)
-        case NonFiniteError():
-            return failure("non-finite", message)
-        case NxmSweepError():
-            return failure("bad input", f"{message} ({error.hint})" if error.hint else message)
-        case SystemExit():
-            return failure("exit", f"the trial ended its process with exit code {error.code}", traceback)
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in message:
-        return failure("out of memory", message)
+    if isinstance(error, RankError):
+        return failure(error.kind, message, error.traceback)
+    if isinstance(error, NxmSweepError):
+        kind = next((kind for kind, of in _KINDS.items() if isinstance(error, of)), "bad input")
+        return failure(kind, f"{message} ({error.hint})" if error.hint and kind != "non-finite" else message)
+    if isinstance(error, SystemExit):
+        return failure("exit", f"the trial ended its process with exit code {error.code}", traceback)
+    if is_out_of_memory(error):
+        return out_of_memory(message)
     return failure("exception", f"{type(error).__name__}: {message}", traceback)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is used up; PyTorch raises a plain ``RuntimeError`` on a CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or "can't allocate memory" in first_line(error)
+    )
+
+
+def out_of_memory(message: str) -> Failure:
+    """Return the failure of a trial that needed more memory than there is, with what needs less."""
+    return failure("out of memory", f"{message} ({LESS_MEMORY})")
 
 
 def failure(kind: str, message: str, traceback: str = "") -> Failure:
@@ -60,7 +85,9 @@ def failure(kind: str, message: str, traceback: str = "") -> Failure:
 
 
 def add_failure(folder: Path, new: Failure) -> None:
-    """Append a failed attempt to those of a trial."""
+    """Append a failed attempt to those of a trial, unless it is a failure to write."""
+    if new.kind == OUTPUT:
+        return
     write_json(folder / FAILURES, [*map(asdict, read_failures(folder)), asdict(new)])
 
 

@@ -13,7 +13,8 @@
         progress.json           its current step and epochs; only while it trains
         stop.json, pruned.json  request to stop; state when stopped by the pruner
         job.json                heartbeat of a Hydra launcher's job
-        work/                   the last two checkpoints and the best models that they name; removed after the record
+        work/                   the last two checkpoints and the best models that they name; removed after the record.
+                                work.1/ of a trial taken over
         *.damaged               what could not be read, set aside
       sweeps/                   plans of sweeps, one JSON file each
         coordinators/           heartbeats of coordinators, one JSON file each
@@ -46,9 +47,14 @@ def trial_folder(output_dir: Path, identity: str) -> Path:
     return output_dir / TRIALS / identity
 
 
-def trial_lock(folder: Path) -> Path:
-    """Return the lock held by the process that trains a trial."""
-    return folder / ".lock"
+def trial_lock(folder: Path, number: int = 0) -> Path:
+    """Return the lock held by the process that trains a trial; one that is taken over has the next number."""
+    return folder / (f".lock.{number}" if number else ".lock")
+
+
+def work_folder(folder: Path, number: int = 0) -> Path:
+    """Return the folder for checkpoints of the holder of a trial's lock."""
+    return folder / (f"{WORK}.{number}" if number else WORK)
 
 
 def coordinator_file(output_dir: Path, owner: str) -> Path:

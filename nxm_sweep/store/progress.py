@@ -16,9 +16,10 @@ from nxm_sweep.store.files import write_json
 from nxm_sweep.store.liveness import is_alive, this_process
 from nxm_sweep.store.paths import PROGRESS, PRUNED_FILE, STOP, WORK
 from nxm_sweep.store.small_files import Progress, Pruned, Stop, read_small_file
+from nxm_sweep.store.stop_signals import TERMINATED, received
 
-INTERRUPTED, PRUNED = "interrupted", "pruned"
-
+INTERRUPTED, PRUNED, SUPERSEDED = "interrupted", "pruned", "taken over"
+"""Reasons to stop: Ctrl-C, the pruner, and another process that has taken the trial over because the lease had run out."""
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -29,9 +30,16 @@ class ProgressFile:
     Args:
         folder: The trial's folder.
         clock: Monotonic seconds; replaced in tests.
+        is_superseded: Whether another process has taken the trial over; then nothing more is written.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+        is_superseded: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._is_superseded = is_superseded
         self.file = folder / PROGRESS
         self._folder, self._clock = folder, clock
         self._state: dict[str, Any] = {
@@ -51,6 +59,8 @@ class ProgressFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._is_superseded():
+            return
         self.file.unlink(missing_ok=True)
         (self._folder / STOP).unlink(missing_ok=True)
 
@@ -66,10 +76,10 @@ class ProgressFile:
         self._write()
 
     def stop_now(self) -> str | None:
-        """Return ``pruned`` if the pruner stopped the trial."""
-        if self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+        """Return ``pruned`` if the pruner stopped the trial, or ``terminated`` after a stop signal."""
+        if received() is not None or self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
             self._read_stop()
-        return self._reason if self._reason == PRUNED else None
+        return self._reason if self._reason in {PRUNED, TERMINATED, SUPERSEDED} else None
 
     def stop_after_epoch(self) -> str | None:
         """Return the reason to stop once the checkpoint is complete."""
@@ -79,26 +89,40 @@ class ProgressFile:
     def keep_as_pruned(self) -> None:
         """Store the progress of a pruned trial and delete its checkpoints."""
         write_json(self._folder / PRUNED_FILE, self._state)
-        shutil.rmtree(self._folder / WORK, ignore_errors=True)
+        remove_work(self._folder)
 
     def _read_stop(self) -> None:
         self._looked = self._clock()
         self._reason = read_stop(self._folder)
+        if self._reason != PRUNED and received() is not None:
+            self._reason = TERMINATED
+        if self._is_superseded():
+            self._reason = SUPERSEDED
 
     def _write(self) -> None:
         self._written = self._clock()
-        write_json(self.file, self._state)
+        if not self._is_superseded():
+            write_json(self.file, self._state)
 
 
 def request_stop(folder: Path, reason: str) -> None:
-    """Request that a running trial stop: ``interrupted`` after its epoch, ``pruned`` at once."""
+    """Request that a running trial stop: ``interrupted`` after its epoch, ``terminated`` after its step, ``pruned`` at once.
+
+    The first two leave a checkpoint.
+    """
     write_json(folder / STOP, {"reason": reason})
 
 
 def close_as_pruned(folder: Path) -> None:
     """Mark an idle trial as pruned, since another seed of its point was; the caller holds its claim."""
     write_json(folder / PRUNED_FILE, {"epochs": []})
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    remove_work(folder)
+
+
+def remove_work(folder: Path) -> None:
+    """Remove a trial's checkpoints, also those of processes from which it was taken over."""
+    for work in folder.glob(f"{WORK}*"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def read_stop(folder: Path) -> str | None:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from nxm_sweep.config.compose import load_settings, without_hydra
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.store.attempts import classify
+from nxm_sweep.store.disk import explain_write_errors
 from nxm_sweep.sweep.planning.axes import command_line_word
 
 
@@ -39,8 +40,14 @@ class CellSweeper(Sweeper):
 
         Raises:
             ConfigError: Bad input; nothing has been trained.
+            OutputError: The output folder cannot be written.
             SweepIncompleteError: Points have no record.
         """
+        given = (argument.partition("=")[2] for argument in reversed(arguments) if argument.startswith("output_dir="))
+        with explain_write_errors(Path(next(given, str(self._config.output_dir)).strip("'\""))):
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> Path:
         from nxm_sweep.config.device import check_device, launched  # noqa: PLC0415
         from nxm_sweep.sweep.execution.pool import apart  # noqa: PLC0415
         from nxm_sweep.sweep.planning.command_line import plan_cells  # noqa: PLC0415 - PyTorch, for sweeps alone

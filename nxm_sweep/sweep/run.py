@@ -21,6 +21,7 @@ from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import read_record, read_summary
 from nxm_sweep.store.small_files import warn
 from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
+from nxm_sweep.store.stop_signals import STOP_SIGNALS, TERMINATED, note_stop_signals, receive, received, signal_name
 from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.execution.claims import Claims
 from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
@@ -56,6 +57,7 @@ def run_sweep(
         SweepIncompleteError: Points have no record.
         StorageError: The studies' storage cannot be used.
     """
+    note_stop_signals()
     console = console or Console(highlight=False)
     output_dir, sweep = Path(settings.output_dir), settings.sweep
     plan = _plan_points(cells, sweep, arguments)
@@ -75,8 +77,11 @@ def run_sweep(
     if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
         start_imports()
     plan.write(output_dir)
-    storage = open_storage(sweep.storage, output_dir)
+    storage = open_storage(
+        sweep.storage, output_dir, sweep.storage_patience, lambda line: console.print(line, soft_wrap=True)
+    )
     with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
+        claims.clear(point.identity for point in plan)
         lock = storage_lock(output_dir)
         with lock, _pause_collection():
             studies = {cell.study_name: _open_study(storage, cell, output_dir, sweep) for cell in plan.cells}
@@ -207,7 +212,7 @@ def _pause_collection() -> Iterator[None]:
 
 @contextmanager
 def _handle_interrupts(coordinator: Coordinator, console: Console) -> Iterator[None]:
-    """Finish the running epochs on the first Ctrl-C, and stop at once on the second or on SIGTERM."""
+    """Finish the running epochs on Ctrl-C, the running steps on a stop signal; end at once on the second of a kind."""
 
     def on_interrupt(_: int, __: FrameType | None) -> None:
         if coordinator.stopping:
@@ -215,15 +220,27 @@ def _handle_interrupts(coordinator: Coordinator, console: Console) -> Iterator[N
         coordinator.stop()
         console.print("stopping after the running epochs; Ctrl-C again stops at once. Either can be resumed.")
 
-    def on_terminate(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def on_stop_signal(number: int, _: FrameType | None) -> None:
+        if receive(number):
+            raise KeyboardInterrupt
+        if coordinator.stop_reason != TERMINATED:
+            coordinator.stop(TERMINATED)
+            console.print(
+                f"{signal_name(number)}: stopping after the running steps; the same command continues from there"
+            )
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, on_interrupt), signal.signal(signal.SIGTERM, on_terminate)
+    before = {
+        number: signal.signal(number, on_interrupt if number == signal.SIGINT else on_stop_signal)
+        for number in (signal.SIGINT, *STOP_SIGNALS)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
+    }
+    if received() is not None:  # while the studies were prepared
+        coordinator.stop(TERMINATED)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -17,6 +17,7 @@ from transformers.integrations.integration_utils import MLflowCallback, TensorBo
 
 from nxm_sweep.errors import first_line
 from nxm_sweep.formatting import format_duration
+from nxm_sweep.store.stop_signals import TERMINATED
 from nxm_sweep.training.monitor import Monitor, raise_if_stopped
 from nxm_sweep.training.trainer import SparseTrainer
 
@@ -35,7 +36,11 @@ class MonitorCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._monitor.on_step(state.global_step, state.max_steps)
-        raise_if_stopped(self._monitor.stop_now())
+        reason = self._monitor.stop_now()
+        if reason != TERMINATED:
+            raise_if_stopped(reason)
+        elif not float(state.epoch or 0.0).is_integer():  # an epoch's end has a checkpoint of its own, with its scores
+            control.should_save = True  # upon which the trial stops
 
 
 class ProgressBar(TrainerCallback):

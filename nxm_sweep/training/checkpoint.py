@@ -135,16 +135,17 @@ def make_room(work: Path, best: Path | None = None) -> None:
             shutil.rmtree(path)
 
 
-def seal(checkpoint: Path, best: Path) -> None:
+def seal(checkpoint: Path, best: Path | None) -> None:
     """Complete a checkpoint: write its files through to the disk, then its manifest.
 
     Args:
         checkpoint: Folder of the checkpoint, whose files are all written.
-        best: Folder of the best model so far, beside it.
+        best: Folder of the best model so far, beside it; None within the first epoch.
     """
-    files = [path for folder in (checkpoint, best) for path in sorted(folder.iterdir())]
+    folders = [checkpoint] if best is None else [checkpoint, best]
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
     entries = {f"{path.parent.name}/{path.name}": _describe_file(path) for path in files}
-    for path in (*files, checkpoint, best):
+    for path in (*files, *folders):
         sync(path)
     write_json(checkpoint / MANIFEST, {"files": entries}, durable=True)
     sync(checkpoint)
@@ -178,7 +179,9 @@ def find_damage(checkpoint: Path) -> str:
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
     folders = [name.partition("/")[0] for name in files]
-    complete = checkpoint.name in folders and any(name.startswith(BEST) for name in folders)
+    complete = checkpoint.name in folders and f"{checkpoint.name}/{STATE}" in files
+    if complete and json.loads((checkpoint / STATE).read_bytes())["carried"].get("epochs"):
+        complete = any(name.startswith(BEST) for name in folders)
     return "" if complete else f"{MANIFEST} is not complete"
 
 

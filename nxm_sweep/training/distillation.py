@@ -168,9 +168,14 @@ class Distillation:
                         f"a {type(model).__name__} does not return its attention", hint="distillation.attention=0"
                     )
 
-    def restart_(self) -> None:
-        """Reset the running mean of the term."""
-        self._sum, self._count = torch.zeros_like(self._sum), 0
+    @property
+    def running_sum(self) -> tuple[float, int]:
+        """Sum of the term over the micro-batches since :meth:`take_mean`, and their number."""
+        return float(self._sum), self._count
+
+    def restart_(self, running_sum: tuple[float, int] = (0.0, 0)) -> None:
+        """Reset the running mean of the term, or continue with the sum and the number of an interrupted run."""
+        self._sum, self._count = torch.full_like(self._sum, running_sum[0]), running_sum[1]
 
     def mix(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the mixture for one micro-batch.

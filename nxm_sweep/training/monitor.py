@@ -19,7 +19,7 @@ class Monitor(Protocol):
         """Handle a finished epoch; ``epochs`` holds all so far, and the last one's checkpoint is complete."""
 
     def stop_now(self) -> str | None:
-        """Return a reason to stop at once, or None."""
+        """Return a reason to stop at once, or after a checkpoint if it is ``terminated``; None to continue."""
 
     def stop_after_epoch(self) -> str | None:
         """Return a reason to stop after a complete checkpoint, or None."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PredictionOutput, has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -26,6 +27,7 @@ from nxm_sweep.sparsity import distributed, pruned
 from nxm_sweep.store.files import follow_umask
 from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.distillation import Distillation
+from nxm_sweep.training.unfinished_epoch import Draw, RepeatableOrder, continue_epoch_, describe_unfinished_epoch
 
 
 class SparseTrainer(Trainer):
@@ -34,8 +36,8 @@ class SparseTrainer(Trainer):
     - The method changes gradients once per optimizer step: at the last micro-batch, before clipping.
     - ``evaluate`` scores the pruned model and restores the weights bit for bit. Where they differ, the unpruned model
       is scored too, under ``<prefix>_unpruned_...``. Evaluation leaves PyTorch's random state unchanged.
-    - Checkpoints store optimizer, scheduler, random state and method as safetensors and JSON; a run resumed at an
-      epoch's end equals an uninterrupted one bit for bit on the same machine.
+    - Checkpoints store optimizer, scheduler, random state and method as safetensors and JSON; a run resumed after any
+      step equals an uninterrupted one bit for bit on the same machine.
     - A non-finite loss or metric ends the run.
     - Under ``torchrun`` every rank has the same weights and the same state of the method. The method sees gradients
       already averaged over the ranks; a non-finite loss on one rank ends the run on all.
@@ -72,6 +74,8 @@ class SparseTrainer(Trainer):
         self._checks_every_step = self.args.device.type == "cpu"  # elsewhere reading a number waits for the device
         self._resumed = False
         self._logged_step = 0  # of the latest logged ADMM iteration
+        self._draw = Draw()
+        self._unfinished_epoch: dict[str, Any] | None = None  # of the checkpoint that this run continues
         self._refuse_sharding()
         if _is_row_mean(self.model):
             self.model_accepts_loss_kwargs = False  # else the gradients of an accumulation are summed, not averaged
@@ -233,8 +237,20 @@ class SparseTrainer(Trainer):
         rates = [part(step) for part in getattr(self.lr_scheduler, "lr_lambdas", [])[:1] for step in range(steps)]
         return Budget(steps, steps_per_epoch=max(1, min(per_epoch, steps)), learning_rates=rates)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the Trainer's sampler; one that draws from PyTorch's own generator can repeat its latest draw."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return RepeatableOrder(sampler, self._draw)
+        return sampler
+
+    def _finish_epoch(self) -> None:
+        unfinished, self._unfinished_epoch = self._unfinished_epoch, None
+        continue_epoch_(self, self._draw, unfinished)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self._refuse_sharding()
+        unfinished = describe_unfinished_epoch(self, self._draw)
         if not self.args.should_save:
             return
         folder = Path(output_dir)
@@ -248,6 +264,7 @@ class SparseTrainer(Trainer):
             "scheduler": {name: value for name, value in scheduler.state_dict().items() if _is_plain(value)},
             "iterations": [dataclasses.asdict(iteration) for iteration in self.sparse_method.iterations],
             "carried": self.carried,
+            "unfinished_epoch": unfinished,
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
         (folder / files.STATE).write_text(json.dumps(state))
@@ -265,6 +282,7 @@ class SparseTrainer(Trainer):
         method.load_whole_state(load_file(folder / files.METHOD), self.budget(), step=self.state.global_step)
         method.iterations = [Iteration.from_dict(entry) for entry in state["iterations"]]
         self.carried = state["carried"]
+        self._unfinished_epoch = state.get("unfinished_epoch")
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._resumed = True
@@ -309,6 +327,7 @@ class _MethodHooks(TrainerCallback):
             self._trainer._logged_step = 0  # noqa: SLF001 - the trainer's own part
         if self._trainer.distillation is not None:
             self._trainer.distillation.restart_()
+        self._trainer._finish_epoch()  # noqa: SLF001 - the trainer's own part
         self._trainer._resumed = False  # noqa: SLF001 - the trainer's own part
         self._trainer._first_non_finite = None  # noqa: SLF001 - the trainer's own part
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ from nxm_sweep import errors
 from nxm_sweep.config.device import uses_gpu
 from nxm_sweep.errors import NxmSweepError, RankError
 from nxm_sweep.settings import TrialSettings
+from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.store.progress import is_training, request_stop
+from nxm_sweep.store.stop_signals import TERMINATED, received
 from nxm_sweep.trial.process_group import FAILURE, rank_error
 
 ANSWER = "nxm_sweep/answer"
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_TO_FOLLOW = 20.0  # for the other ranks to end after one has failed
-_SECONDS_TO_END = 5.0  # after SIGTERM
 _COMMAND = (sys.executable, "-m", "nxm_sweep.trial.rank_worker")
 Rank = subprocess.Popen[bytes]
 
@@ -51,7 +54,7 @@ def launch_ranks(settings: TrialSettings, planned: str, console: Console) -> boo
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     environments = [_build_environment(store.port, rank, count, threads) for rank in range(count)]
     with _start_ranks(environments, json.dumps(rank_settings).encode(), console) as processes:
-        failed = _wait(processes)
+        failed = _wait(processes, trial_folder(Path(settings.output_dir), planned))
     if store.check([ANSWER]):
         return _parse_answer(json.loads(store.get(ANSWER)))
     killed = [rank for rank, code in failed.items() if code < 0]
@@ -107,8 +110,11 @@ def _find_descriptor(console: Console) -> int | None:
         return None
 
 
-def _wait(processes: Sequence[Rank]) -> dict[int, int]:
-    """Wait until all end, or one fails and the others had time to follow; return the first failures' codes by rank."""
+def _wait(processes: Sequence[Rank], folder: Path) -> dict[int, int]:
+    """Wait until all end, or one fails and the others had time to follow; return the first failures' codes by rank.
+
+    A stop signal is passed on to rank 0, as a file in the trial's folder.
+    """
     failed: dict[int, int] = {}
     deadline = float("inf")
     while True:
@@ -118,20 +124,16 @@ def _wait(processes: Sequence[Rank]) -> dict[int, int]:
             deadline = time.monotonic() + _SECONDS_TO_FOLLOW
         if None not in codes or time.monotonic() >= deadline:
             return failed
+        if received() is not None and is_training(folder, float("inf")):
+            request_stop(folder, TERMINATED)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _end(processes: Sequence[Rank]) -> None:
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + _SECONDS_TO_END
+        process.kill()  # they ignore SIGTERM
     for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait()
 
 
 def _parse_answer(answer: dict[str, Any]) -> bool:

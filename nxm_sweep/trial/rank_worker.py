@@ -13,6 +13,7 @@ from rich.console import Console
 
 from nxm_sweep.errors import NxmSweepError, RankError
 from nxm_sweep.store.liveness import exit_with_parent
+from nxm_sweep.store.stop_signals import STOP_SIGNALS
 
 _WIDTH = 120  # of a log
 
@@ -21,7 +22,8 @@ def main() -> int:
     """Train as one rank of several; return the exit code."""
     rank_settings: dict[str, Any] = json.loads(sys.stdin.buffer.read())
     threading.Thread(target=exit_with_parent, args=(rank_settings["parent"],), name="orphan watch", daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the launcher, which ends the ranks
+    for number in (signal.SIGINT, *STOP_SIGNALS):  # handled by the launcher, which ends the ranks or passes them on
+        signal.signal(number, signal.SIG_IGN)
     answer, code = _train(rank_settings), 0
     if answer is None:
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,22 +9,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nxm_sweep.config.device import check_device
-from nxm_sweep.errors import DataError, RecordError, TrialStoppedError
+from nxm_sweep.errors import (
+    DataError,
+    NxmSweepError,
+    OutOfMemoryError,
+    RankError,
+    RecordError,
+    TrialStoppedError,
+    first_line,
+)
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import distributed
-from nxm_sweep.store.attempts import forget_failures
+from nxm_sweep.store.attempts import LESS_MEMORY, forget_failures, is_out_of_memory
+from nxm_sweep.store.disk import explain_write_errors
 from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.liveness import Heartbeat
-from nxm_sweep.store.paths import MODEL, WORK, trial_folder, trial_lock
-from nxm_sweep.store.progress import PRUNED, ProgressFile
+from nxm_sweep.store.paths import MODEL, trial_folder
+from nxm_sweep.store.progress import PRUNED, SUPERSEDED, ProgressFile, remove_work
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import SCHEMA, read_record, write_record
 from nxm_sweep.store.small_files import set_aside_damaged
-from nxm_sweep.training.monitor import Monitor, NullMonitor
+from nxm_sweep.store.stop_signals import note_stop_signals
+from nxm_sweep.store.trial_lock import TrialLock
+from nxm_sweep.training.monitor import Monitor, NullMonitor, raise_if_stopped
 from nxm_sweep.trial.identity import identity_of
 from nxm_sweep.trial.inputs import Inputs
 from nxm_sweep.trial.process_group import ProcessGroup
@@ -55,11 +64,13 @@ def run_point(
         ConfigError: The machine lacks the device or the precision asked for.
         DataError: Data or model differ from those the sweep was planned with.
         TrialStoppedError: The monitor stopped the trial.
+        OutputError: The output folder cannot be written.
+        OutOfMemoryError: The trial needs more memory than there is.
         RankError: One of several processes died or raised an unexpected exception.
         NxmSweepError: Bad input, a diverged training, or a damaged record.
     """
     check_device(settings)
-    with ProcessGroup(settings):
+    with explain_write_errors(Path(settings.output_dir)), _explain_memory(), ProcessGroup(settings):
         settings.training.precision = distributed.share(settings.training.precision)  # auto may differ between nodes
         with distributed.together():
             prepared, identity, hashed = _identify(settings, planned, inputs or Inputs())
@@ -68,16 +79,35 @@ def run_point(
         if record is not None:
             return record, False
         folder.mkdir(parents=True, exist_ok=True)
+        note_stop_signals()
         if settings.training.devices > distributed.count():
-            trained = launch_ranks(settings, identity, console)
+            try:
+                trained = launch_ranks(settings, identity, console)
+            except RankError:
+                record = _find_record(folder, settings)
+                if record is None:
+                    raise
+                return record, True  # a rank died once rank 0 had written the record
             return _read_written_record(folder), trained
-        with _lock(folder, console):
+        with _lock(folder, settings.sweep.lease, console) as lock:
             record = _find_record(folder, settings)  # the other process may have finished it
             if record is not None:
                 return record, False
             if distributed.rank() == 0:
                 set_aside_damaged(folder)
-            return _train(settings, prepared, folder, console, hashed), True
+            with _monitor(folder, lock) as monitor:
+                return _train(settings, prepared, lock, console=console, monitor=monitor, hashed=hashed), True
+
+
+@contextmanager
+def _explain_memory() -> Iterator[None]:
+    """Say what needs less memory where there is too little."""
+    try:
+        yield
+    except Exception as error:  # PyTorch has several; all others pass
+        if isinstance(error, NxmSweepError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"out of memory: {first_line(error)}", hint=LESS_MEMORY) from error
 
 
 def _identify(settings: TrialSettings, planned: str | None, inputs: Inputs) -> tuple[Prepared, str, dict[str, Any]]:
@@ -109,17 +139,27 @@ def _find_record(folder: Path, settings: TrialSettings) -> Record | None:
 
 
 def _train(
-    settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, hashed: dict[str, Any]
+    settings: TrialSettings,
+    prepared: Prepared,
+    lock: TrialLock,
+    *,
+    console: Console,
+    monitor: Monitor,
+    hashed: dict[str, Any],
 ) -> Record:
-    """Train a trial and return its record. With several ranks, rank 0 writes it."""
+    """Train a trial and return its record. With several ranks, rank 0 writes it.
+
+    Raises:
+        TrialStoppedError: The monitor stopped it, or another process has taken it over.
+    """
     from nxm_sweep.trial.train import run_trial  # noqa: PLC0415 - seconds of imports
 
-    started, commit = datetime.now(UTC), git_commit()
+    started, commit, folder = datetime.now(UTC), git_commit(), lock.folder
     with distributed.together():
         if distributed.rank() == 0:
             refuse_links(folder)  # checkpoints have names that can be guessed
-    with _monitor(folder) as monitor, distributed.together():
-        body = run_trial(settings, prepared, folder, console, monitor)
+    with distributed.together():
+        body = run_trial(settings, prepared, folder, console, monitor, work=lock.work)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "identity": folder.name,
@@ -134,21 +174,23 @@ def _train(
         "config": asdict(settings),
         "hashed": hashed,
     }
-    if distributed.rank() == 0:
-        write_record(folder, record)
-        forget_failures(folder)
-        shutil.rmtree(folder / WORK, ignore_errors=True)  # not before: a kill in between would lose the training
+    with distributed.together():
+        if distributed.rank() == 0:
+            raise_if_stopped(SUPERSEDED if lock.is_superseded() else None)
+            write_record(folder, record)
+            forget_failures(folder)
+            remove_work(folder)
     shared: Record = distributed.share(record)
     return shared
 
 
 @contextmanager
-def _monitor(folder: Path) -> Iterator[Monitor]:
+def _monitor(folder: Path, lock: TrialLock) -> Iterator[Monitor]:
     """Yield the trial's monitor, with a heartbeat on disk. With several ranks, only rank 0 does."""
     if distributed.rank() > 0:
         yield NullMonitor()
         return
-    with ProgressFile(folder) as progress, Heartbeat(progress.file, _BEAT_SECONDS):
+    with ProgressFile(folder, is_superseded=lock.is_superseded) as progress, Heartbeat(progress.file, _BEAT_SECONDS):
         try:
             yield progress
         except TrialStoppedError as stopped:
@@ -158,21 +200,19 @@ def _monitor(folder: Path) -> Iterator[Monitor]:
 
 
 @contextmanager
-def _lock(folder: Path, console: Console) -> Iterator[None]:
-    """Hold the trial's lock; the system releases it when the process dies, however it dies. Only rank 0 locks."""
-    if distributed.rank() > 0:
-        yield
-        return
-    lock = FileLock(trial_lock(folder))
+def _lock(folder: Path, lease: float, console: Console) -> Iterator[TrialLock]:
+    """Hold the trial's lock. Only rank 0 locks; all ranks work in its folder."""
+    lock = TrialLock(folder, lease)
+    if distributed.rank() == 0:
+        lock.acquire(
+            lambda: console.print(f"another process trains {folder.name}; waiting for its record", highlight=False)
+        )
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.print(f"another process trains {folder.name}; waiting for its record", highlight=False)
-        lock.acquire()
-    try:
-        yield
+        lock.number = distributed.share(lock.number)
+        yield lock
     finally:
-        lock.release()
+        if distributed.rank() == 0:
+            lock.release()
 
 
 def _read_written_record(folder: Path) -> Record:

@@ -13,17 +13,18 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from transformers import set_seed
 
 from nxm_sweep.config.device import uses_gpu
 from nxm_sweep.data.loading import TaskRows, load_rows
 from nxm_sweep.data.tokenization import PadToLongest, Tokenised, tokenise
-from nxm_sweep.errors import SparsityError
+from nxm_sweep.errors import NonFiniteError, SparsityError
 from nxm_sweep.methods import Iteration
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
 from nxm_sweep.store.files import replace_folder, write_text
-from nxm_sweep.store.paths import MODEL, PREDICTIONS, WORK
+from nxm_sweep.store.paths import MODEL, PREDICTIONS
 from nxm_sweep.store.record import RecordBody
 from nxm_sweep.training.callbacks import forget_reports
 from nxm_sweep.training.checkpoint import newest_usable
@@ -103,17 +104,23 @@ def prepare(settings: TrialSettings) -> Prepared:
 
 
 def run_trial(
-    settings: TrialSettings, prepared: Prepared, folder: Path, console: Console, monitor: Monitor
+    settings: TrialSettings,
+    prepared: Prepared,
+    folder: Path,
+    console: Console,
+    monitor: Monitor,
+    *,
+    work: Path,
 ) -> RecordBody | None:
-    """Train one trial and return its record's body; continue from the newest usable checkpoint in ``folder``.
+    """Train one trial and return its record's body; continue from the newest usable checkpoint in ``work``.
 
     Args:
         settings: Checked settings.
         prepared: The result of :func:`prepare`.
-        folder: The trial's folder: ``work/`` contains checkpoints, which the caller removes once the record is written;
-            ``model/`` is the best pruned model, if it is saved.
+        folder: The trial's folder; ``model/`` is the best pruned model, if it is saved.
         console: Output for progress.
         monitor: Receives steps and epochs, and may stop the trial.
+        work: Folder for checkpoints; the caller removes it once the record is written.
 
     Returns:
         Values for JSON: scores per epoch, ADMM iterations, best epoch, the saved file's sparsity check, seconds,
@@ -126,7 +133,6 @@ def run_trial(
         SparsityError: A rule does not fit the model, or the saved weights violate their pattern.
     """
     seconds = {"prepare": prepared.seconds}
-    work = folder / WORK
     if (
         settings.training.threads is not None or distributed.count() > 1
     ):  # so that sums have the same bits on every rank
@@ -346,7 +352,20 @@ def _keep_model(trainer: TrialTrainer, tokenizer: Any, place: Path) -> None:
 
 
 def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
-    """Read back the saved weights and check every target."""
+    """Read back the saved weights and check every target.
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite, be it one that no validation row reads.
+        SparsityError: A target breaks its constraint.
+    """
+    with safe_open(best / "model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            weight = file.get_tensor(name)
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise NonFiniteError(
+                    f"the trained weights hold NaN or infinity: {name}",
+                    hint="lower learning_rate.value, or raise training.warmup_ratio",
+                )
     checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
     for check in checks:
         if not check.holds:

@@ -169,18 +169,24 @@ class TrialTrainer(RankTrainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._lap("train")  # within an epoch
         if distributed.rank() == 0:
             self._finish_sealing()
-            files.make_room(self._work, self.best_folder)
+            files.make_room(self._work, self._best_so_far)
         distributed.wait()  # else rank 0 would delete what another rank has written into the new one
         super()._save_checkpoint(model, trial)
         if distributed.rank() == 0:
             checkpoint = self._work / f"checkpoint-{self.state.global_step}"
-            self._sealing = self._sealer.submit(files.seal, checkpoint, self.best_folder)
+            self._sealing = self._sealer.submit(files.seal, checkpoint, self._best_so_far)
         self._lap("save")
         self._monitor.on_epoch(self.epochs)
         if self.state.global_step < self.state.max_steps:
             raise_if_stopped(self._monitor.stop_after_epoch())
+
+    @property
+    def _best_so_far(self) -> Path | None:
+        """The best model's folder; None within the first epoch."""
+        return self.best_folder if self.epochs else None
 
     def _finish_sealing(self) -> None:
         """Wait until the latest checkpoint is complete."""

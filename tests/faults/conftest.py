@@ -112,13 +112,15 @@ class Folder:
         self.ledger = path.with_name(f"{path.name}.ledger")
         self._started: list[Sweeping] = []
 
-    def start(self, *arguments: str, environment: dict[str, str] | None = None, **options: Any) -> Sweeping:
-        """Start a sweep's command line; the options are those of the driver's trials."""
+    def start(
+        self, *arguments: str, environment: dict[str, str] | None = None, prefix: Sequence[str] = (), **options: Any
+    ) -> Sweeping:
+        """Start a sweep's command line, behind a prefix; the options are those of the driver's trials."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("NXM_")}
         trials = json.dumps({"ledger": str(self.ledger), **options})
         given = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "FAKE_TRIALS": trials, **(environment or {})}
         command = [sys.executable, str(DRIVER), "-m", "model=minilm_l6", "task=glue/rte", "method=asp"]
-        sweeping = Sweeping([*command, *arguments, f"output_dir={self.output}"], {**inherited, **given})
+        sweeping = Sweeping([*prefix, *command, *arguments, f"output_dir={self.output}"], {**inherited, **given})
         self._started.append(sweeping)
         return sweeping
 

@@ -45,8 +45,13 @@ class Server:
         )
         secret.unlink()
         self.port = _free_port()
+        self._program = programs / "postgres"
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, for the first time or after :meth:`stop`, and wait until it answers."""
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
-        command = [str(programs / "postgres"), "-D", str(data), "-p", str(self.port)]
+        command = [str(self._program), "-D", str(self._folder / "data"), "-p", str(self.port)]
         for setting in settings:
             command += ["-c", setting]
         with (self._folder / "log").open("wb") as log:
@@ -66,9 +71,13 @@ class Server:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(command.encode())
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """Stop the server: its connections are ended, and new ones are refused."""
         self._process.send_signal(signal.SIGINT)  # a fast shutdown
         self._process.wait(SECONDS)
+
+    def end(self) -> None:
+        self.stop()
         shutil.rmtree(self._folder)
 
     def _wait(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -30,6 +32,9 @@ def copy(finished: tuple[Folder, Ended], folder: Folder) -> Folder:
     return folder
 
 
+@pytest.mark.fault(
+    "process", "a coordinator killed alone", "Its workers end too, and the same command trains exactly the rest."
+)
 def test_killed_coordinator_leaves_exactly_the_rest(
     finished: tuple[Folder, Ended], folder: Folder, until: Until, states: States
 ) -> None:
@@ -69,6 +74,7 @@ def test_finished_sweep_trains_nothing(copy: Folder, finished: tuple[Folder, End
     assert states(copy.trials()) == {"COMPLETE": 12}
 
 
+@pytest.mark.fault("storage", "a trial's folder removed", "That point is trained again, and no other.")
 def test_added_value_and_lost_record_are_trained_alone_in_the_same_study(copy: Folder, states: States) -> None:
     lost = sorted(copy.records)[5]
     learning_rate = copy.records[lost]["config"]["learning_rate"]["value"]
@@ -89,6 +95,38 @@ def test_added_value_and_lost_record_are_trained_alone_in_the_same_study(copy: F
     assert {trial.user_attrs["identity"] for trial in trials} == set(copy.records)
 
 
+@pytest.mark.fault(
+    "process",
+    "files of a killed coordinator: its claims, heartbeat, and writes that were cut off",
+    "The next sweep removes them.",
+)
+def test_leftovers_of_a_dead_coordinator_are_removed(copy: Folder) -> None:
+    dead = {"machine": "none", "pid": 1, "started": 0.0, "owner": "0123456789ab", "since": 0.0}
+    done, lost = sorted(copy.records)[:2]
+    (copy.output / "trials" / lost / "result.json").unlink()
+    sweeps = copy.output / "sweeps"
+    leftovers = [
+        *(copy.output / "trials" / identity / "claim.json" for identity in (done, lost)),
+        *(copy.output / "trials" / identity / ".result.json.x7fk2" for identity in (done, lost)),
+        *(
+            copy.output / "trials" / done / name
+            for name in ("progress.json", "stop.json", "job.json", "work/checkpoint-1")
+        ),
+        *(sweeps / "coordinators" / name for name in ("0123456789ab.json", ".0123456789ab.json.q2", ".clock.0123")),
+        sweeps / ".plan.json.k3m",
+    ]
+    for file in leftovers:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({**dead, "process": dead}))
+        os.utime(file, (0, 0))
+    again = copy.run(*GRID, "sweep.workers=1")
+    assert again.code == 0, again.err
+    assert [str(file) for file in leftovers if file.exists()] == []
+    assert set(copy.trainings("end")) == {lost}
+    assert not (copy.output / "trials" / done / "work").exists()
+
+
+@pytest.mark.fault("storage", "a removed studies folder", "The studies are made anew from the records.")
 def test_lost_studies_are_made_anew_from_the_records(copy: Folder, states: States) -> None:
     shutil.rmtree(copy.output / "studies")
     again = copy.run(*GRID, "sweep.workers=1")
@@ -105,6 +143,9 @@ def test_lost_studies_are_made_anew_from_the_records(copy: Folder, states: State
         assert trial.intermediate_values == {entry["epoch"]: entry["selection"] for entry in epochs}
 
 
+@pytest.mark.fault(
+    "storage", "a record cut off in the middle", "It is named with the way out; every other point is shown."
+)
 def test_damaged_record_is_a_problem_and_harms_no_other(copy: Folder) -> None:
     victim = min(copy.records)
     file = copy.output / "trials" / victim / "result.json"

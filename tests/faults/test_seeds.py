@@ -43,6 +43,7 @@ def _told(trials: Any) -> dict[tuple[float, int], float]:
     }
 
 
+@pytest.mark.fault("process", "a search over several seeds killed", "It ends with the points of an undisturbed one.")
 @pytest.mark.slow
 def test_killed_search_ends_with_the_points_of_an_undisturbed_one_and_a_seed_more_is_trained_alone(
     folder: Folder, module_folder: Folder, until: Until, states: States
@@ -76,6 +77,9 @@ def test_killed_search_ends_with_the_points_of_an_undisturbed_one_and_a_seed_mor
     assert f"{best:.4f}" in next(line for line in more.table if "mean over 4 seeds" in line)
 
 
+@pytest.mark.fault(
+    "process", "two coordinators on one search", "They share its points and seeds; each is trained once."
+)
 def test_two_coordinators_share_a_search_and_its_seeds(folder: Folder, states: States) -> None:
     both = [folder.start(*SEARCH, SEEDS, "sweep.workers=2", seconds=0.2) for _ in range(2)]
     ended = [sweeping.wait() for sweeping in both]

@@ -23,6 +23,48 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in passing}
 
 
+COMMAND = ("learning_rate.value=1e-5,2e-5", "training.batch_size=16", "sweep.workers=1")
+
+
+@pytest.mark.fault(
+    "process", "a worker that ends with exit code 0", "It is replaced, and its point is tried again at once."
+)
+def test_worker_that_ends_with_code_0_is_replaced_and_its_point_tried_again(folder: Folder) -> None:
+    fault = {"when": {"learning_rate": 1e-5}, "do": "vanish"}
+    ended = folder.run(*COMMAND, faults=[{**fault, "times": 1}])
+    assert ended.code == 0, ended.out + ended.err
+    assert sorted(folder.trainings("start").values()) == [1, 2]
+    record = next(record for record in folder.records.values() if record["config"]["learning_rate"]["value"] == 1e-5)
+    assert record["resumed_from_step"] == 1
+    (failed,) = [trial for trial in folder.trials() if trial.state.name == "FAIL"]
+    assert failed.user_attrs["failure message"] == "the worker ended with exit code 0"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("kill late", id="killed"),
+        pytest.param("hang late", id="out of time"),
+    ],
+)
+@pytest.mark.fault(
+    "process",
+    "a worker that is killed, or out of time, right after it has written the record, at its last attempt",
+    "The record counts; no point is reported as failed.",
+)
+def test_record_counts_however_its_worker_ended(fault: str, folder: Folder) -> None:
+    limits = ("sweep.max_attempts=1", "sweep.time_limit=2")
+    ended = folder.run(*COMMAND, *limits, faults=[{"when": {"learning_rate": 1e-5}, "do": fault}])
+    assert ended.code == 0, ended.out + ended.err
+    assert "2 of 2 points have a record, 2 trained now" in ended.out
+    assert ended.problems == []
+    assert not list(folder.output.glob("trials/*/failures.json"))
+    assert {trial.state.name for trial in folder.trials()} == {"COMPLETE"}
+
+
+@pytest.mark.fault(
+    "process", "20 workers killed at random moments", "Each costs an attempt, and never a point or a score."
+)
 @pytest.mark.slow
 def test_twenty_killed_workers_change_no_result(
     folder: Folder, module_folder: Folder, until: Until, states: Callable[[Any], dict[str, int]]

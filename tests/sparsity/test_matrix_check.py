@@ -107,6 +107,16 @@ def test_anything_but_zero_counts(value: float) -> None:
     assert check_matrix("w", weight, TWO_OF_FOUR).violations == 1
 
 
+@pytest.mark.fault("model", "NaN or infinity in a weight matrix", "It holds no pattern and no density.")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("constraint", [TWO_OF_FOUR, Unstructured(0.5)], ids=str)
+def test_matrix_that_is_not_finite_holds_nothing(value: float, constraint: Pattern | Unstructured) -> None:
+    weight = torch.tensor([[1.0, 1.0, 0.0, 0.0, value, 0.0, 0.0, 1.0]])
+    check = check_matrix("w", weight, constraint)
+    assert (check.holds, check.exact, check.violations) == (False, False, 1)
+    assert check.first_violation == (0, 4)
+
+
 def test_swapped_columns_break_a_pattern_but_not_its_density() -> None:
     weight = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]])
     swapped = weight[:, [0, 1, 4, 3, 2, 5, 6, 7]]

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from nxm_sweep.errors import DataError, NonFiniteError
-from nxm_sweep.store.attempts import add_failure, classify, failure, forget_failures, is_worth_a_try, read_failures
+from nxm_sweep.errors import DataError, NonFiniteError, OutputError
+from nxm_sweep.store.attempts import (
+    LESS_MEMORY,
+    add_failure,
+    classify,
+    failure,
+    forget_failures,
+    is_worth_a_try,
+    read_failures,
+)
 from nxm_sweep.store.paths import FAILURES
 
 
@@ -22,18 +30,19 @@ class OutOfMemoryError(RuntimeError):
         (DataError("no rows"), "bad input", "no rows"),
         (DataError("no rows", hint="add some"), "bad input", "no rows (add some)"),
         (SystemExit(7), "exit", "the trial ended its process with exit code 7"),
-        (MemoryError(), "out of memory", "MemoryError"),
-        (OutOfMemoryError("CUDA out of memory"), "out of memory", "CUDA out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory", None),
+        (MemoryError(), "out of memory", f"MemoryError ({LESS_MEMORY})"),
+        (OutOfMemoryError("CUDA out of memory"), "out of memory", f"CUDA out of memory ({LESS_MEMORY})"),
+        (RuntimeError("can't allocate memory"), "out of memory", f"can't allocate memory ({LESS_MEMORY})"),
+        (OutputError("x cannot be written", hint="make it"), "output", "x cannot be written (make it)"),
         (ValueError("first line\nsecond"), "exception", "ValueError: first line"),
         (KeyError(), "exception", "KeyError: KeyError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_errors_have_a_kind_and_one_line(error: BaseException, kind: str, message: str | None) -> None:
+def test_errors_have_a_kind_and_one_line(error: BaseException, kind: str, message: str) -> None:
     found = classify(error)
     assert found.kind == kind
-    assert found.message == (message if message is not None else str(error))
+    assert found.message == message
 
 
 @pytest.mark.parametrize("kind", ["killed", "out of memory", "timeout", "exception", "exit"])

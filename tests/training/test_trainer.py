@@ -531,6 +531,46 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert [step for step, _ in expected.carried["epochs"]] == [3, 6, 9]
 
 
+@pytest.mark.fault(
+    "process",
+    "a training stopped within an epoch",
+    "It continues after that step, and ends equal to an undisturbed one bit for bit.",
+)
+@pytest.mark.parametrize(
+    ("name", "step", "batching"),
+    [
+        *((name, 4, "random") for name in CASES),
+        *(("two_epochs", step, "group_by_length") for step in (1, 5, 8)),
+    ],
+)
+def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, name: str, step: int, batching: str
+) -> None:
+    def make(folder: Path, *callbacks: TrainerCallback, seed: int = 0) -> SparseTrainer:
+        trainer = resumable(folder, name, *callbacks, seed=seed)
+        trainer.args.train_sampling_strategy = batching
+        return trainer
+
+    whole = make(tmp_path / "whole")
+    whole.train()
+    expected = outcome(whole)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+            control.should_save = state.global_step == step
+
+        def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+            if state.global_step == step:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        make(tmp_path / "stopped", Stop()).train()
+    forget()
+    trainer = make(tmp_path / "stopped", seed=5)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "stopped" / f"checkpoint-{step}"))
+    assert outcome(trainer) == expected
+
+
 def test_the_cases_of_interruption_reach_what_they_are_meant_to_reach(
     uninterrupted: Callable[[str], tuple[Outcome, Path]],
 ) -> None:

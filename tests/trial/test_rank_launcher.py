@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,6 @@ def test_rank_that_does_not_follow_a_failed_one_is_ended(
 
 def test_rank_that_ignores_the_end_is_killed(run: Any, monkeypatch: pytest.MonkeyPatch, children: Any) -> None:
     monkeypatch.setattr(module, "_SECONDS_TO_FOLLOW", 0.0)
-    monkeypatch.setattr(module, "_SECONDS_TO_END", 0.0)
     with pytest.raises(RankError):
         run(f"sys.exit(3) if rank == 0 else (signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep({SECONDS}))")
 
@@ -81,7 +80,7 @@ def test_rank_that_ignores_the_end_is_killed(run: Any, monkeypatch: pytest.Monke
 def test_interrupt_of_the_parent_ends_the_ranks(
     run: Any, monkeypatch: pytest.MonkeyPatch, children: Any, tmp_path: Path
 ) -> None:
-    def interrupt(_: Sequence[Any]) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_wait", interrupt)

@@ -40,7 +40,7 @@ class Trials:
         self.started = threading.Event()
 
     def run(
-        self, settings: TrialSettings, prepared: Any, folder: Path, console: Console, monitor: Monitor
+        self, settings: TrialSettings, prepared: Any, folder: Path, console: Console, monitor: Monitor, *, work: Path
     ) -> dict[str, Any]:
         self.folders.append(folder)
         self.started.set()

@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from nxm_sweep.store.files import write_json
-from nxm_sweep.store.liveness import Heartbeat, is_alive, this_process
-from nxm_sweep.store.paths import CLAIM, claims_lock, coordinator_file, trial_folder
-from nxm_sweep.store.progress import is_training
+from nxm_sweep.store.liveness import Heartbeat, is_alive, seconds_since_touch, this_process
+from nxm_sweep.store.paths import CLAIM, JOB, PROGRESS, RESULT, STOP, claims_lock, coordinator_file, trial_folder
+from nxm_sweep.store.progress import is_training, remove_work
 from nxm_sweep.store.small_files import Claim, Coordinator, read_small_file, set_aside_damaged
 
 
@@ -42,7 +44,10 @@ class Claims:
             if not self._is_alive(file):
                 set_aside_damaged(file.parent, {file.name: Coordinator})
                 file.unlink(missing_ok=True)
-        write_json(self._sign, {**this_process(), "since": time.time()})
+        for file in (*self._sign.parent.glob(".*"), *self._sign.parent.parent.glob(".*.json.*")):
+            if (seconds_since_touch(file) or 0.0) > self._lease:  # of a write that was killed
+                file.unlink(missing_ok=True)
+        self._announce()
         self._heartbeat.__enter__()
         return self
 
@@ -52,11 +57,35 @@ class Claims:
         self._heartbeat.__exit__(*error)
         self._sign.unlink(missing_ok=True)
 
+    def clear(self, identities: Iterable[str]) -> None:
+        """Remove what dead coordinators and workers have left in the folders of points: claims, and files half written."""
+        for identity in identities:
+            folder = trial_folder(self._output_dir, identity)
+            if not folder.exists() or self.is_taken(identity):
+                continue
+            is_done = (folder / RESULT).exists()
+            for name in (CLAIM, PROGRESS, STOP, *((JOB,) if is_done else ())):
+                (folder / name).unlink(missing_ok=True)
+            for file in folder.glob(".*.json.*"):  # of a write that was killed
+                file.unlink(missing_ok=True)
+            if is_done:
+                remove_work(folder)
+
+    def _announce(self) -> None:
+        write_json(self._sign, {**this_process(), "since": time.time()})
+
+    def holds(self, identity: str) -> bool:
+        """Return whether this coordinator still holds a point that it has taken: its lease may have run out."""
+        claim: Claim | None = read_small_file(trial_folder(self._output_dir, identity) / CLAIM, Claim)
+        return claim is not None and claim["owner"] == self.owner
+
     def take(self, identity: str) -> bool:
         """Claim a point, even from a dead claimant; return whether this coordinator now holds it."""
         folder = trial_folder(self._output_dir, identity)
         folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
+        with self._exclusive():
+            if not self._sign.exists():  # removed by one that took this coordinator for dead
+                self._announce()
             if self.is_taken(identity):
                 return False
             set_aside_damaged(folder, {CLAIM: Claim})
@@ -73,12 +102,26 @@ class Claims:
         self._held.add(identity)
         return True
 
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other coordinators from taking; go on without that where one of them is frozen: a link is exclusive too."""
+        try:
+            self._lock.acquire(timeout=self._lease)
+        except Timeout:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def release(self, identity: str) -> None:
         """Release a point."""
         self._held.discard(identity)
         claim = trial_folder(self._output_dir, identity) / CLAIM
         if (read_small_file(claim, Claim) or {}).get("owner") == self.owner:
-            claim.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder has become read-only; the claim ends with its coordinator
+                claim.unlink(missing_ok=True)
 
     def is_alone(self) -> bool:
         """Return whether no other coordinator is alive under this output folder."""

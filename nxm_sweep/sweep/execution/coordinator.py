@@ -10,12 +10,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nxm_sweep.errors import RecordError
 from nxm_sweep.settings import SweepSettings
 from nxm_sweep.store.attempts import (
+    OUTPUT,
     Failure,
     Outcome,
     add_failure,
@@ -24,8 +26,9 @@ from nxm_sweep.store.attempts import (
     is_worth_a_try,
     read_failures,
 )
+from nxm_sweep.store.disk import is_full, write_error
 from nxm_sweep.store.paths import RESULT, STOP, trial_folder
-from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
+from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, remove_work, request_stop
 from nxm_sweep.store.records import read_record, read_summary, selected_value
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.batch_runner import Runner
@@ -94,7 +97,7 @@ class Coordinator:
         self._searches = {search.study.cell.study_name: search for search in searches}
         self._points = {point.identity: point for point in plan}
         self.board = SweepState()
-        self.stopping = False
+        self._stop_reason: str | None = None
         self._read_states(self._points)
         if settings.retry_failed:
             for identity in list(self.board.failed):
@@ -114,6 +117,16 @@ class Coordinator:
         """Points waiting for a worker."""
         return list(self._to_do)
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Reason of :meth:`stop`, or None."""
+        return self._stop_reason
+
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stop_reason is not None
+
     def run(self, show: Callable[[SweepState], None] = lambda _: None) -> SweepState:
         """Run until every point is settled, here or elsewhere, or :meth:`stop` is called.
 
@@ -128,9 +141,14 @@ class Coordinator:
         show(self.board)
         return self.board
 
-    def stop(self) -> None:
-        """Submit nothing more; running trials stop after their epoch, with a complete checkpoint."""
-        self.stopping = True
+    def stop(self, reason: str = INTERRUPTED) -> None:
+        """Submit nothing more; running trials stop after their epoch, or after their step if it is ``terminated``.
+
+        Either way they leave a checkpoint.
+        """
+        self._stop_reason = reason
+        for identity in list(self.board.running):  # now: the studies' storage may keep the coordinator waiting
+            _request_stop(self._folder(identity), reason)
 
     def _tick(self) -> bool:
         if not self.stopping:
@@ -176,9 +194,8 @@ class Coordinator:
                 self._to_do.extend(point.cell.repeats(point))
                 self._plan.write(self._output_dir)
                 return True
-            if not self._claims.take(identity):  # another sweep trains it; its record will count
+            if not self._claim(identity):  # another sweep trains it; its record will count
                 search.study.mark_failed(trial)
-                self.board.elsewhere.add(identity)
                 return True
         if self._read_states([identity]):
             self._answer(search, trial, identity)
@@ -215,8 +232,8 @@ class Coordinator:
             point = self._to_do.popleft()
             if not self._study(point).may_begin(point):
                 held_back.append(point)
-            elif not self._claims.take(point.identity):
-                self.board.elsewhere.add(point.identity)
+            elif not self._claim(point.identity):
+                continue
             elif self._read_states([point.identity]):  # settled elsewhere since
                 self._catch_up.add(point)
                 self._claims.release(point.identity)
@@ -226,6 +243,20 @@ class Coordinator:
             else:
                 self._begin(point)
         self._to_do.extendleft(reversed(held_back))
+
+    def _claim(self, identity: str) -> bool:
+        """Claim a point; else note that it is trained elsewhere, or failed because its folder cannot be written."""
+        try:
+            if self._claims.take(identity):
+                return True
+        except OSError as error:
+            explained = write_error(error, self._output_dir)
+            if explained is None or is_full(error):
+                raise
+            self.board.failed[identity] = classify(explained)
+        else:
+            self.board.elsewhere.add(identity)
+        return False
 
     def _begin(self, point: Point) -> None:
         """Train a claimed point, unless a pruner stops it first."""
@@ -243,21 +274,29 @@ class Coordinator:
         trial, point = self.board.running.pop(identity), self._points[identity]
         study, folder = self._study(point), self._folder(identity)
         try:
-            record = None if outcome.failure or outcome.stopped else read_record(folder)
+            record = read_record(folder)  # first: a worker may have died, or run out of time, once it had written it
         except RecordError as error:
             outcome = Outcome(failure=classify(error))
             record = None
         if record is not None:
             new_steps = study.complete(trial, record)
+            forget_failures(folder)
+            remove_work(folder)
             self.board.done[identity] = selected_value(record)
-            self.board.trained += 1
+            self.board.trained += self._claims.holds(identity)
             if self._should_prune(point, trial, new_steps):
                 self._prune(point, trial)
+        elif not self._claims.holds(identity):  # another coordinator has taken it over, and its trial in the study
+            self.board.elsewhere.add(identity)
+            self._claims.release(identity)
+            return
         elif outcome.stopped == PRUNED:
             study.prune(trial)
             self._read_states([identity])
         elif outcome.stopped:
             study.requeue(trial, identity)
+            if not self.stopping:  # the worker alone was told to
+                self._to_do.append(point)
         else:
             self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
         if self.stopping:  # a point with other seeds to do waits; an ended one is unchanged
@@ -267,9 +306,14 @@ class Coordinator:
     def _fail(self, point: Point, trial: int, failed: Failure) -> None:
         folder = self._folder(point.identity)
         if failed not in read_failures(folder):
-            add_failure(folder, failed)
+            try:
+                add_failure(folder, failed)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                failed = replace(failed, kind=OUTPUT)  # the folder has become read-only
         self._study(point).fail(trial, point.identity, failed)
-        if is_worth_a_try(read_failures(folder), self._settings.max_attempts):
+        if failed.kind != OUTPUT and is_worth_a_try(read_failures(folder), self._settings.max_attempts):
             self._to_do.append(point)
         else:
             self.board.failed[point.identity] = failed
@@ -281,13 +325,13 @@ class Coordinator:
         study = self._study(point)
         progress = read_progress(folder)
         if progress is None:
-            if self.stopping and not any(self._has_file(identity, name) for name in (RESULT, STOP)):
-                request_stop(folder, INTERRUPTED)  # a launcher's job that has not begun
+            if self._stop_reason and not any(self._has_file(identity, name) for name in (RESULT, STOP)):
+                _request_stop(folder, self._stop_reason)  # a launcher's job that has not begun
             return
         if self._should_prune(point, trial, study.report(trial, identity, progress["epochs"])):
             self._prune(point, trial)
-        elif self.stopping:
-            request_stop(folder, INTERRUPTED)
+        elif self._stop_reason:
+            _request_stop(folder, self._stop_reason)
 
     def _should_prune(self, point: Point, trial: int, steps: Iterable[int]) -> bool:
         """Return whether the pruner stops a trial at one of the steps, judged in order."""
@@ -298,7 +342,7 @@ class Coordinator:
         """Stop a training, and those of the other seeds of its point."""
         study = self._study(point)
         if not isinstance(study, SeedMeanStudy):
-            request_stop(self._folder(point.identity), PRUNED)
+            _request_stop(self._folder(point.identity), PRUNED)
             return
         study.prune(trial)
         study.close(point.identity, self._claims)
@@ -385,3 +429,8 @@ class Coordinator:
 
     def _folder(self, identity: str) -> Path:
         return trial_folder(self._output_dir, identity)
+
+
+def _request_stop(folder: Path, reason: str) -> None:
+    with suppress(OSError):  # a folder that has become read-only: its trial ends by itself
+        request_stop(folder, reason)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
-import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +22,9 @@ import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from nxm_sweep.settings import SweepSettings
-from nxm_sweep.store.attempts import Failure, Outcome, classify, failure, outcome_of
-from nxm_sweep.sweep.execution.worker import warm_up, work
+from nxm_sweep.store.attempts import Failure, Outcome, classify, failure, out_of_memory, outcome_of
+from nxm_sweep.store.stop_signals import STOP_SIGNALS
+from nxm_sweep.sweep.execution.worker import end_with_coordinator, warm_up, work
 from nxm_sweep.sweep.planning.cell import Point
 
 PRELOAD = "nxm_sweep.sweep.execution.preload"
@@ -30,8 +32,8 @@ PRELOAD = "nxm_sweep.sweep.execution.preload"
 _USUAL_NEED = 4 << 30
 _BASE_NEED, _COPIES = 1 << 30, 6
 """Bytes of a trial: imports and activations, and W, its gradient, AdamW's two moments, Z and U."""
-_TERMINATED = 15
-"""Exit code of a Pebble worker on SIGTERM."""
+_CLEAN_EXIT = 1000
+"""Exit code shown to Pebble for 0, which it takes for the planned end of a worker whose trial it then awaits for ever."""
 _SIGNAL_NAMES = {-9: "SIGKILL", -11: "SIGSEGV", -15: "SIGTERM", -6: "SIGABRT", -7: "SIGBUS"}
 
 
@@ -127,12 +129,41 @@ class Pool:
     def _classify_exit(self, code: int) -> Failure:
         kills, self._kills_before = self._kills_before, _count_kernel_kills()
         if code == -9 and self._kills_before > kills:
-            return failure("out of memory", "the system killed the worker for lack of memory")
-        if code == _TERMINATED:
-            code = -15
+            return out_of_memory("the system killed the worker for lack of memory")
         if code < 0:
             return failure("killed", f"the worker was ended by {_SIGNAL_NAMES.get(code, f'signal {-code}')}")
-        return failure("exit", f"the worker ended with exit code {code}")
+        return failure("exit", f"the worker ended with exit code {0 if code == _CLEAN_EXIT else code}")
+
+
+class _Worker(BaseProcess):
+    """A worker's process: no exit code counts as its planned end, and it is stopped by SIGKILL.
+
+    SIGTERM asks it to save a checkpoint first: see :func:`nxm_sweep.sweep.execution.worker.warm_up`.
+    """
+
+    @property
+    def exitcode(self) -> int | None:
+        code = super().exitcode
+        return _CLEAN_EXIT if code == 0 else code
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _ForkedWorker(_Worker, ForkServerProcess):
+    """A worker that a fork server starts."""
+
+
+class _SpawnedWorker(_Worker, SpawnProcess):
+    """A worker that starts as a new interpreter."""
+
+
+class _ForkServerContext(ForkServerContext):
+    Process = _ForkedWorker
+
+
+class _SpawnContext(SpawnContext):
+    Process = _SpawnedWorker
 
 
 def start_context() -> BaseContext:
@@ -142,10 +173,23 @@ def start_context() -> BaseContext:
     safe, each worker is a new process with its own imports.
     """
     if sys.platform != "linux" or _devices():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+        return _SpawnContext()
+    context = _ForkServerContext()
     context.set_forkserver_preload([PRELOAD])
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """Start the fork server, which survives the stop signals that are sent to the whole process group."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
@@ -158,15 +202,19 @@ def apart() -> Iterator[Callable[..., Any]]:
     if context.get_start_method() != "forkserver":
         yield lambda function, *args: function(*args)
         return
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
-    with ProcessPoolExecutor(1, context, signal.signal, ignore) as executor:  # no process starts before the first call
+    with ProcessPoolExecutor(1, context, _follow_coordinator) as executor:  # no process starts before the first call
         yield lambda function, *args: executor.submit(function, *args).result()
+
+
+def _follow_coordinator() -> None:
+    """Leave Ctrl-C to the coordinator, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_coordinator, name="orphan watch", daemon=True).start()
 
 
 def start_imports() -> None:
     """Start the imports of the fork server, which take seconds, while the sweep is planned."""
-    if start_context().get_start_method() == "forkserver":
-        multiprocessing.forkserver.ensure_running()
+    start_context()
 
 
 @dataclass(frozen=True, slots=True)

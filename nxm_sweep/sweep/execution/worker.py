@@ -6,10 +6,10 @@ import gc
 import importlib
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.attempts import STOPPED, add_failure, classify
 from nxm_sweep.store.files import open_log
 from nxm_sweep.store.paths import LOG, trial_folder
+from nxm_sweep.store.stop_signals import forget, note_in_worker
 from nxm_sweep.trial.inputs import Inputs
 from nxm_sweep.trial.run import run_point
 
@@ -35,8 +36,8 @@ def warm_up(preload: str, threads: int, device: str | None) -> None:
         threads: CPU threads; the processes of a trial on several devices share them.
         device: Value of ``CUDA_VISIBLE_DEVICES``; None leaves it unchanged.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the coordinator
-    threading.Thread(target=_end_with_coordinator, name="orphan watch", daemon=True).start()
+    note_in_worker()
+    threading.Thread(target=end_with_coordinator, name="orphan watch", daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -45,7 +46,7 @@ def warm_up(preload: str, threads: int, device: str | None) -> None:
     torch.set_num_threads(threads)  # OMP_NUM_THREADS is too late: starting a process has imported torch
 
 
-def _end_with_coordinator() -> None:
+def end_with_coordinator() -> None:
     """Exit when the coordinator has ended, even if a fork server is the parent."""
     coordinator = multiprocessing.parent_process()
     if coordinator is not None:
@@ -84,6 +85,7 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415 - seconds of imports
 
     silence_known_noise()
+    forget()
     try:
         run_point(settings, console, planned=folder.name, inputs=_INPUTS)
     except TrialStoppedError as stopped:
@@ -94,7 +96,8 @@ def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str,
         text = traceback.format_exc()
         console.print(text, markup=False)
         failed = classify(error, text)
-        add_failure(folder, failed)
+        with suppress(OSError):  # the coordinator adds it, or says why it cannot
+            add_failure(folder, failed)
         return asdict(failed)
     finally:
         _free_memory()

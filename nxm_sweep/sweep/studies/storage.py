@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -24,6 +24,7 @@ from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.paths import DATABASE, JOURNAL, STUDIES, storage_lock_file
 from nxm_sweep.store.small_files import warn
 from nxm_sweep.sweep.studies.damage import Journal, open_or_rebuild
+from nxm_sweep.sweep.studies.patience import PatientStorage
 
 Storage: TypeAlias = BaseStorage
 URL_VARIABLE = "NXM_STORAGE"
@@ -37,12 +38,16 @@ def storage_lock(output_dir: Path) -> FileLock:
     return FileLock(file)
 
 
-def open_storage(kind: str, output_dir: Path) -> BaseStorage:
+def open_storage(
+    kind: str, output_dir: Path, patience: float = 0.0, report: Callable[[str], None] = lambda _: None
+) -> BaseStorage:
     """Open the storage of a sweep's studies; create it under a lock if it is missing.
 
     Args:
         kind: ``sqlite``, ``journal`` or ``postgresql``.
         output_dir: Root of trials and studies.
+        patience: Seconds for which a server may be away, once it has answered.
+        report: Receives a line when the server is lost, and one when it is back.
 
     Raises:
         StorageError: It cannot be reached or read; the message masks passwords.
@@ -57,7 +62,7 @@ def open_storage(kind: str, output_dir: Path) -> BaseStorage:
             case "journal":
                 return open_or_rebuild(folder / JOURNAL, _open_journal)
             case _:
-                return RDBStorage(postgresql_url(), engine_kwargs={"pool_pre_ping": True})
+                return PatientStorage(postgresql_url(), patience, report)
 
 
 def dashboard_address(kind: str, output_dir: Path) -> str:
