@@ -6,6 +6,7 @@ Exit codes: 0 every point has a record; 1 points are missing; 2 there is no swee
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nxm_sweep.console import BAD_INPUT, plain_table, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, plain_table, print_error, program
 from nxm_sweep.errors import RecordError
 from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
 from nxm_sweep.store.draws import best_mean, format_count, format_mean
@@ -38,7 +39,7 @@ def main() -> int:
         hint = "python -m nxm_sweep -m ... starts one; python -m nxm_sweep.report shows single trials"
         print_error(RecordError(f"{output_dir} holds no sweep", hint=hint))
         return BAD_INPUT
-    console = Console(highlight=False)
+    console = TextConsole()
     complete = [_print_sweep(plan, output_dir, console) for plan in reversed(plans)]  # newest last, next to the prompt
     return 0 if all(complete) else _INCOMPLETE
 
@@ -54,7 +55,7 @@ def _print_sweep(plan: Mapping[str, Any], output_dir: Path, console: Console) ->
         max_attempts=plan.get("max_attempts", 3),
         pruning=plan.get("pruning", False),
     )
-    console.print(f"-m {' '.join(plan['command'])}", style="bold", soft_wrap=True, markup=False)
+    console.print(f"-m {shlex.join(plan['command'])}", style="bold", soft_wrap=True, markup=False)
     console.print(_make_table(cells, trials))
     _print_running(cells, trials, output_dir, console)
     _print_failed(cells, trials, output_dir, console)

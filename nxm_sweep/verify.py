@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, print_error, program
 from nxm_sweep.errors import NxmSweepError, SparsityError
 from nxm_sweep.export.audit import Audit, Untouched, audit_model, open_model
 from nxm_sweep.formatting import constraint_text
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NxmSweepError as error:
         print_error(error)
         return BAD_INPUT
-    console = Console(highlight=False)
+    console = TextConsole()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     if audit.checks:

@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from nxm_sweep.console import BAD_INPUT, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, print_error, program
 from nxm_sweep.errors import ConfigError, ExportError, NxmSweepError
 
 _FAILED = 1
@@ -28,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NxmSweepError as error:
         print_error(error)
         return _FAILED if isinstance(error, ExportError) else BAD_INPUT
-    console = Console(highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     for line in lines:
         console.print(line, markup=False)
     return 0

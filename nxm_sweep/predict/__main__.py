@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, print_error, program
 from nxm_sweep.errors import ConfigError, DataError, ModelError, NxmSweepError, RecordError
 from nxm_sweep.settings import DataSettings
 from nxm_sweep.store.records import SAVE_AGAIN, find_trial, read_record, saved_model
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(files: Sequence[Path]) -> int:
     from nxm_sweep.predict.submission import SUBMISSIONS, broken_rules, check_submission, wrong_count  # noqa: PLC0415
 
-    console, whole = Console(highlight=False, soft_wrap=True), True
+    console, whole = TextConsole(soft_wrap=True), True
     for file in files:
         submission = SUBMISSIONS.get(file.name)
         if submission is None:
@@ -114,7 +114,7 @@ def _predict(options: argparse.Namespace) -> None:
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415 - seconds of imports
 
     silence_known_noise()
-    console = Console(highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     jobs = (
         _make_own_job(trial, options.rows, options.to) if options.rows else _make_glue_jobs(trial, options.to, console)
     )

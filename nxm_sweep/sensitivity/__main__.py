@@ -21,7 +21,7 @@ from rich.table import Table
 
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.config.sparsity_rules import SCHEMA, read_scan
-from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, print_error, program
 from nxm_sweep.errors import ConfigError, NxmSweepError
 from nxm_sweep.sensitivity.scanner import Unfinished
 from nxm_sweep.settings import DataSettings
@@ -40,7 +40,7 @@ _PIPED_WIDTH = 160  # columns, where no terminal wraps them
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _build_parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = TextConsole()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     try:
