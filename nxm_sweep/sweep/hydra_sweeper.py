@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from nxm_sweep.config.compose import load_settings, without_hydra
+from nxm_sweep.config.hydra_app import explained
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.store.attempts import classify
 from nxm_sweep.sweep.planning.axes import command_line_word
@@ -73,7 +74,11 @@ class CellSweeper(Sweeper):
         return Path(settings.output_dir)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return self._loader.load_sweep_config(self._config, list(overrides))
+        def compose(some: list[str]) -> DictConfig:
+            return self._loader.load_sweep_config(self._config, some)
+
+        with explained(overrides, compose):
+            return compose(list(overrides))
 
     def _launch(self, batch: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
         if self.launcher is None:

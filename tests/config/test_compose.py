@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
-from nxm_sweep.config.compose import compose_settings, config_dir
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.config.explain import conf_dir
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.trial.trainer import TrialTrainer
 
@@ -32,7 +33,7 @@ MANDATORY = {
 
 
 def test_conf_is_found_beside_the_package() -> None:
-    assert config_dir() == CONF
+    assert conf_dir() == CONF
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -238,7 +239,11 @@ BAD: list[tuple[str, str, str]] = [
     ("training.epochs=[1,2]", "training.epochs: Value '[1, 2]' of type 'list' could not be converted", "--cfg"),
     ("training.epochs={a:1}", "training.epochs: Value '{'a': 1}' of type 'dict' could not be converted", "--cfg"),
     ("training.epochs=null", "training.epochs: field 'training.epochs' is not Optional", "--cfg"),
-    ("task.metrics=accuracy", "task.metrics: Invalid value assigned: str is not a ListConfig", "--cfg"),
+    (
+        "task.metrics=accuracy",
+        "task.metrics: Invalid value assigned: str is not a ListConfig",
+        "task.metrics=[accuracy]",
+    ),
     ("seed=first", "seed: Value 'first' of type 'str' could not be converted to Integer", "--cfg"),
     ("force=maybe", "force: Value 'maybe' is not a valid bool", "--cfg"),
     ("seed=-1", "seed must lie in [0, 2**32) but got -1", ""),
