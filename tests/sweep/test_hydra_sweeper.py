@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
-from nxm_sweep.config.compose import config_dir, explain, register_schema
+from nxm_sweep.config.compose import register_schema
+from nxm_sweep.config.explain import conf_dir, explain
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import TrialSettings
@@ -61,7 +62,7 @@ def cells(
     monkeypatch.chdir(tmp_path_factory.getbasetemp())
     register_schema()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=None)  # type: ignore[arg-type]
 
         def compose_once(overrides: Sequence[str]) -> Any:
@@ -227,7 +228,6 @@ LISTS = [  # argument, key, values
     ("learning_rate.value=range(1e-5,1e-4,step=1e-5)", "learning_rate.value", NINE),
     ("learning_rate.value=sort(range(1e-5,1e-4,step=1e-5),reverse=true)", "learning_rate.value", NINE[::-1]),
     ("learning_rate.value=range(1e-4,1e-5,step=-1e-5)", "learning_rate.value", (1e-4, *NINE[:0:-1])),
-    ("learning_rate.value=0.00001,1e-5,1.0e-5", "learning_rate.value", (1e-5,)),
     ("rho.value=1e-2", "rho.value", (1e-2,)),
     ("rho.grid=[2e-3]", "rho.value", (2e-3,)),
     ("rho.value=1,2", "rho.value", (1.0, 2.0)),
@@ -355,6 +355,14 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("learning_rate.vale=1e-5,2e-5",), "unknown setting 'learning_rate.vale'", "did you mean learning_rate.value?"),
     (("sweep.axes={training.epochs:[]}",), "training.epochs has no values", "training.epochs=1,2 gives it some"),
     (("training.epochs=range(3,3)",), "training.epochs=range(3,3) holds no value", "training.epochs=1,2"),
+    (("sweep.axes={training.batch_size:[]}",), "training.batch_size has no values", "training.batch_size=1,2"),
+    (("sweep.axes={training.batch_size:null}",), "training.batch_size has no values", "training.batch_size=1,2"),
+    (("learning_rate.value=0.00001,1e-5,1.0e-5",), "learning_rate.value has the value 1e-5 3 times", "each value once"),
+    (("seed=1,2,1",), "seed has the value 1 2 times", "give each value once"),
+    (("method=asp,nxm,asp",), "method has the value asp 2 times", "give each value once"),
+    (("seed=range(1,3,step=0)",), "cannot read 'seed=range(1,3,step=0)': range() arg 3 must not be zero", ""),
+    ((*SEARCH, "sweep.n_trials=1000000000000"), "sweep.n_trials must lie between 1 and 1,000,000, or be null but got", ""),
+    ((*SEARCH, "sweep.n_trials=20000", "seed=0,1"), "the search trains up to 40,000 points", "sweep.yes=true"),
     (("training.batch_size=8,many",), "training.batch_size: Value 'many' of type 'str' could not be converted", "--cfg"),
     (("training.batch_size=8,0",), "training.batch_size must be at least 1 but got 0", ""),
     (("learning_rate.value=1e-5,5",), "learning_rate.value must lie above 0 and below 1 but got 5.0", ""),
@@ -419,7 +427,7 @@ def test_bad_axes_are_found_before_any_data_is_read(cells: Cells, monkeypatch: p
 def test_more_than_ten_thousand_points_want_a_yes(cells: Cells) -> None:
     line = ("method=dense", "learning_rate.value=1e-5", "training.batch_size=16")
     assert _axis(cells(*line, "seed=range(10000)"), "seed")[-1] == 9999
-    with pytest.raises(ConfigError, match=r"^the grid has 10,001 combinations$") as caught:
+    with pytest.raises(ConfigError, match=r"^seed has 10,001 values$") as caught:
         cells(*line, "seed=range(10001)")
     assert caught.value.hint == "sweep.yes=true trains them; sweep.dry_run=true counts them"
     for way in ("sweep.yes=true", "sweep.yes=yes", "sweep.dry_run=true"):
