@@ -67,7 +67,7 @@ def _main() -> int:
     parser = get_args_parser()
     parser.error = _refuse_flags  # type: ignore[method-assign]
     refuse_passwords(sys.argv[1:])
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # flags may stand between overrides
     if options.experimental_rerun is not None:
         _refuse_flags("--experimental-rerun reads a pickle, and nothing is unpickled here")
     if options.resolve and not options.cfg:

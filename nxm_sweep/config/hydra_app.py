@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, Self
 
@@ -168,16 +168,25 @@ def check_hydra(config: DictConfig, mode: RunMode) -> None:
                 f"{key} is {target!r}, but a config chooses no code",
                 hint="hydra/launcher=NAME takes an installed plugin's",
             )
-    for key in ("hydra.output_subdir", "hydra.sweep.subdir"):
-        folder = OmegaConf.select(config, key)
-        if folder is not None and (PurePath(str(folder)).is_absolute() or ".." in PurePath(str(folder)).parts):
-            raise ConfigError(
-                f"{key} must stay under output_dir but got {folder}", hint=f"a folder's name, or {key}=null"
-            )
+    for key, node in (("hydra.output_subdir", hydra), ("hydra.sweep.subdir", hydra.sweep)):
+        for folder in _read(node, key.rsplit(".", 1)[-1]):
+            path = PurePath(str(folder or ""))
+            if path.is_absolute() or ".." in path.parts:
+                raise ConfigError(
+                    f"{key} must stay under output_dir but got {folder}", hint=f"a folder's name, or {key}=null"
+                )
     if hydra.mode not in (None, mode):
         raise ConfigError(f"hydra.mode is {hydra.mode.name}", hint="-m sweeps, and no -m trains one trial")
     if hydra.job.chdir:
         raise ConfigError("hydra.job.chdir must be false", hint="output_dir is where a trial writes")
+
+
+def _read(node: DictConfig, name: str) -> Iterator[Any]:
+    """Yield a value as it is written, and as it is interpolated unless only a job defines that."""
+    written: Any = OmegaConf.to_container(node, resolve=False)
+    yield written[name]
+    with suppress(OmegaConfBaseException):
+        yield node[name]
 
 
 def _find_targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:

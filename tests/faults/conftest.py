@@ -21,6 +21,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from nxm_sweep.sweep.planning.axes import command_line_word
+
 DRIVER = Path(__file__).resolve().parents[1] / "sweep" / "driver.py"
 SECONDS = 180.0  # no wait of these tests is longer
 
@@ -118,7 +120,9 @@ class Folder:
         trials = json.dumps({"ledger": str(self.ledger), **options})
         given = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "FAKE_TRIALS": trials, **(environment or {})}
         command = [sys.executable, str(DRIVER), "-m", "model=minilm_l6", "task=glue/rte", "method=asp"]
-        sweeping = Sweeping([*command, *arguments, f"output_dir={self.output}"], {**inherited, **given})
+        sweeping = Sweeping(
+            [*command, *arguments, f"output_dir={command_line_word(str(self.output))}"], {**inherited, **given}
+        )
         self._started.append(sweeping)
         return sweeping
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,6 +216,34 @@ def test_groups_that_change_grids_alone_share_a_cell(cells: Cells) -> None:
     assert plan.cells[0].axes["learning_rate.value"] == (*FIVE, 1e-4, 2e-4, 4e-4)
 
 
+@pytest.mark.fault("input", "the same key twice under `-m`", "The last one wins, as in Hydra.")
+@pytest.mark.parametrize(
+    ("arguments", "methods"),
+    [
+        (("method=asp", "method=dense,nxm"), ["dense", "nxm"]),
+        (("method=dense,nxm", "method=asp"), ["asp"]),
+        (("method=dense,nxm", "method=sr_ste,gradual"), ["sr_ste", "gradual"]),
+        (("method=asp", "method=glob(a*)", "method=dense"), ["dense"]),
+    ],
+)
+def test_the_last_choice_of_a_group_wins(cells: Cells, arguments: tuple[str, ...], methods: list[str]) -> None:
+    assert [cell.settings.method.name for cell in cells(*arguments)] == methods
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        (("seed=3", "seed=0,1"), (0, 1)),
+        (("seed=0,1", "seed=3"), (3,)),
+        (("seed=0,1", "++seed=4"), (4,)),
+        (("seed=range(9)", "seed=7,8"), (7, 8)),
+        (("sweep.axes={seed:[0,1]}", "seed=5"), (5,)),
+    ],
+)
+def test_the_last_value_of_a_key_wins(cells: Cells, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    assert _axis(cells(*arguments, "method=dense"), "seed") == seeds
+
+
 # --- axes -------------------------------------------------------------------------------------------------------------
 
 NINE = (1e-05, 2e-05, 3e-05, 4e-05, 5e-05, 6e-05, 7e-05, 8e-05, 9e-05)
@@ -362,7 +391,7 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("method=asp,nxm,asp",), "method has the value asp 2 times", "give each value once"),
     (("seed=range(1,3,step=0)",), "cannot read 'seed=range(1,3,step=0)': range() arg 3 must not be zero", ""),
     ((*SEARCH, "sweep.n_trials=1000000000000"), "sweep.n_trials must lie between 1 and 1,000,000, or be null but got", ""),
-    ((*SEARCH, "sweep.n_trials=20000", "seed=0,1"), "the search trains up to 40,000 points", "sweep.yes=true"),
+    ((*SEARCH, "sweep.n_trials=20000", "seed=0,1", "rho.value=interval(1,2)", "method=nxm_paper"), "the search", "sweep."),
     (("training.batch_size=8,many",), "training.batch_size: Value 'many' of type 'str' could not be converted", "--cfg"),
     (("training.batch_size=8,0",), "training.batch_size must be at least 1 but got 0", ""),
     (("learning_rate.value=1e-5,5",), "learning_rate.value must lie above 0 and below 1 but got 5.0", ""),
@@ -398,6 +427,9 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault(
+    "input", "axes that are empty, null, doubled or misspelt", "One line before anything is read or trained."
+)
 @pytest.mark.parametrize(("arguments", "error", "hint"), BAD, ids=[" ".join(arguments) for arguments, _, _ in BAD])
 def test_bad_sweeps_are_one_line_and_a_hint(cells: Cells, arguments: tuple[str, ...], error: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -432,6 +464,34 @@ def test_more_than_ten_thousand_points_want_a_yes(cells: Cells) -> None:
     assert caught.value.hint == "sweep.yes=true trains them; sweep.dry_run=true counts them"
     for way in ("sweep.yes=true", "sweep.yes=yes", "sweep.dry_run=true"):
         assert len(_axis(cells(*line, "seed=range(10001)", way), "seed")) == 10001
+
+
+@pytest.mark.fault(
+    "input", "a grid or a search of more points than any machine trains", "Refused before a point is listed."
+)
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("seed=range(0,1000000000)",), "seed has 1,000,000,000 values"),
+        (("seed=range(0,1000000000)", "sweep.yes=true"), "seed has 1,000,000,000 values"),
+        (("seed=range(1000001)", "sweep.dry_run=true"), "seed has 1,000,001 values"),
+        (("seed=range(1000000)",), "seed has 1,000,000 values"),
+        (("training.devices=range(1,1000000000)",), "training.devices has 999,999,999 values"),
+        (("learning_rate.value=range(0,1,step=1e-12)",), "learning_rate.value has 1,000,000,000,000 values"),
+        (("learning_rate.value=range(0,inf)",), "learning_rate.value=range(0,inf) has no end"),
+        (("seed=range(9000)", "training.epochs=range(1,9000)", "sweep.yes=true"), "the grid has "),
+    ],
+)
+def test_points_are_counted_before_they_are_listed(
+    cells: Cells, arguments: tuple[str, ...], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cell, "points", lambda _: pytest.fail("the points were listed"))
+    cells("method=dense", "learning_rate.value=1e-5")  # composed once; what follows is counting
+    started = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        cells("method=dense", *arguments)
+    assert caught.value.message.startswith(error)
+    assert time.process_time() - started < 5  # under a second where nothing else runs
 
 
 def test_tied_axes_count_once_towards_ten_thousand(cells: Cells) -> None:
