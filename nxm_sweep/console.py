@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,18 @@ def program(command: str) -> str:
     """Return a command's name for its usage line, as it was invoked."""
     called = Path(sys.argv[0]).name
     return called if called.endswith(f" {command}") else f"python -m nxm_sweep.{command}"
+
+
+def path_argument(text: str) -> Path:
+    """Return the path that an option names, with ``~`` expanded: the shell does not in ``--to=~/x``.
+
+    Raises:
+        ArgumentTypeError: There is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} names no user's home: {error}") from error
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nxm_sweep.console import BAD_INPUT, TextConsole, plain_table, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, path_argument, plain_table, print_error, program
 from nxm_sweep.errors import RecordError
 from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
 from nxm_sweep.store.draws import best_mean, format_count, format_mean
@@ -32,7 +32,9 @@ _PROBLEMS_SHOWN = 20
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog=program("status"), description="How far the sweeps are.")
-    parser.add_argument("output_dir", nargs="?", default="outputs", type=Path, help="root of trials (default: outputs)")
+    parser.add_argument(
+        "output_dir", nargs="?", default="outputs", type=path_argument, help="root of trials (default: outputs)"
+    )
     output_dir: Path = parser.parse_args().output_dir
     plans = read_plans(output_dir)
     if not plans:

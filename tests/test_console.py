@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from nxm_sweep import status, verify
 from nxm_sweep.console import TextConsole, holds_password, mask, plain_table, print_error
 from nxm_sweep.errors import ConfigError
+from nxm_sweep.export import __main__ as export_command
+from nxm_sweep.report import __main__ as report_command
 from nxm_sweep.store.files import write_json
 
 HOSTILE = {
@@ -135,3 +137,29 @@ def test_the_names_of_a_plan_do_not_reach_the_terminal_raw(
     assert r"[bold]\x1b[31m [/] :smile: \x9b0m" in told.out
     assert "-m 'method=a b' " in told.out  # quoted for the shell
     assert _is_printable(told.out + told.err)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"),
+    [
+        (verify, ["~/model"], "/home/model"),
+        (status, ["~/runs"], "/home/runs holds no sweep"),
+        (report_command, ["~/runs"], "/home/runs"),
+        (export_command, ["a", "--to=~/x", "--output-dir=~/runs"], "/home/runs/trials"),
+    ],
+)
+def test_a_tilde_in_an_option_is_the_home_folder(  # noqa: PLR0917 - fixtures
+    module: Any,
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    assert module.main() == 2
+    assert f"{tmp_path}{told}" in capsys.readouterr().err
+    assert not (tmp_path / "~").exists()

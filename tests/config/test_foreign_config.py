@@ -68,7 +68,8 @@ def test_a_config_of_others_names_no_code(
     foreign.write_text(f"# @package _global_\nhydra:\n  callbacks:\n    mine: {MARKER.replace(':', ': ')}\n")
     work = tmp_path / "work"
     work.mkdir()
-    code = _run(monkeypatch, work, *flags, "--config-dir", str(tmp_path / "conf"), "experiment=foreign")
+    choice = "experiment=foreign,quickstart" if flags == FLAGS[-1] else "experiment=foreign"
+    code = _run(monkeypatch, work, *flags, "--config-dir", str(tmp_path / "conf"), choice)
     assert code == 2
     error = "error: hydra.callbacks.mine._target_ is 'logging.FileHandler', but a config chooses no code\n"
     assert capsys.readouterr().err.startswith(error)
