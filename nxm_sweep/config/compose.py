@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
@@ -142,7 +143,24 @@ def _to_settings(config: DictConfig) -> TrialSettings:
     unknown = _find_unknown(settings)
     if unknown:
         raise unknown_setting(unknown)
+    _check_interpolated(settings)
     return settings
+
+
+def _check_interpolated(settings: Any, prefix: str = "") -> None:
+    """Check that every list and mapping is one: OmegaConf checks no type of an interpolated one."""
+    hints = get_type_hints(type(settings))
+    for name, value in vars(settings).items():
+        wanted = get_origin(hints[name]) or hints[name]
+        if (
+            isinstance(wanted, type)
+            and not isinstance(value, wanted)
+            and (wanted in {list, dict} or is_dataclass(wanted))
+        ):
+            what = {list: "a list", dict: "a mapping"}.get(wanted, "a group of settings")
+            raise ConfigError(f"{prefix}{name} must be {what} but got {value!r}")
+        if is_dataclass(value):
+            _check_interpolated(value, f"{prefix}{name}.")
 
 
 def _find_unknown(settings: Any, prefix: str = "") -> str | None:
@@ -151,7 +169,7 @@ def _find_unknown(settings: Any, prefix: str = "") -> str | None:
     for name, value in vars(settings).items():
         if name not in known:
             return f"{prefix}{name}"
-        if dataclasses.is_dataclass(value):
+        if is_dataclass(value):
             nested = _find_unknown(value, f"{prefix}{name}.")
             if nested:
                 return nested

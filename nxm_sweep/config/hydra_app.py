@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -64,9 +65,13 @@ class CheckedHydra(Hydra):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         def compose(some: list[str]) -> DictConfig:
-            return super(CheckedHydra, self).compose_config(
-                config_name, some, run_mode, False, from_shell, validate_sweep_overrides
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "error", message="provider=.* is not available"
+                )  # a search path that is missing
+                return super(CheckedHydra, self).compose_config(
+                    config_name, some, run_mode, False, from_shell, validate_sweep_overrides
+                )
 
         refuse_passwords(overrides)
         with explained(overrides, compose):

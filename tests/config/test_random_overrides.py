@@ -155,6 +155,7 @@ KNOWN = [
     ("method=${oc.select:seed}", "method=${oc.select:seed} is not one of its choices"),
     ("sparsity.rules.group.x=1", "cannot compose 'sparsity.rules.group.x=1': Index 'group' (str) is not an int"),
     (f"learning_rate.value={'9' * 400}", "cannot compose 'learning_rate.value=999"),
+    ("hydra.searchpath=['nowhere']", "cannot compose \"hydra.searchpath=['nowhere']\": provider=hydra.searchpath in"),
     ("hydra/launcher=1.5", "cannot compose 'hydra/launcher=1.5': Config group override must be a string or a list"),
 ]
 
@@ -163,10 +164,16 @@ KNOWN = [
 @pytest.mark.parametrize("flags", [(), ("-m",), ("--cfg", "job")], ids=" ".join)
 @pytest.mark.parametrize(("override", "error"), KNOWN, ids=[case[0][:40] for case in KNOWN])
 def test_an_override_that_raises_anything_is_named(run: Run, flags: tuple[str, ...], override: str, error: str) -> None:
-    code, errors = run([*flags, "seed=3", override])
+    code, errors = run([*flags, override, "seed=3"])
     assert code == 2
     assert errors.startswith(f"error: {error}")
     assert TOLD.fullmatch(errors)
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",)], ids=" ".join)
+def test_an_interpolated_list_or_mapping_is_one(run: Run, flags: tuple[str, ...]) -> None:
+    assert run([*flags, "sweep.axes=${seed}"]) == (2, "error: sweep.axes must be a mapping but got 0\n")
+    assert run([*flags, "task.metrics=${rho.value}"]) == (2, "error: task.metrics must be a list but got 0.001\n")
 
 
 def test_an_error_of_our_own_is_not_blamed_on_the_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from nxm_sweep.config.checks import check_value
 from nxm_sweep.config.compose import load_settings, without_hydra
 from nxm_sweep.config.explain import unknown_setting
 from nxm_sweep.config.precision import resolve_precision
@@ -148,7 +149,11 @@ def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -
     for key in given:
         _check_axis(settings, key)
     _refuse_interpolated(config, given)
-    axes = live_axes(settings, {key: _convert_values(config, settings, key, values) for key, values in given.items()})
+    axes = {key: _convert_values(config, settings, key, values) for key, values in given.items()}
+    for key, values in axes.items():
+        for value in () if isinstance(values, Range) else values:
+            check_value(key, value)  # also where this cell's method does not read it
+    axes = live_axes(settings, axes)
     check_search(sweep, axes)
     _check_ties(settings)
     return Cell(
