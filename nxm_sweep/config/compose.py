@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
@@ -143,24 +143,41 @@ def _to_settings(config: DictConfig) -> TrialSettings:
     unknown = _find_unknown(settings)
     if unknown:
         raise unknown_setting(unknown)
-    _check_interpolated(settings)
+    _check_types(settings)
     return settings
 
 
-def _check_interpolated(settings: Any, prefix: str = "") -> None:
-    """Check that every list and mapping is one: OmegaConf checks no type of an interpolated one."""
+def _check_types(settings: Any, prefix: str = "") -> None:
+    """Check the type of every value: OmegaConf does not for interpolated lists and mappings, nor for added members."""
     hints = get_type_hints(type(settings))
     for name, value in vars(settings).items():
-        wanted = get_origin(hints[name]) or hints[name]
-        if (
-            isinstance(wanted, type)
-            and not isinstance(value, wanted)
-            and (wanted in {list, dict} or is_dataclass(wanted))
-        ):
-            what = {list: "a list", dict: "a mapping"}.get(wanted, "a group of settings")
-            raise ConfigError(f"{prefix}{name} must be {what} but got {value!r}")
-        if is_dataclass(value):
-            _check_interpolated(value, f"{prefix}{name}.")
+        if not _fits(value, hints[name]):
+            raise ConfigError(f"{prefix}{name} must be {_describe_type(hints[name])} but got {value!r}")
+        for inner in value if isinstance(value, list) else [value]:
+            if is_dataclass(inner):
+                _check_types(inner, f"{prefix}{name}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, members = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if kind is list:
+        return isinstance(value, list) and all(_fits(member, members[0]) for member in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(member, members[1]) for member in value.values())
+    if members:  # a union
+        return any(_fits(value, member) for member in members)
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _describe_type(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"a list{_MEMBERS.get(get_args(hint)[0], '')}"
+    return "a mapping" if get_origin(hint) is dict else f"of type {getattr(hint, '__name__', hint)}"
+
+
+_MEMBERS = {float: " of numbers", str: " of texts"}
 
 
 def _find_unknown(settings: Any, prefix: str = "") -> str | None:

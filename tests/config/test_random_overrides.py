@@ -173,7 +173,12 @@ def test_an_override_that_raises_anything_is_named(run: Run, flags: tuple[str, .
 @pytest.mark.parametrize("flags", [(), ("-m",)], ids=" ".join)
 def test_an_interpolated_list_or_mapping_is_one(run: Run, flags: tuple[str, ...]) -> None:
     assert run([*flags, "sweep.axes=${seed}"]) == (2, "error: sweep.axes must be a mapping but got 0\n")
-    assert run([*flags, "task.metrics=${rho.value}"]) == (2, "error: task.metrics must be a list but got 0.001\n")
+    assert run([*flags, "task.metrics=${rho.value}"]) == (
+        2,
+        "error: task.metrics must be a list of texts but got 0.001\n",
+    )
+    error = "error: learning_rate.grid must be a list of numbers but got [{'a': 1}]\n"
+    assert run([*flags, "+learning_rate.grid=[{a:1}]"]) == (2, error)
 
 
 def test_an_error_of_our_own_is_not_blamed_on_the_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
