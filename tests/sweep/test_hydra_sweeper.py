@@ -396,6 +396,7 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("training.batch_size=8,0",), "training.batch_size must be at least 1 but got 0", ""),
     (("learning_rate.value=1e-5,5",), "learning_rate.value must lie above 0 and below 1 but got 5.0", ""),
     (("training.schedule=linear,square",), "training.schedule must be one of linear, cosine, constant but got square", ""),
+    (("training.devices=range(1,3,step=-1)",), "training.devices has no values", "training.devices=1,2 gives it some"),
     (("method.name=asp,sap",), "method.name must be one of dense, asp,", ""),
     (("method=dense", "rho.value=1e-3,0"), "rho.value must be above 0 but got 0.0", ""),
     (("method=nxm,nmx",), "method=nmx is not one of its choices", "did you mean nxm?"),

@@ -85,7 +85,10 @@ def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> 
 def _list_words(key: str, override: Override) -> Iterator[str]:
     """Yield the alternatives of an override in command-line syntax."""
     _count_values(key, override)
-    yield from override.sweep_string_iterator()
+    words = list(override.sweep_string_iterator())
+    if not words:
+        raise no_values(key)
+    yield from words
 
 
 def _count_values(key: str, override: Override) -> None:
