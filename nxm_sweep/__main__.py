@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,16 +20,13 @@ from nxm_sweep.store.stop_signals import end_at_once, received, restore_handlers
 
 end_at_once(__name__)
 
-import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from nxm_sweep import __version__
-from nxm_sweep.config.compose import config_dir, explain, load_settings, register_schema
-from nxm_sweep.console import BAD_INPUT, error_console, print_error
+from nxm_sweep.config.compose import load_settings, make_hydra
+from nxm_sweep.config.hydra_app import explained, refuse_passwords
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, print_error
 from nxm_sweep.errors import (
     ConfigError,
     NonFiniteError,
@@ -61,73 +59,89 @@ def main() -> int:
         return 0
     if name in _COMMANDS:
         sys.argv = [f"{Path(sys.argv[0]).name} {name}", *rest]
-        command = importlib.import_module(_COMMANDS[name])
-        restore_handlers()
-        try:
-            code: int = command.main()
-        except KeyboardInterrupt:
-            _ERRORS.print("interrupted")
-            return _INTERRUPTED
-        return code
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+        return _run_command(_COMMANDS[name])
     try:
-        return _main(wants_traceback=wants_traceback)
-    finally:
-        if not wants_traceback:
-            del os.environ["HYDRA_FULL_ERROR"]
-
-
-def _main(*, wants_traceback: bool) -> int:
-    register_schema()
-    codes: list[int] = []
-    begun = False
-
-    def run(config: DictConfig) -> None:
-        nonlocal begun
-        begun = True
-        try:
-            _run(config)
-        except NxmSweepError as error:  # one job of a multirun; the others continue
-            if wants_traceback:
-                raise
-            codes.append(_report_error(error))
-
-    try:
-        _check_flags()
-        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(run)()
+        return _main()
     except SweepIncompleteError:  # already printed by the sweep
         return _stopped_code() or _FAILED
-    except (HydraException, OmegaConfBaseException, NxmSweepError) as error:
-        if wants_traceback:
+    except NxmSweepError as error:
+        if _wants_traceback():
             raise
-        return _report_error(error if isinstance(error, NxmSweepError) else explain(error, sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        if wants_traceback or begun:  # before a job begins, Hydra reads the choices and creates output_dir
-            raise
-        return _report_error(explain(error, sys.argv[1:]))
+        return _report_error(error)
     except KeyboardInterrupt:
         _ERRORS.print("interrupted; the same command continues after the last finished epoch")
         return _stopped_code() or _INTERRUPTED
+
+
+def _run_command(module: str) -> int:
+    """Run one of the other commands; return its exit code."""
+    command = importlib.import_module(module)
+    restore_handlers()
+    try:
+        code: int = command.main()
+    except KeyboardInterrupt:
+        _ERRORS.print("interrupted")
+        return _INTERRUPTED
+    return code
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def _main() -> int:
+    """Do what the flags say, as ``hydra.main`` does."""
+    parser = get_args_parser()
+    parser.error = _refuse_flags  # type: ignore[method-assign]
+    refuse_passwords(sys.argv[1:])
+    options = parser.parse_intermixed_args()  # flags may stand between overrides
+    if options.experimental_rerun is not None:
+        _refuse_flags("--experimental-rerun reads a pickle, and nothing is unpickled here")
+    if options.resolve and not options.cfg:
+        _refuse_flags("--resolve belongs to --cfg")
+    name, overrides = options.config_name or "config", options.overrides
+    codes: list[int] = []
+    hydra = make_hydra(options.config_path, options.config_dir)
+    with explained(overrides):
+        if options.help or options.hydra_help:
+            show = hydra.app_help if options.help else hydra.hydra_help
+            show(config_name=name, args_parser=parser, args=options)
+        elif options.cfg:
+            hydra.show_cfg(name, overrides, options.cfg, options.package, options.resolve)
+        elif options.info:
+            hydra.show_info(options.info, config_name=name, overrides=overrides)
+        elif options.shell_completion:
+            hydra.shell_completion(name, overrides)
+        elif options.multirun:
+            hydra.multirun(name, _make_job(codes), overrides)
+        else:
+            hydra.run(name, _make_job(codes), overrides)
     return max(codes, default=0)
 
 
-def _check_flags() -> None:
-    """Refuse an unknown flag in one line, before Hydra's parser prints its usage."""
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(message, hint="`--hydra-help` prints every flag")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    if parser.parse_args().experimental_rerun is not None:
-        raise ConfigError("--experimental-rerun reads a pickle, and nothing is unpickled here")
+def _refuse_flags(message: str) -> NoReturn:
+    """Refuse flags in one line, before Hydra's parser prints its usage."""
+    raise ConfigError(message, hint="`--hydra-help` prints every flag")
 
 
 def _stopped_code() -> int | None:
     """Return the exit code after a stop signal, or None."""
     number = received()
     return None if number is None else 128 + number
+
+
+def _make_job(codes: list[int]) -> Callable[[DictConfig], None]:
+    """Return the function that Hydra calls with the config of a trial; it appends the exit code of a failure."""
+
+    def run(config: DictConfig) -> None:
+        try:
+            _run_trial(config)
+        except NxmSweepError as error:  # one job of a multirun; the others continue
+            if _wants_traceback():
+                raise
+            codes.append(_report_error(error))
+
+    return run
 
 
 def _report_error(error: NxmSweepError) -> int:
@@ -142,7 +156,7 @@ def _report_error(error: NxmSweepError) -> int:
     return _FAILED if isinstance(error, NonFiniteError | OutOfMemoryError | RankError) else BAD_INPUT
 
 
-def _run(config: DictConfig) -> None:
+def _run_trial(config: DictConfig) -> None:
     settings = load_settings(config)  # validate before importing libraries that take seconds
 
     from nxm_sweep.report.terminal import trial_summary  # noqa: PLC0415
@@ -150,7 +164,7 @@ def _run(config: DictConfig) -> None:
     from nxm_sweep.trial.run import run_point  # noqa: PLC0415
 
     silence_known_noise()
-    console = Console(highlight=False, quiet=_IS_FOLLOWER)
+    console = TextConsole(quiet=_IS_FOLLOWER)
     console.print(f"{settings.task.name}  {settings.method.name}  {settings.model.name}", style="bold")
     record, trained = run_point(settings, console)
     if not trained:

@@ -6,6 +6,7 @@ Exit codes: 0 every point has a record; 1 points are missing; 2 there is no swee
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nxm_sweep.console import BAD_INPUT, plain_table, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, path_argument, plain_table, print_error, program
 from nxm_sweep.errors import RecordError
 from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
 from nxm_sweep.store.draws import best_mean, format_count, format_mean
@@ -32,7 +33,9 @@ _PROBLEMS_SHOWN = 20
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog=program("status"), description="How far the sweeps are.")
-    parser.add_argument("output_dir", nargs="?", default="outputs", type=Path, help="root of trials (default: outputs)")
+    parser.add_argument(
+        "output_dir", nargs="?", default="outputs", type=path_argument, help="root of trials (default: outputs)"
+    )
     output_dir: Path = parser.parse_args().output_dir
     try:
         check_output_dir(output_dir)
@@ -44,7 +47,7 @@ def main() -> int:
         hint = "python -m nxm_sweep -m ... starts one; python -m nxm_sweep.report shows single trials"
         print_error(RecordError(f"{output_dir} holds no sweep", hint=hint))
         return BAD_INPUT
-    console = Console(highlight=False)
+    console = TextConsole()
     complete = [_print_sweep(plan, output_dir, console) for plan in reversed(plans)]  # newest last, next to the prompt
     return 0 if all(complete) else _INCOMPLETE
 
@@ -60,7 +63,7 @@ def _print_sweep(plan: Mapping[str, Any], output_dir: Path, console: Console) ->
         max_attempts=plan.get("max_attempts", 3),
         pruning=plan.get("pruning", False),
     )
-    console.print(f"-m {' '.join(plan['command'])}", style="bold", soft_wrap=True, markup=False)
+    console.print(f"-m {shlex.join(plan['command'])}", style="bold", soft_wrap=True, markup=False)
     console.print(_make_table(cells, trials))
     _print_running(cells, trials, output_dir, console)
     _print_failed(cells, trials, output_dir, console)

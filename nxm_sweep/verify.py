@@ -11,12 +11,11 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, path_argument, print_error, program
 from nxm_sweep.errors import NxmSweepError, SparsityError
 from nxm_sweep.export.audit import Audit, Untouched, audit_model, open_model, refuse_unread
 from nxm_sweep.formatting import constraint_text
@@ -26,6 +25,7 @@ from nxm_sweep.sparsity.targets import ENCODER_LAYERS
 
 _DOES_NOT_HOLD = 1
 _SHOWN = 20  # reasons
+_MANY = 5_000  # matrices that take seconds
 _PIPED_WIDTH = 200  # columns, where no terminal wraps them
 
 
@@ -34,13 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         weights = open_model(options.path)
+        if len(weights.shapes) > _MANY:
+            error_console().print(f"reading {len(weights.shapes):,} matrices; this takes a while")
         audit, source = audit_model(weights, _read_constraint(options), options.match)
         if not audit.broken:
             refuse_unread(audit.unread)
     except NxmSweepError as error:
         print_error(error)
         return BAD_INPUT
-    console = Console(highlight=False)
+    console = TextConsole()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     if audit.checks:
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 it holds; 1 it does not hold, or no pattern was found; 2 bad input, or weights in a form that "
         "is not read",
     )
-    parser.add_argument("path", type=Path, help="folder of a model, .safetensors file, index of several, or .onnx file")
+    parser.add_argument(
+        "path", type=path_argument, help="folder of a model, .safetensors file, index of several, or .onnx file"
+    )
     parser.add_argument("--pattern", help="what should hold, such as 2of4; with sparsity.json, beside what that says")
     parser.add_argument("--keep", type=int, help="the same as two numbers: keep so many ...")
     parser.add_argument("--group", type=int, help="... of every so many contiguous inputs")

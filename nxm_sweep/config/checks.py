@@ -105,7 +105,11 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("sweep.workers_per_device", _at_least(1), "must be at least 1"),
     ("sweep.threads", _at_least(1), "must be at least 1, or null"),
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
-    ("sweep.n_trials", _at_least(1), "must be at least 1, or null"),
+    (
+        "sweep.n_trials",
+        lambda value: value is None or 1 <= value <= 1_000_000,
+        "must lie between 1 and 1,000,000, or be null",
+    ),
     ("sweep.time_limit", lambda value: value is None or _positive(value), "must be above 0 seconds, or null"),
     ("sweep.storage_patience", lambda value: value == 0 or _positive(value), "must be at least 0 seconds"),
     ("sweep.lease", lambda value: _positive(value) and value >= 2, "must be at least 2 seconds"),

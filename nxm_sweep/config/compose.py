@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from nxm_sweep.config.explain import conf_dir, explain, unknown_setting
+from nxm_sweep.config.hydra_app import ENVIRONMENT_HINT, CheckedHydra, explained
+from nxm_sweep.config.paths import expand_paths_
 from nxm_sweep.config.precision import resolve_precision
+from nxm_sweep.console import holds_password
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import SweepSettings, TrialSettings
-
-_LISTED = 20  # most names that a hint lists
-
-
-def config_dir() -> Path:
-    """Return the folder ``conf/``: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "config.yaml").is_file())
 
 
 def register_schema() -> None:
@@ -44,13 +37,9 @@ def compose_settings(overrides: Sequence[str]) -> TrialSettings:
     Raises:
         ConfigError: One line with the value received, the rule and the nearest valid name.
     """
-    register_schema()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return load_settings(compose("config", list(overrides)))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise explain(error, overrides) from error
+    config = make_hydra().compose_config("config", list(overrides), RunMode.RUN, from_shell=False)
+    with explained(overrides):
+        return load_settings(without_hydra(config))
 
 
 def multirun(overrides: Sequence[str]) -> Path:
@@ -60,17 +49,23 @@ def multirun(overrides: Sequence[str]) -> Path:
         ConfigError: Bad input; nothing has been trained.
         SweepIncompleteError: Some points have no record.
     """
-    register_schema()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            hydra = GlobalHydra.instance().hydra
-            if hydra is None:
-                raise ConfigError("Hydra has not started")
-            folder: Path = hydra.multirun("config", lambda _: None, list(overrides), with_log_configuration=False)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides) from error
+    with explained(overrides):
+        folder: Path = make_hydra().multirun("config", lambda _: None, list(overrides), with_log_configuration=False)
     return folder
+
+
+def make_hydra(config_path: str | None = None, config_dir: str | None = None) -> CheckedHydra:
+    """Return Hydra with the schema and ``conf/``.
+
+    Args:
+        config_path: Taken in place of ``conf/``.
+        config_dir: Folder of further choices.
+
+    Raises:
+        ConfigError: There is no folder ``config_dir``.
+    """
+    register_schema()
+    return CheckedHydra.create(config_path or str(conf_dir()), config_dir)
 
 
 def load_settings(config: DictConfig, *, of_sweep: bool = False) -> TrialSettings:
@@ -87,6 +82,8 @@ def load_settings(config: DictConfig, *, of_sweep: bool = False) -> TrialSetting
     from nxm_sweep.config.sparsity_rules import complete_rules_  # noqa: PLC0415
 
     settings = _to_settings(config)
+    _refuse_stored_passwords(settings)
+    expand_paths_(settings)
     complete_rules_(settings.sparsity, Path(settings.sweep.cwd or ""), of_sweep=of_sweep)
     check_settings(settings)
     settings.training.precision = resolve_precision(
@@ -116,97 +113,71 @@ def settings_of(values: Mapping[str, Any]) -> TrialSettings:
     return settings
 
 
+def _refuse_stored_passwords(settings: TrialSettings) -> None:
+    """Refuse a password from a config file, or from an environment variable that a setting is interpolated from."""
+    for key, text in _find_texts(dataclasses.asdict(settings)):
+        if holds_password(text):
+            raise ConfigError(f"{key} holds a password or a user's name", hint=ENVIRONMENT_HINT)
+
+
+def _find_texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _find_texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _find_texts(inner, key)
+
+
 def _to_settings(config: DictConfig) -> TrialSettings:
     try:
         settings = cast("TrialSettings", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise explain(error) from error
+    if not isinstance(settings, TrialSettings):
+        raise ConfigError(
+            "the config has no types", hint="the first entry of its defaults list is `schema`, as in conf/"
+        )
     unknown = _find_unknown(settings)
     if unknown:
         raise unknown_setting(unknown)
+    _check_types(settings)
     return settings
 
 
-def choices(group: str) -> list[str]:
-    """Return the choices of a config group; empty if there is no such group."""
-    folder = config_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+def _check_types(settings: Any, prefix: str = "") -> None:
+    """Check the type of every value: OmegaConf does not for interpolated lists and mappings, nor for added members."""
+    hints = get_type_hints(type(settings))
+    for name, value in vars(settings).items():
+        if not _fits(value, hints[name]):
+            raise ConfigError(f"{prefix}{name} must be {_describe_type(hints[name])} but got {value!r}")
+        for inner in value if isinstance(value, list) else [value]:
+            if is_dataclass(inner):
+                _check_types(inner, f"{prefix}{name}.")
 
 
-def unknown_setting(key: str) -> ConfigError:
-    """Return the error for a key that does not exist."""
-    return ConfigError(f"unknown setting {key!r}", hint=_suggest(key))
+def _fits(value: Any, hint: Any) -> bool:
+    kind, members = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if kind is list:
+        return isinstance(value, list) and all(_fits(member, members[0]) for member in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(member, members[1]) for member in value.values())
+    if members:  # a union
+        return any(_fits(value, member) for member in members)
+    return isinstance(value, int | float if hint is float else hint)
 
 
-def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
-    """Convert an error of composing ``overrides`` to one line, with the nearest valid name as the hint."""
-    if isinstance(error, MissingConfigException):
-        return _explain_choice(error.missing_cfg_file or "", error.options or ())
-    if isinstance(error, OSError):
-        return ConfigError(f"output_dir: {error.strerror}: {error.filename}", hint="it takes a folder that can be made")
-    if str(error).startswith("Config group override must be"):  # `learning_rate=1e-4`: a choice that parses as a number
-        return next(map(_explain_choice, filter(_is_no_choice, _choice_paths(overrides))), ConfigError(str(error)))
-    return _explain_value(error)
+def _describe_type(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"a list{_MEMBERS.get(get_args(hint)[0], '')}"
+    return "a mapping" if get_origin(hint) is dict else f"of type {getattr(hint, '__name__', hint)}"
 
 
-def _explain_value(error: Exception) -> ConfigError:
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    full_key = re.search(r"full_key: *(\S+)", str(cause))
-    key = full_key[1] if full_key else ""
-    if isinstance(cause, MissingMandatoryValue):
-        return ConfigError(f"{key or lines[0]} must be given", hint=f"add {key}=... to the command" if key else "")
-    unknown = re.match(r"Key '([^']+)' (is )?not in", lines[0])
-    if unknown:
-        key = key or unknown[1]
-        return unknown_setting(key)
-    group = re.search(r"[Cc]ould not override '?([\w/@.]+)'?", str(error))
-    if group and "No match in the defaults list" in str(error):
-        return unknown_setting(group[1])
-    if lines[0].startswith("Ambiguous value"):
-        return ConfigError(lines[0], hint="-m sweeps over several values; key=[a,b] is a list")
-    if isinstance(error, OverrideParseException):
-        return ConfigError(f"cannot read {error.override!r}: {lines[0]}", hint="the form is key=value")
-    return ConfigError(f"{key}: {lines[0]}" if key else lines[0], hint="`--cfg job` prints every key with its value")
-
-
-def _explain_choice(missing: str, options: Sequence[str] = ()) -> ConfigError:
-    """Explain a missing ``group/choice``; ``options`` are those of Hydra's own groups."""
-    group, slash, choice = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
-    if not slash:
-        return ConfigError(f"there is no config named {missing!r}", hint="--config-name may be left out")
-    options = choices(group) or options
-    if not options:
-        return ConfigError(f"unknown config group {group!r}", hint=_suggest(group, _groups()))
-    hint = _suggest(choice, options)
-    if f"{group}.value" in _keys(TrialSettings) and not hint.startswith("did"):
-        hint += f"; a number goes to {group}.value"
-    return ConfigError(f"{group}={choice.removesuffix('.yaml')} is not one of its choices", hint=hint)
-
-
-def _choice_paths(overrides: Sequence[str]) -> list[str]:
-    """Return ``group/choice`` for every override of the form ``group=choice``."""
-    return [override.lstrip("+").replace("=", "/", 1) for override in overrides if "=" in override]
-
-
-def _is_no_choice(path: str) -> bool:
-    group, _, choice = path.partition("/")
-    return group in _groups() and choice not in choices(group)
-
-
-def _suggest(name: str, valid: Sequence[str] = ()) -> str:
-    """Return a hint with the valid name nearest to ``name``; ``valid`` defaults to all groups and keys."""
-    parent = name.rpartition(".")[0]
-    if not valid and parent in _keys(TrialSettings):  # a mapping, which accepts new keys
-        return f"+{name}=... adds it to {parent}"
-    valid = valid or [*_groups(), *_keys(TrialSettings)]
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if not close:  # the key may be right and its group wrong or missing
-        tail = name.rsplit(".", 1)[-1]
-        close = [key for key in valid if key.rsplit(".", 1)[-1] == tail][:1]
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"valid: {', '.join(valid)}" if len(valid) <= _LISTED else "`--cfg job` prints every key with its value"
+_MEMBERS = {float: " of numbers", str: " of texts"}
 
 
 def _find_unknown(settings: Any, prefix: str = "") -> str | None:
@@ -215,26 +186,11 @@ def _find_unknown(settings: Any, prefix: str = "") -> str | None:
     for name, value in vars(settings).items():
         if name not in known:
             return f"{prefix}{name}"
-        if dataclasses.is_dataclass(value):
+        if is_dataclass(value):
             nested = _find_unknown(value, f"{prefix}{name}.")
             if nested:
                 return nested
     return None
-
-
-def _groups() -> list[str]:
-    return sorted(folder.name for folder in config_dir().iterdir() if folder.is_dir())
-
-
-def _keys(settings_class: Any, prefix: str = "") -> list[str]:
-    """Return every dotted key of a settings class."""
-    keys: list[str] = []
-    hints = get_type_hints(settings_class)
-    for field in dataclasses.fields(settings_class):
-        members = (hints[field.name], *get_args(hints[field.name]))  # the type itself, or the members of a union
-        nested = next((part for part in members[:3] if dataclasses.is_dataclass(part)), None)
-        keys += _keys(nested, f"{prefix}{field.name}.") if nested is not None else [f"{prefix}{field.name}"]
-    return keys
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

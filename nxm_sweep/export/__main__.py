@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from nxm_sweep.console import BAD_INPUT, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, path_argument, print_error, program
 from nxm_sweep.errors import ConfigError, ExportError, NxmSweepError
 
 _FAILED = 1
@@ -28,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NxmSweepError as error:
         print_error(error)
         return _FAILED if isinstance(error, ExportError) else BAD_INPUT
-    console = Console(highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     for line in lines:
         console.print(line, markup=False)
     return 0
@@ -42,8 +40,12 @@ def _parser() -> argparse.ArgumentParser:
         "should be; 2 bad input",
     )
     parser.add_argument("trial", help="identity of the trial, the beginning of it, or its folder")
-    parser.add_argument("--to", required=True, type=Path, help="the folder to make; one that is not empty is refused")
-    parser.add_argument("--output-dir", default=Path("outputs"), type=Path, help="root of trials (default: outputs)")
+    parser.add_argument(
+        "--to", required=True, type=path_argument, help="the folder to make; one that is not empty is refused"
+    )
+    parser.add_argument(
+        "--output-dir", default=Path("outputs"), type=path_argument, help="root of trials (default: outputs)"
+    )
     parser.add_argument("--format", default="dense", choices=_FORMATS, help="what is written (default: dense)")
     parser.add_argument("--dtype", choices=_DTYPES, help="for semi_structured: type of the weights (default: float16)")
     parser.add_argument("--license", help="identifier of the model's licence for its card, such as apache-2.0")

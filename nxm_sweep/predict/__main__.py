@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, path_argument, print_error, program
 from nxm_sweep.errors import ConfigError, DataError, ModelError, NxmSweepError, RecordError
 from nxm_sweep.settings import DataSettings
 from nxm_sweep.store.records import SAVE_AGAIN, find_trial, read_record, saved_model
@@ -58,11 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=program("predict"), description="A finished trial's answers in GLUE's submission format."
     )
     parser.add_argument("trial", nargs="?", help="identity, the beginning of one, or the trial's folder")
-    parser.add_argument("--to", type=Path, help=f"folder, or a .tsv file (default: the trial's folder {_FOLDER}/)")
-    parser.add_argument("--output-dir", default="outputs", type=Path, help="root of trials (default: outputs)")
+    parser.add_argument(
+        "--to", type=path_argument, help=f"folder, or a .tsv file (default: the trial's folder {_FOLDER}/)"
+    )
+    parser.add_argument("--output-dir", default="outputs", type=path_argument, help="root of trials (default: outputs)")
     parser.add_argument("--data", help="hub id or folder with the test sets (default: where the trial's rows were)")
-    parser.add_argument("--rows", type=Path, help="answer the rows of this CSV, TSV, JSONL or Parquet instead")
-    parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="check files of a submission")
+    parser.add_argument("--rows", type=path_argument, help="answer the rows of this CSV, TSV, JSONL or Parquet instead")
+    parser.add_argument("--check", nargs="+", type=path_argument, metavar="FILE", help="check files of a submission")
     options = parser.parse_args(arguments)
     try:
         if options.check:
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(files: Sequence[Path]) -> int:
     from nxm_sweep.predict.submission import SUBMISSIONS, broken_rules, check_submission, wrong_count  # noqa: PLC0415
 
-    console, whole = Console(highlight=False, soft_wrap=True), True
+    console, whole = TextConsole(soft_wrap=True), True
     for file in files:
         submission = SUBMISSIONS.get(file.name)
         if submission is None:
@@ -115,11 +117,11 @@ def _predict(options: argparse.Namespace) -> None:
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415 - seconds of imports
 
     silence_known_noise()
-    console = Console(highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     positions = check_model(trial.model, pairs=len(trial.columns) > 1).positions
     limit = describe_limit(trial.max_length, positions)
     if limit:
-        console.print(f"note: {limit}", markup=False)
+        console.print(f"note: {limit}")
     trial = replace(trial, max_length=limit_length(trial.max_length, positions))
     jobs = (
         _make_own_job(trial, options.rows, options.to) if options.rows else _make_glue_jobs(trial, options.to, console)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as Screen
 from rich.text import Text
 
-from nxm_sweep.console import BAD_INPUT, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, path_argument, print_error, program
 from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
 from nxm_sweep.report.comparison import compare_sweeps
 from nxm_sweep.report.content import SOURCE, Content, reference_lines
@@ -42,7 +42,7 @@ _NAME = 20  # most characters of a name that is not wrapped
 def main() -> int:
     """Run the command line; return the exit code."""
     arguments = _make_parser().parse_args()
-    console = Console(highlight=False)
+    console = TextConsole()
     try:
         if arguments.trials:
             _show_trials(arguments.output_dirs, console)
@@ -68,7 +68,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "output_dirs",
         nargs="*",
         default=[Path("outputs")],
-        type=Path,
+        type=path_argument,
         metavar="OUTPUT_DIR",
         help="root of trials (default: outputs); of two, the second is compared with the first",
     )
@@ -86,7 +86,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="where the files go (default: OUTPUT_DIR/reports; of a comparison: nowhere)",
     )

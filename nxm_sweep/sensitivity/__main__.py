@@ -21,7 +21,7 @@ from rich.table import Table
 
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.config.sparsity_rules import SCHEMA, read_scan
-from nxm_sweep.console import BAD_INPUT, error_console, print_error, program
+from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, path_argument, print_error, program
 from nxm_sweep.errors import ConfigError, NxmSweepError
 from nxm_sweep.sensitivity.scanner import Unfinished
 from nxm_sweep.settings import DataSettings
@@ -40,7 +40,7 @@ _PIPED_WIDTH = 160  # columns, where no terminal wraps them
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _build_parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = TextConsole()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     try:
@@ -77,7 +77,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="for a model's folder: its task, such as task=glue/mrpc"
     )
-    parser.add_argument("--to", required=True, type=Path, help="file to write; one that exists is refused")
+    parser.add_argument("--to", required=True, type=path_argument, help="file to write; one that exists is refused")
     parser.add_argument(
         "--density", type=float, default=0.5, help="share of the weights that may stay, of all matrices (default: 0.5)"
     )
@@ -92,7 +92,9 @@ def _build_parser() -> argparse.ArgumentParser:
         "--match", default=ENCODER_LAYERS, help=f"glob for the modules to scan (default: {ENCODER_LAYERS})"
     )
     parser.add_argument("--data", help="hub id or folder of the data set (default: where the trial's rows were)")
-    parser.add_argument("--output-dir", default=Path("outputs"), type=Path, help="root of trials (default: outputs)")
+    parser.add_argument(
+        "--output-dir", default=Path("outputs"), type=path_argument, help="root of trials (default: outputs)"
+    )
     return parser
 
 

@@ -16,10 +16,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig
 
 from nxm_sweep.config.compose import load_settings, without_hydra
+from nxm_sweep.config.hydra_app import check_hydra, explained
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.store.attempts import classify
 from nxm_sweep.store.disk import explain_write_errors
@@ -80,7 +81,13 @@ class CellSweeper(Sweeper):
         return Path(settings.output_dir)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return self._loader.load_sweep_config(self._config, list(overrides))
+        def compose(some: list[str]) -> DictConfig:
+            return self._loader.load_sweep_config(self._config, some)
+
+        with explained(overrides, compose):
+            config = compose(list(overrides))
+            check_hydra(config, RunMode.RUN)
+            return config
 
     def _launch(self, batch: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
         if self.launcher is None:

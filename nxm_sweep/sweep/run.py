@@ -13,6 +13,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from nxm_sweep.console import TextConsole
 from nxm_sweep.errors import RecordError, SweepIncompleteError
 from nxm_sweep.settings import SweepSettings, TrialSettings
 from nxm_sweep.store.paths import trial_folder
@@ -29,7 +30,7 @@ from nxm_sweep.sweep.execution.pool import Pool, Shape, shape_of_machine, start_
 from nxm_sweep.sweep.live_view import LiveView, final_report
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.estimate import Estimate, show_dry_run
-from nxm_sweep.sweep.planning.plan import Plan, make_plan
+from nxm_sweep.sweep.planning.plan import Plan, describe_changes, make_plan
 from nxm_sweep.sweep.studies.search import Search
 from nxm_sweep.sweep.studies.seed_means import SeedMeanStudy
 from nxm_sweep.sweep.studies.storage import Storage, dashboard_address, in_use, open_storage, storage_lock
@@ -58,12 +59,14 @@ def run_sweep(
         StorageError: The studies' storage cannot be used.
     """
     note_stop_signals()
-    console = console or Console(highlight=False)
+    console = console or TextConsole()
     output_dir, sweep = Path(settings.output_dir), settings.sweep
     plan = _plan_points(cells, sweep, arguments)
     if not sweep.dry_run:
         set_aside_damaged_plans(output_dir)
     plan.recall(output_dir)
+    for line in describe_changes(plan, output_dir):
+        console.print(line, soft_wrap=True)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
         shape = _split_machine(plan, sweep)

@@ -64,7 +64,10 @@ class ProgressBar(TrainerCallback):
         self._first_step = state.global_step
         if self._console.is_terminal:
             self._bar = Progress(
-                BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}", markup=False),
+                console=self._console,
+                transient=True,
             )
             self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
             self._bar.start()

@@ -9,8 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from rich.console import Console
-
+from nxm_sweep.console import TextConsole
 from nxm_sweep.errors import NxmSweepError, RankError
 from nxm_sweep.store.liveness import exit_with_parent
 from nxm_sweep.store.stop_signals import STOP_SIGNALS
@@ -43,7 +42,7 @@ def _train(rank_settings: dict[str, Any]) -> dict[str, Any] | None:
 
     silence_known_noise()
     torch.set_num_threads(rank_settings["threads"])
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = TextConsole(width=None if sys.stdout.isatty() else _WIDTH)
     try:
         _, trained = run_point(settings_of(rank_settings["settings"]), console, planned=rank_settings["planned"])
     except RankError:  # reported by the process group

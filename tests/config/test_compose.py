@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
-from nxm_sweep.config.compose import compose_settings, config_dir
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.config.explain import conf_dir
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.trial.trainer import TrialTrainer
 
@@ -32,7 +33,7 @@ MANDATORY = {
 
 
 def test_conf_is_found_beside_the_package() -> None:
-    assert config_dir() == CONF
+    assert conf_dir() == CONF
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -219,6 +220,32 @@ BAD: list[tuple[str, str, str]] = [
     ),
     ("hydra/launcher=basik", "hydra/launcher=basik is not one of its choices", "did you mean basic?"),
     ("metod=nxm", "unknown setting 'metod'", "did you mean method?"),
+    ("lr=1e-4", "unknown setting 'lr'", "did you mean learning_rate.value?"),
+    ("+lr=1e-4", "unknown setting 'lr'", "did you mean learning_rate.value?"),
+    ("training.learning_rate=1e-4", "unknown setting 'training.learning_rate'", "did you mean learning_rate.value?"),
+    ("training.lr=1e-4", "unknown setting 'training.lr'", "did you mean learning_rate.value?"),
+    ("num_train_epochs=3", "unknown setting 'num_train_epochs'", "did you mean training.epochs?"),
+    ("text_columns=text", "unknown setting 'text_columns'", "did you mean task.text_columns?"),
+    (
+        "task.text_columns=text",
+        "task.text_columns: Invalid value assigned: str is not a List",
+        "task.text_columns=[text]",
+    ),
+    ("output_dir=~/x", "cannot read 'output_dir=~/x'", "\"output_dir='~/x'\""),
+    ("seed=1,2", "Ambiguous value for argument 'seed=1,2'", "-m sweeps over several values"),
+    ("seed=range(3)", "Sweep parameters 'seed=range(3)' requires --multirun", "-m sweeps over several values"),
+    ("+seed=1", "Could not append to config. An item is already at 'seed'.", "without the +, key=value replaces it"),
+    ("--experimental-rerun=a.pickle", "--experimental-rerun reads a pickle, and nothing is unpickled", "--hydra-help"),
+    ("--resolve", "--resolve belongs to --cfg", "`--hydra-help` prints every flag"),
+    ("hydra.mode=MULTIRUN", "hydra.mode is MULTIRUN", "-m sweeps, and no -m trains one trial"),
+    ("hydra.job.chdir=true", "hydra.job.chdir must be false", "output_dir is where a trial writes"),
+    ("hydra.output_subdir=../x", "hydra.output_subdir must stay under output_dir but got ../x", "a folder's name"),
+    ("hydra.output_subdir=/etc/x", "hydra.output_subdir must stay under output_dir but got /etc/x", "a folder's name"),
+    (
+        "hydra.sweep.subdir=a/../../b",
+        "hydra.sweep.subdir must stay under output_dir but got a/../../b",
+        "a folder's name",
+    ),
     ("epochs=3", "unknown setting 'epochs'", "did you mean training.epochs?"),
     ("training.epoch=3", "unknown setting 'training.epoch'", "did you mean training.epochs?"),
     ("method.admm.intervall=2", "unknown setting 'method.admm.intervall'", "did you mean method.admm.interval?"),
@@ -238,7 +265,11 @@ BAD: list[tuple[str, str, str]] = [
     ("training.epochs=[1,2]", "training.epochs: Value '[1, 2]' of type 'list' could not be converted", "--cfg"),
     ("training.epochs={a:1}", "training.epochs: Value '{'a': 1}' of type 'dict' could not be converted", "--cfg"),
     ("training.epochs=null", "training.epochs: field 'training.epochs' is not Optional", "--cfg"),
-    ("task.metrics=accuracy", "task.metrics: Invalid value assigned: str is not a ListConfig", "--cfg"),
+    (
+        "task.metrics=accuracy",
+        "task.metrics: Invalid value assigned: str is not a ListConfig",
+        "task.metrics=[accuracy]",
+    ),
     ("seed=first", "seed: Value 'first' of type 'str' could not be converted to Integer", "--cfg"),
     ("force=maybe", "force: Value 'maybe' is not a valid bool", "--cfg"),
     ("seed=-1", "seed must lie in [0, 2**32) but got -1", ""),
@@ -355,7 +386,7 @@ BAD: list[tuple[str, str, str]] = [
     ("learning_rate.value=[1", "cannot read 'learning_rate.value=[1'", "the form is key=value"),
     ("seed", "cannot read 'seed'", "the form is key=value"),
     ("learning_rate.value=${nothing}", "learning_rate.value: Interpolation key 'nothing' not found", "--cfg"),
-    ("--config-dir=/no/where", "Additional config directory '/no/where' not found", ""),
+    ("--config-dir=/no/where", "--config-dir names /no/where, which is no folder", ""),
     ("--config-name=mine", "there is no config named 'mine'", "--config-name may be left out"),
     ("--epochs=3", "unrecognized arguments: --epochs=3", "`--hydra-help` prints every flag"),
     ("-x", "unrecognized arguments: -x", "`--hydra-help` prints every flag"),
@@ -364,6 +395,11 @@ BAD: list[tuple[str, str, str]] = [
 ]
 
 
+@pytest.mark.fault(
+    "input",
+    "a misspelt key, choice or value, or a key of another tool",
+    "One line, and a hint with the key that was meant.",
+)
 @pytest.mark.parametrize(("arguments", "error", "hint"), BAD, ids=[case[0] for case in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(arguments: str, error: str, hint: str, run: Run) -> None:
     code, stderr = run(*arguments.split(" "))
@@ -378,7 +414,7 @@ def test_an_output_dir_that_is_a_file_is_one_line(run: Run) -> None:
     Path("taken").touch()
     code, stderr = run("output_dir=taken")
     error, hint = _error_and_hint(stderr)
-    assert (code, error, hint) == (2, "output_dir: File exists: taken", "it takes a folder that can be made")
+    assert (code, error, hint) == (2, "File exists: taken", "output_dir takes a folder that can be made")
 
 
 def test_a_missing_data_folder_is_one_line(run: Run, tiny_model: Path) -> None:

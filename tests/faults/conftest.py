@@ -21,6 +21,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from nxm_sweep.sweep.planning.axes import command_line_word
+
 DRIVER = Path(__file__).resolve().parents[1] / "sweep" / "driver.py"
 SECONDS = 180.0  # no wait of these tests is longer
 
@@ -120,7 +122,8 @@ class Folder:
         trials = json.dumps({"ledger": str(self.ledger), **options})
         given = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "FAKE_TRIALS": trials, **(environment or {})}
         command = [sys.executable, str(DRIVER), "-m", "model=minilm_l6", "task=glue/rte", "method=asp"]
-        sweeping = Sweeping([*prefix, *command, *arguments, f"output_dir={self.output}"], {**inherited, **given})
+        output = f"output_dir={command_line_word(str(self.output))}"
+        sweeping = Sweeping([*prefix, *command, *arguments, output], {**inherited, **given})
         self._started.append(sweeping)
         return sweeping
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
-from nxm_sweep.config.compose import config_dir, explain, register_schema
+from nxm_sweep.config.compose import register_schema
+from nxm_sweep.config.explain import conf_dir, explain
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import TrialSettings
@@ -61,7 +63,7 @@ def cells(
     monkeypatch.chdir(tmp_path_factory.getbasetemp())
     register_schema()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=None)  # type: ignore[arg-type]
 
         def compose_once(overrides: Sequence[str]) -> Any:
@@ -214,6 +216,34 @@ def test_groups_that_change_grids_alone_share_a_cell(cells: Cells) -> None:
     assert plan.cells[0].axes["learning_rate.value"] == (*FIVE, 1e-4, 2e-4, 4e-4)
 
 
+@pytest.mark.fault("input", "the same key twice under `-m`", "The last one wins, as in Hydra.")
+@pytest.mark.parametrize(
+    ("arguments", "methods"),
+    [
+        (("method=asp", "method=dense,nxm"), ["dense", "nxm"]),
+        (("method=dense,nxm", "method=asp"), ["asp"]),
+        (("method=dense,nxm", "method=sr_ste,gradual"), ["sr_ste", "gradual"]),
+        (("method=asp", "method=glob(a*)", "method=dense"), ["dense"]),
+    ],
+)
+def test_the_last_choice_of_a_group_wins(cells: Cells, arguments: tuple[str, ...], methods: list[str]) -> None:
+    assert [cell.settings.method.name for cell in cells(*arguments)] == methods
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        (("seed=3", "seed=0,1"), (0, 1)),
+        (("seed=0,1", "seed=3"), (3,)),
+        (("seed=0,1", "++seed=4"), (4,)),
+        (("seed=range(9)", "seed=7,8"), (7, 8)),
+        (("sweep.axes={seed:[0,1]}", "seed=5"), (5,)),
+    ],
+)
+def test_the_last_value_of_a_key_wins(cells: Cells, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    assert _axis(cells(*arguments, "method=dense"), "seed") == seeds
+
+
 # --- axes -------------------------------------------------------------------------------------------------------------
 
 NINE = (1e-05, 2e-05, 3e-05, 4e-05, 5e-05, 6e-05, 7e-05, 8e-05, 9e-05)
@@ -227,7 +257,6 @@ LISTS = [  # argument, key, values
     ("learning_rate.value=range(1e-5,1e-4,step=1e-5)", "learning_rate.value", NINE),
     ("learning_rate.value=sort(range(1e-5,1e-4,step=1e-5),reverse=true)", "learning_rate.value", NINE[::-1]),
     ("learning_rate.value=range(1e-4,1e-5,step=-1e-5)", "learning_rate.value", (1e-4, *NINE[:0:-1])),
-    ("learning_rate.value=0.00001,1e-5,1.0e-5", "learning_rate.value", (1e-5,)),
     ("rho.value=1e-2", "rho.value", (1e-2,)),
     ("rho.grid=[2e-3]", "rho.value", (2e-3,)),
     ("rho.value=1,2", "rho.value", (1.0, 2.0)),
@@ -355,10 +384,21 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
     (("learning_rate.vale=1e-5,2e-5",), "unknown setting 'learning_rate.vale'", "did you mean learning_rate.value?"),
     (("sweep.axes={training.epochs:[]}",), "training.epochs has no values", "training.epochs=1,2 gives it some"),
     (("training.epochs=range(3,3)",), "training.epochs=range(3,3) holds no value", "training.epochs=1,2"),
+    (("sweep.axes={training.batch_size:[]}",), "training.batch_size has no values", "training.batch_size=1,2"),
+    (("sweep.axes={training.batch_size:null}",), "training.batch_size has no values", "training.batch_size=1,2"),
+    (("learning_rate.value=0.00001,1e-5,1.0e-5",), "learning_rate.value has the value 1e-5 3 times", "each value once"),
+    (("seed=1,2,1",), "seed has the value 1 2 times", "give each value once"),
+    (("method=asp,nxm,asp",), "method has the value asp 2 times", "give each value once"),
+    (("seed=range(1,3,step=0)",), "cannot read 'seed=range(1,3,step=0)': range() arg 3 must not be zero", ""),
+    ((*SEARCH, "sweep.n_trials=1000000000000"), "sweep.n_trials must lie between 1 and 1,000,000, or be null but got", ""),
+    ((*SEARCH, "sweep.n_trials=20000", "seed=0,1", "rho.value=interval(1,2)", "method=nxm_paper"), "the search", "sweep."),
     (("training.batch_size=8,many",), "training.batch_size: Value 'many' of type 'str' could not be converted", "--cfg"),
     (("training.batch_size=8,0",), "training.batch_size must be at least 1 but got 0", ""),
     (("learning_rate.value=1e-5,5",), "learning_rate.value must lie above 0 and below 1 but got 5.0", ""),
     (("training.schedule=linear,square",), "training.schedule must be one of linear, cosine, constant but got square", ""),
+    (("training.devices=range(1,3,step=-1)",), "training.devices has no values", "training.devices=1,2 gives it some"),
+    (("method.name=asp,sap",), "method.name must be one of dense, asp,", ""),
+    (("method=dense", "rho.value=1e-3,0"), "rho.value must be above 0 but got 0.0", ""),
     (("method=nxm,nmx",), "method=nmx is not one of its choices", "did you mean nxm?"),
     (("method=glob(x*)",), "method=glob(x*) matches no choice", "its choices: admm_unstructured, asp, dense, gradual"),
     (("seed=glob(*)",), "seed=glob(*) matches no choice", "a pattern is for the choices of a config group"),
@@ -390,6 +430,9 @@ BAD: list[tuple[tuple[str, ...], str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault(
+    "input", "axes that are empty, null, doubled or misspelt", "One line before anything is read or trained."
+)
 @pytest.mark.parametrize(("arguments", "error", "hint"), BAD, ids=[" ".join(arguments) for arguments, _, _ in BAD])
 def test_bad_sweeps_are_one_line_and_a_hint(cells: Cells, arguments: tuple[str, ...], error: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -419,11 +462,39 @@ def test_bad_axes_are_found_before_any_data_is_read(cells: Cells, monkeypatch: p
 def test_more_than_ten_thousand_points_want_a_yes(cells: Cells) -> None:
     line = ("method=dense", "learning_rate.value=1e-5", "training.batch_size=16")
     assert _axis(cells(*line, "seed=range(10000)"), "seed")[-1] == 9999
-    with pytest.raises(ConfigError, match=r"^the grid has 10,001 combinations$") as caught:
+    with pytest.raises(ConfigError, match=r"^seed has 10,001 values$") as caught:
         cells(*line, "seed=range(10001)")
     assert caught.value.hint == "sweep.yes=true trains them; sweep.dry_run=true counts them"
     for way in ("sweep.yes=true", "sweep.yes=yes", "sweep.dry_run=true"):
         assert len(_axis(cells(*line, "seed=range(10001)", way), "seed")) == 10001
+
+
+@pytest.mark.fault(
+    "input", "a grid or a search of more points than any machine trains", "Refused before a point is listed."
+)
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("seed=range(0,1000000000)",), "seed has 1,000,000,000 values"),
+        (("seed=range(0,1000000000)", "sweep.yes=true"), "seed has 1,000,000,000 values"),
+        (("seed=range(1000001)", "sweep.dry_run=true"), "seed has 1,000,001 values"),
+        (("seed=range(1000000)",), "seed has 1,000,000 values"),
+        (("training.devices=range(1,1000000000)",), "training.devices has 999,999,999 values"),
+        (("learning_rate.value=range(0,1,step=1e-12)",), "learning_rate.value has 1,000,000,000,000 values"),
+        (("learning_rate.value=range(0,inf)",), "learning_rate.value=range(0,inf) has no end"),
+        (("seed=range(9000)", "training.epochs=range(1,9000)", "sweep.yes=true"), "the grid has "),
+    ],
+)
+def test_points_are_counted_before_they_are_listed(
+    cells: Cells, arguments: tuple[str, ...], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cell, "points", lambda _: pytest.fail("the points were listed"))
+    cells("method=dense", "learning_rate.value=1e-5")  # composed once; what follows is counting
+    started = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        cells("method=dense", *arguments)
+    assert caught.value.message.startswith(error)
+    assert time.process_time() - started < 5  # under a second where nothing else runs
 
 
 def test_tied_axes_count_once_towards_ten_thousand(cells: Cells) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from nxm_sweep.config.compose import _keys, compose_settings
+from nxm_sweep.config.compose import compose_settings
+from nxm_sweep.config.explain import _keys
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import RuleSettings, SweepSettings, TrialSettings
 from nxm_sweep.sweep.planning.axes import assign_

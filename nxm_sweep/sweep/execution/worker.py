@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from nxm_sweep.console import TextConsole
 from nxm_sweep.errors import TrialStoppedError
 from nxm_sweep.settings import TrialSettings
 from nxm_sweep.store.attempts import STOPPED, add_failure, classify
@@ -78,7 +79,7 @@ def train(settings: TrialSettings, identity: str) -> dict[str, str] | None:
     folder = trial_folder(Path(settings.output_dir), identity)
     folder.mkdir(parents=True, exist_ok=True)
     with open_log(folder / LOG) as log:
-        return _train(settings, folder, Console(file=log, width=120, highlight=False))
+        return _train(settings, folder, TextConsole(file=log, width=120))
 
 
 def _train(settings: TrialSettings, folder: Path, console: Console) -> dict[str, str] | None:

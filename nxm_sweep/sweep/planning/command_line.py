@@ -1,33 +1,44 @@
-"""Parse a sweep's command line into separately composed cells."""
+"""From a sweep's command line to separately composed cells."""
 
 from __future__ import annotations
 
 import copy
-import fnmatch
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.types import HydraContext
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from nxm_sweep.config.compose import choices, load_settings, unknown_setting, without_hydra
+from nxm_sweep.config.checks import check_value
+from nxm_sweep.config.compose import load_settings, without_hydra
+from nxm_sweep.config.explain import unknown_setting
 from nxm_sweep.config.precision import resolve_precision
+from nxm_sweep.console import track
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.settings import PRECISION, SweepSettings, TrialSettings
 from nxm_sweep.store.paths import digest_memo
 from nxm_sweep.sweep.planning.axes import Axes, Range, can_be_axis, canonical, command_line_word, count, exists, listed
 from nxm_sweep.sweep.planning.cell import Cell, live_axes
+from nxm_sweep.sweep.planning.overrides import (
+    MANY_POINTS,
+    MOST_POINTS,
+    SPAN_CELLS,
+    CommandLine,
+    check_size,
+    no_values,
+    read_command_line,
+    refuse_doubles,
+    spans_cells,
+)
 from nxm_sweep.trial.digests import DigestMemo, Digests
 
-_MANY_POINTS = 10_000
-_SPAN_CELLS = ("task", "model", "data", "sparsity", "training.devices")
-"""Keys that, like config groups, span cells when they or keys below them are swept."""
+_MANY_CELLS = 50
+"""Cells whose composition takes so long that progress is shown."""
 _NAMES = ("task", "method", "sparsity", "model")
 """Keys of a rule that are not settings."""
 _AXES_HINT = (
@@ -55,12 +66,20 @@ def plan_cells(
         ModelError: A model is missing.
     """
     line = read_command_line(arguments, hydra_context)
-    spans = {**_parse_spans(compose(line.fixed).sweep.cells, hydra_context), **line.spans}
+    sweep = compose(line.fixed).sweep
+    spans = {**_parse_spans(sweep.cells, hydra_context), **line.spans}
     for key in [key for key in spans if key in line.single]:
         del spans[key]
+    limit = MOST_POINTS if sweep.yes or sweep.dry_run else MANY_POINTS
+    for key, values in line.axes.items():
+        if not isinstance(values, Range):
+            check_size(len(values), limit, f"{key} has {len(values):,} values")
+    count_cells = math.prod(map(len, spans.values()))
+    check_size(count_cells, limit, f"the command line spans {count_cells:,} cells")
+    chosen = itertools.product(*([f"{key}={value}" for value in values] for key, values in spans.items()))
     cells = [
-        _compose_cell([*line.fixed, *chosen], line, compose)
-        for chosen in itertools.product(*([f"{key}={value}" for value in values] for key, values in spans.items()))
+        _compose_cell([*line.fixed, *choices], line, compose)
+        for choices in track(chosen, count_cells, "cells composed", many=_MANY_CELLS)
     ]
     if "sparsity.scan" in {*line.single, *line.spans} and not any(cell.settings.sparsity.scan for cell in cells):
         raise ConfigError("no cell reads sparsity.scan", hint="sparsity=mixed does")
@@ -68,7 +87,11 @@ def plan_cells(
     if shared.sweep.probe and not shared.sweep.dry_run:
         raise ConfigError("sweep.probe=true belongs to a dry run", hint="add sweep.dry_run=true")
     if shared.sweep.sampler == "grid":
-        _check_grid_size(sum(count(cell.axes, cell.tie) for cell in cells), shared.sweep)
+        total = sum(count(cell.axes, cell.tie) for cell in cells)
+        check_size(total, limit, f"the grid has {total:,} combinations")
+    else:
+        total = sum(_count_drawn(cell, shared.sweep.n_trials or 0) for cell in cells)
+        check_size(total, limit, f"the search trains up to {total:,} points")
     file = digest_memo(Path(shared.output_dir))
     memo = DigestMemo(file, None if shared.sweep.dry_run else find)
     return [replace(cell, digests=memo.of(cell.settings)) for cell in cells], shared
@@ -78,39 +101,12 @@ def _compose_cell(overrides: list[str], line: CommandLine, compose: Any) -> Cell
     return make_cell(overrides, line, without_hydra(compose(overrides)))
 
 
-def read_command_line(arguments: Sequence[str], hydra_context: HydraContext) -> CommandLine:
-    """Parse a command line; ``choice``, ``range`` and the like have the same meaning as in Hydra.
-
-    Raises:
-        ConfigError: A range is empty, or a pattern matches no choice.
-    """
-    loader = hydra_context.config_loader
-    line = CommandLine()
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
-        key = override.get_key_element().lstrip("+~")
-        if not override.is_sweep_override():
-            line.fixed.append(override.input_line or "")
-            line.single.add(key)
-        elif isinstance(override.value(), Glob):
-            line.spans[key] = _match_choices(override, sorted({*loader.get_group_options(key), *choices(key)}))
-        elif _spans_cells(key, hydra_context):
-            line.spans[key] = list(override.sweep_string_iterator())
-        else:
-            line.axes[key] = _parse_values(key, override)
-    return line
-
-
-def _spans_cells(key: str, hydra_context: HydraContext) -> bool:
-    spans = {key, key.split(".", maxsplit=1)[0]} & set(_SPAN_CELLS)
-    return bool(spans or hydra_context.config_loader.get_group_options(key))
-
-
 def _parse_spans(configured: Mapping[str, Any], hydra_context: HydraContext) -> dict[str, list[str]]:
     """Return the spans of ``sweep.cells`` in command-line syntax."""
     for key, names in configured.items():
-        if not _spans_cells(key, hydra_context):
+        if not spans_cells(key, hydra_context):
             raise ConfigError(
-                f"sweep.cells holds {key}, which is neither a config group nor a key of {', '.join(_SPAN_CELLS)}",
+                f"sweep.cells holds {key}, which is neither a config group nor a key of {', '.join(SPAN_CELLS)}",
                 hint=f"sweep.axes={{{key}: [...]}} combines its values",
             )
         if not names:
@@ -121,55 +117,11 @@ def _parse_spans(configured: Mapping[str, Any], hydra_context: HydraContext) -> 
     }
 
 
-def _check_grid_size(total: int, sweep: SweepSettings) -> None:
-    if total > _MANY_POINTS and not (sweep.yes or sweep.dry_run):
-        raise ConfigError(
-            f"the grid has {total:,} combinations", hint="sweep.yes=true trains them; sweep.dry_run=true counts them"
-        )
-
-
-def _match_choices(override: Override, names: Sequence[str]) -> list[str]:
-    """Return the choices that a ``glob`` matches; as in Hydra, ``*`` stays within a folder."""
-    glob: Any = override.value()
-    matches = [
-        name
-        for name in names
-        if any(pattern.count("/") == name.count("/") and fnmatch.fnmatch(name, pattern) for pattern in glob.include)
-        and not any(fnmatch.fnmatch(name, pattern) for pattern in glob.exclude)
-    ]
-    if not matches:
-        hint = f"its choices: {', '.join(names)}" if names else "a pattern is for the choices of a config group"
-        raise ConfigError(f"{override.input_line} matches no choice", hint=hint)
-    return matches
-
-
-def _parse_values(key: str, override: Override) -> list[Any] | Range:
-    value = override.value()
-    if isinstance(value, IntervalSweep):
-        return Range(float(value.start or 0.0), float(value.end or 0.0), log="log" in value.tags)
-    values = [canonical(override._convert_value(item)) for item in override.sweep_iterator()]  # noqa: SLF001 - unquotes
-    if isinstance(value, RangeSweep):  # float rounding can reach the excluded end
-        values = [item for item in values if abs(item - (value.stop or 0)) > abs(value.step) * 1e-6]
-    if not values:
-        raise ConfigError(f"{override.input_line} holds no value", hint=f"{key}=1,2 gives it some")
-    return values
-
-
-@dataclass
-class CommandLine:
-    """A sweep's parsed command line.
-
-    Attributes:
-        fixed: Overrides shared by all points.
-        spans: Per config group or key, its alternatives; they span cells.
-        axes: Per key, the values to combine within each cell.
-        single: The keys with one value for all points.
-    """
-
-    fixed: list[str] = field(default_factory=list)
-    spans: dict[str, list[str]] = field(default_factory=dict)
-    axes: dict[str, list[Any] | Range] = field(default_factory=dict)
-    single: set[str] = field(default_factory=set)
+def _count_drawn(cell: Cell, n_trials: int) -> int:
+    """Return the largest number of trainings that a search has in a cell."""
+    lists = [values for key, values in cell.axes.items() if key in cell.drawn_keys and isinstance(values, tuple)]
+    has_range = len(lists) < len(cell.drawn_keys)
+    return min(n_trials, n_trials if has_range else math.prod(map(len, lists))) * max(1, len(cell.seeds))
 
 
 def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -> Cell:
@@ -186,6 +138,9 @@ def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -
     settings = load_settings(config, of_sweep=True)
     sweep = settings.sweep
     given: dict[str, Any] = {"learning_rate.value": settings.learning_rate.grid, "rho.value": settings.rho.grid}
+    for key, values in sweep.axes.items():
+        if values is None or values == []:
+            raise no_values(key)
     given |= sweep.axes
     for key in ("learning_rate.value", "rho.value", "training.batch_size", "seed"):  # every study has these parameters
         given[key] = given.get(key) or [OmegaConf.select(config, key)]
@@ -194,7 +149,11 @@ def make_cell(overrides: Sequence[str], line: CommandLine, config: DictConfig) -
     for key in given:
         _check_axis(settings, key)
     _refuse_interpolated(config, given)
-    axes = live_axes(settings, {key: _convert_values(config, settings, key, values) for key, values in given.items()})
+    axes = {key: _convert_values(config, settings, key, values) for key, values in given.items()}
+    for key, values in axes.items():
+        for value in () if isinstance(values, Range) else values:
+            check_value(key, value)  # also where this cell's method does not read it
+    axes = live_axes(settings, axes)
     check_search(sweep, axes)
     _check_ties(settings)
     return Cell(
@@ -263,10 +222,13 @@ def _convert_values(config: DictConfig, settings: TrialSettings, key: str, value
                 hint="interval(a, b) needs numbers with a below b, and tag(log, ...) an a above 0",
             )
         return Range(low, high, values.log)
-    converted = tuple(dict.fromkeys(map(convert, list(values) if isinstance(values, ListConfig) else listed(values))))
-    if not converted:
-        raise ConfigError(f"{key} has no values", hint=f"{key}=1,2 gives it some")
-    return converted
+    raw = list(values) if isinstance(values, ListConfig) else listed(values)
+    if not raw:
+        raise no_values(key)
+    converted = list(map(convert, raw))
+    if key == PRECISION:  # auto may resolve to another of the values
+        return tuple(dict.fromkeys(converted))
+    return tuple(refuse_doubles(key, converted))
 
 
 def _refuse_interpolated(config: DictConfig, keys: Iterable[str]) -> None:

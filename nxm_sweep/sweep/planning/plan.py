@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nxm_sweep.console import track
 from nxm_sweep.errors import ConfigError
+from nxm_sweep.formatting import format_value
 from nxm_sweep.store.draws import format_count
 from nxm_sweep.store.files import write_json
 from nxm_sweep.store.paths import PLANS
 from nxm_sweep.store.plans import read_plans
-from nxm_sweep.sweep.planning.axes import Axes, listed
+from nxm_sweep.sweep.planning.axes import Axes, count, listed
 from nxm_sweep.sweep.planning.cell import Cell, Point
+
+_MANY = 50_000
+"""Combinations whose listing takes so long that progress is shown."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,38 @@ class Plan:
         return file
 
 
+def describe_changes(plan: Plan, output_dir: Path) -> list[str]:
+    """Return how a grid differs from the newest one of the same cells under ``output_dir``, one line per changed cell."""
+    if plan.n_trials is not None:  # another space is another study
+        return []
+    newest = {entry.get("study"): entry for written in reversed(read_plans(output_dir)) for entry in written["cells"]}
+    lines = []
+    for cell, points in zip(plan.cells, plan.points, strict=True):
+        entry = newest.get(cell.study_name)
+        before = {identity for identity, _ in entry["points"]} if entry else set()
+        now = {point.identity for point in points}
+        if entry is None or before == now:
+            continue
+        old = {
+            key: _distinct(values[column] for _, values in entry["points"]) for column, key in enumerate(entry["axes"])
+        }
+        new = {key: _distinct(point.values[key] for point in points) for key in cell.axes}
+        parts = [f"{key} {_format_difference(old.get(key, []), new.get(key, []))}" for key in {**old, **new}]
+        parts = [part for part in parts if not part.endswith(" ")]
+        counts = f"{len(now - before)} points more, {len(before - now)} fewer than before"
+        lines.append(f"{cell.title}: {'; '.join([counts, *parts])}")
+    return lines
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(map(format_value, values)))
+
+
+def _format_difference(old: Sequence[str], new: Sequence[str]) -> str:
+    added = [f"+{value}" for value in new if value not in old]
+    return " ".join([*added, *(f"-{value}" for value in old if value not in new)])
+
+
 def _restore_drawn(cell: Cell, written: Mapping[str, Any] | None) -> list[Point]:
     """Return the points that a search has drawn, from a plan's file: each once, in order, with the first seed."""
     points: dict[str, Point] = {}
@@ -172,7 +209,9 @@ def make_plan(
     kept: list[tuple[Cell, list[Point]]] = []
     for cell, parts in merged:
         points = []
-        for point in itertools.chain.from_iterable(part.points() for part in parts):
+        drawn = itertools.chain.from_iterable(part.points() for part in parts)
+        total = sum(count(part.axes, part.tie) for part in parts)
+        for point in track(drawn, total, f"combinations of {cell.title}", many=_MANY):
             if point.identity not in seen:
                 seen.add(point.identity)
                 points.append(point if point.cell is cell else Point(cell, point.values, point.identity))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import optuna
 import sqlalchemy
@@ -19,6 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
+from nxm_sweep.console import mask
 from nxm_sweep.errors import StorageError, first_line
 from nxm_sweep.store.files import refuse_links
 from nxm_sweep.store.paths import DATABASE, JOURNAL, STUDIES, storage_lock_file
@@ -66,12 +66,12 @@ def open_storage(
 
 
 def dashboard_address(kind: str, output_dir: Path) -> str:
-    """Return the argument of ``optuna-dashboard`` for the studies."""
+    """Return the argument of ``optuna-dashboard`` for the studies, in shell syntax."""
     match kind:
         case "sqlite":
-            return f"sqlite:///{output_dir / STUDIES / DATABASE}"
+            return shlex.quote(_sqlite_url(output_dir / STUDIES / DATABASE))
         case "journal":
-            return str(output_dir / STUDIES / JOURNAL)
+            return shlex.quote(str(output_dir / STUDIES / JOURNAL))
         case _:
             return f'"postgresql+psycopg://${{{URL_VARIABLE}#*://}}"'
 
@@ -96,26 +96,18 @@ def postgresql_url() -> str:
             f"the user or the password in the environment variable {URL_VARIABLE} holds a bare @",
             hint="write %40 for @, %2F for / and %3A for :",
         )
+    rest = rest.replace("{", "%7B").replace("}", "%7D")  # Optuna fills in the fields of a template
     return f"postgresql+psycopg://{rest}"
 
 
-def mask(text: str) -> str:
-    """Return text with the passwords in its addresses masked."""
-    text = re.sub(r"(\w+://)\S*@", r"\1***@", text)  # up to the last @: a password may contain @ or /
-
-    def hide(match: re.Match[str]) -> str:
-        parts = urlsplit(match[0])
-        query = urlencode(
-            [(key, "***" if "pass" in key.lower() else value) for key, value in parse_qsl(parts.query)], safe="*"
-        )
-        return urlunsplit(parts._replace(query=query))
-
-    return re.sub(r"\w+://\S+", hide, text)
+def _sqlite_url(path: Path) -> str:
+    """Return the address of a database file, with the characters of its path that mean something in an address escaped."""
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def _open_sqlite(path: Path) -> BaseStorage:
     path.touch()  # SQLite would withhold it from a group that the umask lets write
-    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
+    storage = RDBStorage(_sqlite_url(path), engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
     sqlalchemy.event.listen(storage.engine, "connect", _tune)
     storage.engine.dispose()  # connections made without the listener
     return storage

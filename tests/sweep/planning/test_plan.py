@@ -12,7 +12,7 @@ from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.errors import ConfigError
 from nxm_sweep.sweep.planning.axes import Axes, Range
 from nxm_sweep.sweep.planning.cell import Cell
-from nxm_sweep.sweep.planning.plan import make_plan
+from nxm_sweep.sweep.planning.plan import describe_changes, make_plan
 from nxm_sweep.trial.digests import Digests
 
 RATES: Axes = {"learning_rate.value": (1e-5, 3e-5), "seed": (0,)}
@@ -118,3 +118,19 @@ def test_a_grid_recalls_nothing(tmp_path: Path) -> None:
     plan.write(tmp_path)
     plan.recall(tmp_path)
     assert len(plan) == 2
+
+
+@pytest.mark.fault(
+    "input", "a grid that has changed since it was last run", "The new points and the left-out ones are listed."
+)
+def test_a_changed_grid_says_what_it_adds_and_leaves_out(tmp_path: Path) -> None:
+    assert describe_changes(make_plan([_cell("method=dense")]), tmp_path) == []
+    make_plan([_cell("method=dense"), _cell("method=asp")]).write(tmp_path)
+    assert describe_changes(make_plan([_cell("method=dense")]), tmp_path) == []  # a part of it, unchanged
+    axes: Axes = {"learning_rate.value": (3e-5, 9e-5), "seed": (0, 1)}
+    changed = make_plan([_cell("method=dense", axes=axes), _cell("method=asp")])
+    assert describe_changes(changed, tmp_path) == [
+        f"{changed.cells[0].title}: 3 points more, 1 fewer than before; learning_rate.value +9e-5 -1e-5; seed +1"
+    ]
+    changed.write(tmp_path)
+    assert describe_changes(changed, tmp_path) == []

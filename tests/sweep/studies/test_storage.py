@@ -17,8 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from sqlalchemy.exc import OperationalError
 
+from nxm_sweep.console import mask
 from nxm_sweep.errors import StorageError
-from nxm_sweep.sweep.studies.storage import URL_VARIABLE, dashboard_address, in_use, mask, open_storage, postgresql_url
+from nxm_sweep.sweep.studies.storage import URL_VARIABLE, dashboard_address, in_use, open_storage, postgresql_url
 
 HOLDER = """
 import sys
