@@ -39,6 +39,9 @@ def page() -> str:
         "",
         "Each row is a fault that a test provokes with a real process, a real signal or a real file, and what happens then.",
         "Tests in *italics* are slow ones, run by `make test-slow`.",
+        "",
+        "`python -m tests.soak` runs a sweep of your choice under random kills, stops and full disks, and compares its records with",
+        "those of an undisturbed one ([soak.py](../tests/soak.py)).",
     ]
     for area, title in AREAS.items():
         rows = [row for row in faults if row.area == area]
@@ -57,8 +60,12 @@ def read_faults() -> Iterator[Fault]:
                 slow = any(mark.startswith("pytest.mark.slow") for mark in marks)
                 for mark in node.decorator_list:
                     if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
-                        area, fault, outcome = (ast.literal_eval(argument) for argument in mark.args)
-                        yield Fault(area, fault, outcome, f"{file.relative_to(ROOT)}::{node.name}", slow)
+                        area, fault, outcome = (_sentence(ast.literal_eval(argument)) for argument in mark.args)
+                        yield Fault(area.lower(), fault, outcome, f"{file.relative_to(ROOT)}::{node.name}", slow)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".")
 
 
 def _link(row: Fault) -> str:

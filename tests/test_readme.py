@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,11 @@ def test_every_relative_link_resolves(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+def test_the_page_of_faults_is_made_from_the_tests() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_reliability.py"))["page"]()
+    assert (ROOT / "docs" / "reliability.md").read_text() == made, "python docs/make_reliability.py"
 
 
 def test_the_index_lists_every_page() -> None:
