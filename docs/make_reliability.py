@@ -40,8 +40,8 @@ def page() -> str:
         "Each row is a fault that a test provokes with a real process, a real signal or a real file, and what happens then.",
         "Tests in *italics* are slow ones, run by `make test-slow`.",
         "",
-        "`python -m tests.soak` runs a sweep of your choice under random kills, stops and full disks, and compares its records with",
-        "those of an undisturbed one ([soak.py](../tests/soak.py)).",
+        "`python -m tests.soak` runs a sweep of your choice under random kills, stops and full disks, and compares its records",
+        "with those of an undisturbed one ([soak.py](../tests/soak.py)).",
     ]
     for area, title in AREAS.items():
         rows = [row for row in faults if row.area == area]
