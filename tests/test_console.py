@@ -143,7 +143,7 @@ def test_the_names_of_a_plan_do_not_reach_the_terminal_raw(
     ("module", "arguments", "told"),
     [
         (verify, ["~/model"], "/home/model"),
-        (status, ["~/runs"], "/home/runs holds no sweep"),
+        (status, ["~/runs"], "/home/runs"),
         (report_command, ["~/runs"], "/home/runs"),
         (export_command, ["a", "--to=~/x", "--output-dir=~/runs"], "/home/runs/trials"),
     ],

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nxm_sweep.errors import ConfigError, RecordError, StorageError
+from nxm_sweep.store.paths import DAMAGED
 
 _SHOWN = 200  # characters of a path in an error
 _LARGEST = 1 << 28  # bytes; a plan of a million points has less
@@ -63,29 +64,31 @@ def open_log(path: Path) -> TextIO:
     """Open a text file for appending; create it if it is missing.
 
     Raises:
-        StorageError: It is a symbolic link.
+        StorageError: It is a symbolic link, or a pipe.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
             raise
-        raise _refuse_link(path) from error
+        raise _refuse(path) from error
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="replace")
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise if a folder or anything in it is a symbolic link.
+    """Raise if a folder or anything in it is a symbolic link, a pipe or a device, unless it was set aside.
 
     Raises:
-        StorageError: With the first link.
+        StorageError: With the first of them.
     """
     for path in (folder, *sorted(folder.rglob("*"))):
-        if path.is_symlink():
-            raise _refuse_link(path)
+        if DAMAGED not in path.name and (path.is_symlink() or not (path.is_dir() or path.is_file())):
+            raise _refuse(path)
 
 
-def _refuse_link(path: Path) -> StorageError:
+def _refuse(path: Path) -> StorageError:
+    if not path.is_symlink():
+        return StorageError(f"{path} is no file and no folder", hint="remove it")
     return StorageError(
         f"{path} is a symbolic link to {path.readlink()}, and none is followed here",
         hint="put what it points to in its place, or remove it",

@@ -37,6 +37,8 @@ CLAIM = "claim.json"
 PROGRESS = "progress.json"
 STOP, PRUNED_FILE = "stop.json", "pruned.json"
 JOB = "job.json"
+DAMAGED = ".damaged"
+"""In the name of a file or folder that was set aside."""
 WORK = "work"
 
 DATABASE, JOURNAL = "optuna.db", "optuna.journal"

@@ -18,10 +18,8 @@ from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_h
 from nxm_sweep.console import error_console
 from nxm_sweep.errors import RecordError
 from nxm_sweep.store.files import read_regular_file
-from nxm_sweep.store.paths import CLAIM, FAILURES, JOB, PROGRESS, PRUNED_FILE, STOP
+from nxm_sweep.store.paths import CLAIM, DAMAGED, FAILURES, JOB, PROGRESS, PRUNED_FILE, STOP
 
-DAMAGED = ".damaged"
-"""End of the name of a file or folder that was set aside."""
 _NAME = re.compile(r"[\w-]{1,64}")  # of a folder; no path
 _LARGEST = 2**63  # no counter of ours is larger
 
@@ -144,8 +142,9 @@ def read_checked(path: Path, kind: Any) -> Any:
     try:
         data = read_regular_file(path)
         value = json.loads(data, parse_constant=_refuse_constant)
-        if b"\\ud" in data.lower():  # half of a surrogate pair cannot be printed
-            json.dumps(value, ensure_ascii=False).encode()
+        if b"\\ud" in data.lower():  # half of a surrogate pair, of a path that is no UTF-8, cannot be printed
+            text = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+            value = json.loads(text.decode("utf-16-le", "replace"))
         check_type(value, kind)
         if kind is PlanFile:
             _check_points(value)

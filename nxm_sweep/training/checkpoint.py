@@ -44,9 +44,10 @@ class FileEntry(TypedDict):
 
 
 class Manifest(TypedDict):
-    """``manifest.json`` of a checkpoint: its files by their path below the work folder."""
+    """``manifest.json`` of a checkpoint: its files by their path below the work folder, and the best model's folder."""
 
     files: dict[str, FileEntry]
+    best: str | None
 
 
 def save_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -147,7 +148,8 @@ def seal(checkpoint: Path, best: Path | None) -> None:
     entries = {f"{path.parent.name}/{path.name}": _describe_file(path) for path in files}
     for path in (*files, *folders):
         sync(path)
-    write_json(checkpoint / MANIFEST, {"files": entries}, durable=True)
+    manifest: Manifest = {"files": entries, "best": None if best is None else best.name}
+    write_json(checkpoint / MANIFEST, manifest, durable=True)
     sync(checkpoint)
     sync(checkpoint.parent)
 
@@ -168,7 +170,8 @@ def newest_usable(work: Path) -> Path | None:
 def find_damage(checkpoint: Path) -> str:
     """Return how a checkpoint differs from its manifest, in one line; empty if it does not."""
     try:
-        files = _read_manifest(checkpoint)["files"]
+        manifest = _read_manifest(checkpoint)
+        files = manifest["files"]
         for name, entry in files.items():
             if not _FILE.fullmatch(name):
                 return f"{MANIFEST} names {name[:80]!r}, which is no file of it"
@@ -179,9 +182,7 @@ def find_damage(checkpoint: Path) -> str:
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
     folders = [name.partition("/")[0] for name in files]
-    complete = checkpoint.name in folders and f"{checkpoint.name}/{STATE}" in files
-    if complete and json.loads((checkpoint / STATE).read_bytes())["carried"].get("epochs"):
-        complete = any(name.startswith(BEST) for name in folders)
+    complete = {checkpoint.name, manifest["best"]} - {None} <= set(folders)
     return "" if complete else f"{MANIFEST} is not complete"
 
 

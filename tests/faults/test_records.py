@@ -131,8 +131,11 @@ def test_record_of_another_trial_is_refused(copy: Folder) -> None:
 @pytest.mark.fault("storage", "records removed while the sweep runs", "the end counts those on disk, with exit code 1")
 def test_end_is_checked_against_the_disk(folder: Folder, until: Until) -> None:
     sweeping = folder.start(*GRID, seconds=1.0)
-    until(lambda: len(folder.records) == 1, "a record")
-    (identity,) = folder.records
+    claims = folder.output / "trials"
+    until(
+        lambda: any(not (claims / name / CLAIM).exists() for name in folder.records), "a record that the sweep has read"
+    )
+    identity = next(name for name in folder.records if not (claims / name / CLAIM).exists())
     shutil.rmtree(folder.output / "trials" / identity)
     ended = sweeping.wait()
     assert ended.code == 1, ended.err

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nxm_sweep.errors import StorageError
-from nxm_sweep.store.files import atomic_folder, fresh_name, open_log, replace_folder, write_text
+from nxm_sweep.store.files import atomic_folder, fresh_name, open_log, refuse_links, replace_folder, write_text
 from nxm_sweep.sweep.studies.storage import open_storage
 
 if TYPE_CHECKING:
@@ -157,3 +157,13 @@ def test_modes_of_a_sweep_follow_the_umask(folder: Folder) -> None:
     assert ended.code == 0, ended.err
     assert {"result.json", "log.txt", "optuna.db"} <= {path.name for path in folder.output.rglob("*")}
     assert wrong_modes(folder.output, 0o002) == {}
+
+
+@pytest.mark.fault("security", "a pipe in a trial's folder", "Its point fails in one line instead of waiting for ever")
+@pytest.mark.parametrize("name", ["log.txt", "tensorboard", "model"])
+def test_pipe_in_a_trials_folder_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StorageError, match=f"{name} is no file and no folder"):
+        refuse_links(tmp_path)
+    with pytest.raises(StorageError, match=f"{name} is no file and no folder"):
+        open_log(tmp_path / name)

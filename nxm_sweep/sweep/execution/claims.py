@@ -61,15 +61,9 @@ class Claims:
         """Remove what dead coordinators and workers have left in the folders of points: claims, and files half written."""
         for identity in identities:
             folder = trial_folder(self._output_dir, identity)
-            if not folder.exists() or self.is_taken(identity):
-                continue
-            is_done = (folder / RESULT).exists()
-            for name in (CLAIM, PROGRESS, STOP, *((JOB,) if is_done else ())):
-                (folder / name).unlink(missing_ok=True)
-            for file in folder.glob(".*.json.*"):  # of a write that was killed
-                file.unlink(missing_ok=True)
-            if is_done:
-                remove_work(folder)
+            if folder.exists() and not self.is_taken(identity):
+                with suppress(OSError):  # a read-only folder fails its point, if it is to be trained
+                    _clear(folder)
 
     def _announce(self) -> None:
         write_json(self._sign, {**this_process(), "since": time.time()})
@@ -139,3 +133,15 @@ class Claims:
     def _is_alive(self, file: Path) -> bool:
         """Return whether a coordinator is alive; that of a damaged file is as long as it touches the file."""
         return is_alive(read_small_file(file, Coordinator) or {}, file, self._lease)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a dead process has left in a trial's folder; what is damaged is set aside."""
+    set_aside_damaged(folder)
+    is_done = (folder / RESULT).exists()
+    for name in (CLAIM, PROGRESS, STOP, *((JOB,) if is_done else ())):
+        (folder / name).unlink(missing_ok=True)
+    for file in folder.glob(".*.json.*"):  # of a write that was killed
+        file.unlink(missing_ok=True)
+    if is_done:
+        remove_work(folder)
