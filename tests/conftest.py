@@ -41,6 +41,7 @@ def _no_handler_is_left() -> Iterator[None]:
     yield
     for handler in set(logging.root.handlers) - before:
         logging.root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

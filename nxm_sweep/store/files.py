@@ -75,14 +75,19 @@ def open_log(path: Path) -> TextIO:
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="replace")
 
 
-def refuse_links(folder: Path) -> None:
-    """Raise if a folder or anything in it is a symbolic link, a pipe or a device, unless it was set aside.
+def refuse_links(folder: Path, *, and_pipes: bool = False) -> None:
+    """Raise if a folder or anything in it is a symbolic link, unless it was set aside.
+
+    Args:
+        folder: A folder that will be written to.
+        and_pipes: Refuse pipes and devices too.
 
     Raises:
         StorageError: With the first of them.
     """
     for path in (folder, *sorted(folder.rglob("*"))):
-        if DAMAGED not in path.name and (path.is_symlink() or not (path.is_dir() or path.is_file())):
+        is_pipe = and_pipes and not (path.is_dir() or path.is_file())
+        if DAMAGED not in path.name and (path.is_symlink() or is_pipe):
             raise _refuse(path)
 
 

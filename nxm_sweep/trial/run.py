@@ -157,7 +157,7 @@ def _train(
     started, commit, folder = datetime.now(UTC), git_commit(), lock.folder
     with distributed.together():
         if distributed.rank() == 0:
-            refuse_links(folder)  # checkpoints have names that can be guessed
+            refuse_links(folder, and_pipes=True)  # checkpoints have names that can be guessed
     with distributed.together():
         body = run_trial(settings, prepared, folder, console, monitor, work=lock.work)
     record: dict[str, Any] = {
