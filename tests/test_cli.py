@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -12,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +26,7 @@ import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
 from nxm_sweep.data.demo import generate
 from nxm_sweep.store.record import Record
+from tests.answer import Answer, ask
 from tests.store.keys import undescribed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,22 +43,8 @@ MATRICES = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
 def _command(*arguments: str) -> Answer:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setattr(sys, "argv", ["nxm_sweep", *arguments])
-        code = main()
-    return Answer(code, out.getvalue(), err.getvalue())
+    return ask(main, "nxm_sweep", *arguments)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from nxm_sweep.errors import DataError, first_line
-from nxm_sweep.formatting import format_names
+from nxm_sweep.formatting import format_names, is_number
 
 LINE = "line"
 """Name of an index of line numbers."""
@@ -117,25 +117,17 @@ def _read_delimited(path: Path, delimiter: str, label: str | None) -> pd.DataFra
     if label in header and spans:
         position = header.index(label)
         labels = {row[position] for row in values}
-        numeric = all(map(_is_number, labels))
+        numeric = all(map(is_number, labels))
         for first, last in spans:
             parts = [line.rstrip("\r\n").split(delimiter) for line in lines[first - 1 : last]]
             inside = [part[position].strip('"') for part in parts if len(part) == len(header)]
-            count = sum(text in labels or (numeric and _is_number(text)) for text in inside)
+            count = sum(text in labels or (numeric and is_number(text)) for text in inside)
             if count > 1:  # parts of one text that each have all columns, and a known label in its place
                 raise DataError(
                     f"{path}, lines {first} to {last}: an open quote makes one row of {count}",
                     hint=_QUOTING + _UNQUOTED,
                 )
     return pd.DataFrame(values, columns=header, dtype=str, index=pd.Index(numbers, name=LINE))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _iterate_non_empty_rows(path: Path, reader: Any) -> Iterator[tuple[int, int, list[str]]]:

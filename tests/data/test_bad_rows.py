@@ -257,7 +257,7 @@ ACCENTS = "text,label\ngood,up\nnaïve “so”,down\n"
         (ACCENTS.encode("utf-16-be"), "seems to be UTF-16BE | iconv -f UTF-16BE -t UTF-8"),
         (ACCENTS.encode("utf-32"), "seems to be UTF-32 | iconv -f UTF-32 -t UTF-8"),
         (ACCENTS.encode("cp1252"), "line 3: the byte 0xef is not UTF-8 | the file may be in Windows-1252 (cp1252)"),
-        (gzip.compress(ACCENTS.encode()), "seems to be a gzip file"),
+        (gzip.compress(ACCENTS.encode(), mtime=0), "seems to be a gzip file"),
         (b"PK\x03\x04" + bytes(range(256)), "seems to be a zip file, as Excel writes them"),
     ],
 )

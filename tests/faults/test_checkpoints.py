@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +20,15 @@ import pytest
 from nxm_sweep.__main__ import main
 from nxm_sweep.training.checkpoint import MANIFEST, complete_checkpoints, find_damage, newest_usable
 from nxm_sweep.trial.trainer import TrialTrainer
+from tests.answer import Answer, ask
 
 DRIVER, WRITER = (Path(__file__).with_name(name) for name in ("killed_trial.py", "killed_writer.py"))
 EPOCHS = 4
 COMPARED = ("identity", "epochs", "iterations", "best", "reported", "sparsity", "steps", "tokens")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
 def _command(*arguments: str) -> Answer:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setattr(sys, "argv", ["nxm_sweep", *arguments])
-        code = main()
-    return Answer(code, out.getvalue(), err.getvalue())
+    return ask(main, "nxm_sweep", *arguments)
 
 
 def _outcome(output: Path) -> dict[str, Any]:

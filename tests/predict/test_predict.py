@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.records import write_record
 from nxm_sweep.training.packing import pack_
 from nxm_sweep.trial.run import run_point
+from tests.answer import Answer, ask
 from tests.store.core import core_record
 
 MAX_LENGTH = 24
@@ -67,21 +65,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
 def command(*arguments: object) -> Answer:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["predict", *map(str, arguments)])
-        code = __main__.main()
-    return Answer(code, out.getvalue(), err.getvalue())
+    return ask(__main__.main, "predict", *arguments)
 
 
 def refused(*arguments: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from nxm_sweep.formatting import is_number
 from nxm_sweep.report.content import SOURCE, Content
 from nxm_sweep.report.statistics import ESTIMATOR
 from nxm_sweep.report.table import PAPER_FIGURES
@@ -57,17 +58,9 @@ def _dump_lines(value: Any) -> str:
 
 
 def _escape_formula(value: Any) -> Any:
-    if not isinstance(value, str) or not _FORMULA.match(value) or _is_number(value):
+    if not isinstance(value, str) or not _FORMULA.match(value) or is_number(value):
         return value
     return f"'{value}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
