@@ -110,12 +110,14 @@ class Claims:
             self._lock.release()
 
     def release(self, identity: str) -> None:
-        """Release a point."""
+        """Release a point; one with a record keeps nothing that a worker, killed once it had written it, has left."""
         self._held.discard(identity)
-        claim = trial_folder(self._output_dir, identity) / CLAIM
-        if (read_small_file(claim, Claim) or {}).get("owner") == self.owner:
+        folder = trial_folder(self._output_dir, identity)
+        if self.holds(identity):
             with suppress(OSError):  # its folder has become read-only; the claim ends with its coordinator
-                claim.unlink(missing_ok=True)
+                if (folder / RESULT).exists():
+                    _clear(folder)
+                (folder / CLAIM).unlink(missing_ok=True)
 
     def is_alone(self) -> bool:
         """Return whether no other coordinator is alive under this output folder."""

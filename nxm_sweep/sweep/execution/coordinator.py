@@ -28,7 +28,7 @@ from nxm_sweep.store.attempts import (
 )
 from nxm_sweep.store.disk import is_full, write_error
 from nxm_sweep.store.paths import RESULT, STOP, trial_folder
-from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, remove_work, request_stop
+from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
 from nxm_sweep.store.records import read_record, read_summary, selected_value
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.batch_runner import Runner
@@ -281,7 +281,6 @@ class Coordinator:
         if record is not None:
             new_steps = study.complete(trial, record)
             forget_failures(folder)
-            remove_work(folder)
             self.board.done[identity] = selected_value(record)
             self.board.trained += self._claims.holds(identity)
             if self._should_prune(point, trial, new_steps):

@@ -170,14 +170,14 @@ def test_a_job_that_is_killed_or_preempted_continues_after_its_last_epoch(
         text=True,
     )
     outputs = tmp_path / "outputs"
-    _until(lambda: _first_of_epoch(outputs, 2) is not None, sweep)
-    victim, pid = _first_of_epoch(outputs, 2) or ("", 0)
+    _until(lambda: _first_of_epoch(outputs, 3) is not None, sweep)
+    victim, pid = _first_of_epoch(outputs, 3) or ("", 0)
     os.kill(pid, getattr(signal, name))
     printed, _ = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, printed
     records = _records(outputs)
     assert len(records) == 3
-    assert records[victim]["resumed_from_step"] >= 40  # 20 steps an epoch
+    assert records[victim]["resumed_from_step"] >= 40  # 20 steps an epoch; the third's checkpoint may be half sealed
     assert all(len(record["epochs"]) == 20 for record in records.values())
     assert _leftovers(outputs) == set()
 
