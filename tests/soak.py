@@ -6,7 +6,7 @@ Every one to five minutes (``--every``) one fault, drawn with a seed: SIGKILL, S
 coordinator or to a worker, or half a minute without a byte of free space in the output folder (``--full-disk``, for a folder on
 a small file system of its own). A sweep that has ended is started again; give it ``sweep.max_attempts=100``. Exit code 0: every
 point has one record, none was trained twice once its record was there, and the scores of every epoch equal those of the
-reference.
+reference, where that has the point.
 """
 
 from __future__ import annotations
@@ -112,15 +112,14 @@ def check(output_dir: Path, reference: Path | None, first_seen: dict[str, bytes]
     plans = [json.loads(path.read_bytes()) for path in output_dir.glob("sweeps/*.json")]
     wanted = {point[0] for plan in plans for cell in plan["cells"] for point in cell["points"]}
     others = {} if reference is None else dict(read_records(reference))
-    different = [
-        name for name, text in last.items() if reference is not None and outcome(text) != outcome(others.get(name))
-    ]
+    both = last.keys() & others.keys()
+    different = sorted(name for name in both if outcome(last[name]) != outcome(others[name]))
     return {
         "points": len(wanted),
         "records": len(last),
         "complete": wanted == set(last),
         "rewritten": [name for name, text in first_seen.items() if last.get(name) != text],
-        "compared": 0 if reference is None else len(last),
+        "compared": len(both),
         "different": different,
         "resumed": sum(json.loads(text)["resumed_from_step"] is not None for text in last.values()),
         "left behind": sorted(
@@ -129,9 +128,9 @@ def check(output_dir: Path, reference: Path | None, first_seen: dict[str, bytes]
     }
 
 
-def outcome(text: bytes | None) -> Any:
+def outcome(text: bytes) -> Any:
     """Return what a trial came to: every epoch's scores, ADMM's iterations and the matrices."""
-    record = {} if text is None else json.loads(text)
+    record = json.loads(text)
     return {name: record.get(name) for name in ("best", "epochs", "iterations", "last_prune", "sparsity", "data")}
 
 

@@ -300,8 +300,8 @@ BAD: list[tuple[str, str, str]] = [
     ("method.admm.efolds=0", "method.admm.efolds must be above 0 but got 0.0", ""),
     ("method.admm.dense_fraction=1.1", "method.admm.dense_fraction must lie in [0, 1] but got 1.1", ""),
     (
-        "method.admm={finish:refit,dense_fraction:0.6}",
-        "method.admm.dense_fraction must be at most method.admm.admm_fraction (0.5) but got 0.6",
+        "method.admm={finish:refit,dense_fraction:0.7}",
+        "method.admm.dense_fraction must be at most method.admm.admm_fraction (0.6) but got 0.7",
         "",
     ),
     ("rho.unit=relativ", "rho.unit must be one of absolute, relative but got relativ", ""),
