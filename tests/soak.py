@@ -57,15 +57,18 @@ def soak(arguments: argparse.Namespace, output_dir: Path) -> tuple[Counter[str],
     while True:
         command = [sys.executable, "-m", "nxm_sweep", "-m", *arguments.overrides]
         with subprocess.Popen(command, start_new_session=True) as sweep:
-            starts += 1
+            starts, is_full = starts + 1, False
             while sweep.poll() is None:
                 time.sleep(0.5)
                 first_seen = {**dict(read_records(output_dir)), **first_seen}
                 if due < time.monotonic() < until:
-                    faults[strike(sweep, output_dir, draw, full_disk=arguments.full_disk)] += 1
+                    fault = strike(sweep, output_dir, draw, full_disk=arguments.full_disk)
+                    faults[fault] += 1
+                    is_full |= fault == "full disk"  # ends a sweep with 2, as a refusal does
+                    CONSOLE.print(f"soak: {fault}", soft_wrap=True)
                     due = time.monotonic() + draw.uniform(*arguments.every)
         CONSOLE.print(f"soak: the sweep ended with {sweep.returncode}; so far {dict(faults)}", soft_wrap=True)
-        if sweep.returncode in {0, 2}:  # complete, or refused
+        if sweep.returncode == 0 or (sweep.returncode == 2 and not is_full):
             return faults, starts, first_seen
 
 

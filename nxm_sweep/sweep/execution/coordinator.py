@@ -294,8 +294,8 @@ class Coordinator:
             self._read_states([identity])
         elif outcome.stopped:
             study.requeue(trial, identity)
-            if not self.stopping:  # the worker alone was told to
-                self._to_do.append(point)
+            if not self.stopping:  # the worker alone was told to; first, so that few checkpoints lie around at a time
+                self._to_do.appendleft(point)
         else:
             self._fail(point, trial, outcome.failure or classify(RuntimeError("the worker left no record")))
         if self.stopping:  # a point with other seeds to do waits; an ended one is unchanged
