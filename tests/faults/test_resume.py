@@ -95,6 +95,18 @@ def test_added_value_and_lost_record_are_trained_alone_in_the_same_study(copy: F
     assert {trial.user_attrs["identity"] for trial in trials} == set(copy.records)
 
 
+def test_point_with_checkpoints_is_trained_before_those_without(copy: Folder) -> None:
+    identities = sorted(copy.records)
+    begun = identities[7]
+    for identity in identities:
+        (copy.output / "trials" / identity / "result.json").unlink()
+    (copy.output / "trials" / begun / "work").mkdir()
+    again = copy.run(*GRID, "sweep.workers=1")
+    assert again.code == 0, again.err
+    first = next(line.split()[1] for line in copy.ledger.read_text().splitlines() if line.startswith("start"))
+    assert first == begun
+
+
 @pytest.mark.fault(
     "process",
     "files of a killed coordinator: its claims, heartbeat, and writes that were cut off",

@@ -27,7 +27,7 @@ from nxm_sweep.store.attempts import (
     read_failures,
 )
 from nxm_sweep.store.disk import is_full, write_error
-from nxm_sweep.store.paths import RESULT, STOP, trial_folder
+from nxm_sweep.store.paths import RESULT, STOP, WORK, trial_folder
 from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
 from nxm_sweep.store.records import read_record, read_summary, selected_value
 from nxm_sweep.sweep.execution.backfill import Backfill
@@ -76,7 +76,7 @@ class Coordinator:
         studies: The study of each cell, by its name.
         claims: This coordinator's claims.
         runner: Trains the points.
-        seconds_of: Expected seconds of a point; the longest come first.
+        seconds_of: Expected seconds of a point; the longest come first, after those that have checkpoints.
         searches: Sources of points that the plan does not list, and of early stopping.
     """
 
@@ -105,7 +105,9 @@ class Coordinator:
                     forget_failures(self._folder(identity))
                     del self.board.failed[identity]
         open_points = [point for point in plan if not self._is_settled(point.identity)]
-        self._to_do = deque(sorted(open_points, key=seconds_of, reverse=True))  # stable: ties in the plan's order
+        begun = {point.identity for point in open_points if self._has_file(point.identity, WORK)}
+        order = sorted(open_points, key=lambda point: (point.identity in begun, seconds_of(point)), reverse=True)
+        self._to_do = deque(order)  # stable: ties in the plan's order
         self._looked = time.monotonic()
         self._catch_up = Backfill(output_dir, claims, studies)
         for point in plan:
