@@ -63,8 +63,10 @@ class AdmmSwitches(AdmmSettings):
         return "task" if self.rho_unit == "relative" else self.clip
 
 
-RECOMMENDED = AdmmSwitches("zero_dual", penalty="decoupled", interval=4, interval_unit="per_epoch")
-"""Switches of ``method=nxm``; they need no rho."""
+RECOMMENDED = AdmmSwitches(
+    "zero_dual", penalty="decoupled", interval=4, interval_unit="per_epoch", dense_fraction=0.3, admm_fraction=0.6
+)
+"""Switches of ``method=nxm`` and ``nxm_refit``; they need no rho."""
 
 
 class Nxm(SparseMethod):

@@ -398,13 +398,14 @@ def test_a_switch_that_is_out_of_use_stays_at_its_default() -> None:
     assert switches_of("nxm_paper", **idle)[0] == AdmmSwitches()
     decoupled = switches_of("nxm_paper", "rho.unit=relative", clip="task", penalty="decoupled")[0]
     assert decoupled == AdmmSwitches(penalty="decoupled")
-    refit = switches_of("nxm_refit", finish="prune", admm_fraction=0.1)[0]
-    assert (refit.finish, refit.admm_fraction) == ("refit", 0.1)
+    refit = switches_of("nxm_refit", finish="prune", admm_fraction=0.4)[0]
+    assert (refit.finish, refit.admm_fraction) == ("refit", 0.4)
 
 
 def test_configured_methods_have_the_switches_that_the_library_names() -> None:
     assert switches_of("nxm_paper") == (AdmmSwitches(), Schedule(3e-3))
-    assert switches_of("nxm") == (RECOMMENDED, Schedule(0.0))
+    assert switches_of("nxm") == (replace(RECOMMENDED, admm_fraction=AdmmSwitches().admm_fraction), Schedule(0.0))
+    assert switches_of("nxm_refit") == (replace(RECOMMENDED, finish="refit"), Schedule(0.0))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential"])
