@@ -170,7 +170,8 @@ def check_fit(settings: TrialSettings) -> None:
     admm = method.admm
     if (method.name == "nxm_refit" or admm.finish == "refit") and admm.dense_fraction > admm.admm_fraction:
         raise ConfigError(
-            f"{_ADMM}dense_fraction must be at most {_ADMM}admm_fraction ({admm.admm_fraction}) but got {admm.dense_fraction}"
+            f"{_ADMM}dense_fraction must be at most {_ADMM}admm_fraction ({admm.admm_fraction}) but got {admm.dense_fraction}",
+            hint=f"{_ADMM}dense_fraction=0 begins ADMM at the first step",
         )
     if method.options and "options" not in METHODS[method.name].read_settings(settings).get("method", {}):
         raise ConfigError(f"the method {method.name} reads no method.options but got {', '.join(method.options)}")

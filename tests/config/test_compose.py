@@ -302,7 +302,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         "method.admm={finish:refit,dense_fraction:0.7}",
         "method.admm.dense_fraction must be at most method.admm.admm_fraction (0.6) but got 0.7",
-        "",
+        "method.admm.dense_fraction=0 begins ADMM at the first step",
     ),
     ("rho.unit=relativ", "rho.unit must be one of absolute, relative but got relativ", ""),
     ("sparsity.rules=[{match:'*',keep:5,group:4}]", f"{RULE}keep must lie between 1 and group = 4 but got 5", ""),

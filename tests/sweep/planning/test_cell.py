@@ -36,7 +36,7 @@ EVERYTHING: Axes = {
     "rho.schedule": ("constant", "linear", "cosine"),
     "method.admm.penalty": ("gradient", "decoupled"),
     "method.admm.finish": ("prune", "refit"),
-    "method.admm.admm_fraction": (0.25, 0.5),
+    "method.admm.admm_fraction": (0.4, 0.5),
     "training.max_train_samples": (None, 64),
     "method.trained": ("all", "targets"),
     "seed": (0, 1),
