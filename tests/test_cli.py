@@ -487,7 +487,7 @@ def test_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"nxm_sweep {metadata.version('nxm_sweep')}\n")
 
 
-@pytest.mark.parametrize("command", ["report", "status", "verify", "export", "predict", "sensitivity"])
+@pytest.mark.parametrize("command", ["report", "status", "verify", "export", "predict", "sensitivity", "speed"])
 def test_a_command_is_a_subcommand_and_a_module(command: str, tmp_path: Path) -> None:
     module = [sys.executable, "-m", f"nxm_sweep.{command}"]
     script = [str(Path(sys.executable).with_name("nxm-sweep")), command]

@@ -10,10 +10,14 @@ from typing import Any
 import pandas as pd
 
 from nxm_sweep.report.frames import CELL, Report
-from nxm_sweep.report.labels import CONSTANT
+from nxm_sweep.report.labels import CONSTANT, clean_name
 from nxm_sweep.report.statistics import Statistics
 from nxm_sweep.report.table import PAPER_FIGURES, Table
+from nxm_sweep.store.speeds import total
 
+SPEED = (
+    "Linear layers alone, with random weights of their shapes (`nxm-sweep speed`); attention and the rest gain nothing."
+)
 SOURCE = "NxMTransformer (NeurIPS 2021), abstract and text at Table 1; nothing else of its tables was read"
 
 
@@ -91,6 +95,32 @@ def _describe_settings(row: Mapping[Any, Any]) -> str:
     """Return the compared settings, where there was a choice."""
     settings, reference = ("" if pd.isna(row[name]) else str(row[name]) for name in ("settings", "against_settings"))
     return " against ".join(filter(None, [settings, reference]))
+
+
+def speed_frame(report: Report) -> pd.DataFrame:
+    """Return the measurements of 2:4 kernels, for display: milliseconds of all linear layers of a model together."""
+    rows = []
+    for speed in report.speeds:
+        summary = total(speed["layers"])
+        if summary is None:
+            continue
+        name, fastest = summary.best
+        engines = summary.tensorrt
+        rows.append(
+            {
+                "model": clean_name(speed["model"]),
+                "GPU": clean_name(speed["device"]),
+                "type": clean_name(speed["dtype"]),
+                "batch": f"{speed['batch']} x {speed['length']}",
+                "dense ms": f"{summary.dense:.3f}",
+                "2:4 ms": f"{fastest:.3f}",
+                "kernel": clean_name(name),
+                "speedup": f"{summary.speedup:.2f}",
+                "TensorRT speedup": "" if engines is None else f"{engines[0] / engines[1]:.2f}",
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.loc[:, [bool((frame[name] != "").any()) for name in frame]]
 
 
 def entry_frame(table: Table) -> pd.DataFrame:

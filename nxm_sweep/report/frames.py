@@ -37,6 +37,7 @@ from nxm_sweep.store.records import (
     selected_value,
     unpruned_value,
 )
+from nxm_sweep.store.speeds import Speed, read_speeds
 
 BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
 FrameRows = dict[str, list[Any]]
@@ -249,6 +250,7 @@ class Report:
             ``kind``, ``reason``, ``point``, ``seed`` (None: unknown).
         commands: Command lines of the sweeps under the folders.
         last_epoch: Whether trials are shown at their last epoch instead of the best on the reported rows.
+        speeds: Measurements of ``nxm-sweep speed``.
     """
 
     folders: tuple[Path, ...]
@@ -260,6 +262,7 @@ class Report:
     problems: pd.DataFrame
     commands: tuple[str, ...]
     last_epoch: bool = False
+    speeds: tuple[Speed, ...] = ()
 
     def settings(self) -> list[str]:
         """Return the columns of settings that may differ among trials of one cell."""
@@ -310,7 +313,8 @@ def read_report(folders: Sequence[Path], *, last_epoch: bool = False) -> Report:
         frame = pd.DataFrame(rows[name])
         frames[name] = frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
     frames["trials"] = _add_rank(_disambiguate(_sort_by_plan(frames["trials"], positions)))
-    return Report(tuple(folders), **frames, commands=tuple(commands), last_epoch=last_epoch)
+    speeds = tuple(speed for folder in folders for speed in read_speeds(folder))
+    return Report(tuple(folders), **frames, commands=tuple(commands), last_epoch=last_epoch, speeds=speeds)
 
 
 def _read_trials(folder: Path, rows: FrameRows, *, last_epoch: bool) -> tuple[set[str], list[str]]:

@@ -366,7 +366,11 @@ def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
                     f"the trained weights hold NaN or infinity: {name}",
                     hint="lower learning_rate.value, or raise training.warmup_ratio",
                 )
-    checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
+    checks = check_file(
+        best / "model.safetensors",
+        {target.name: target.constraint for target in targets},
+        inputs_first=[target.name for target in targets if target.inputs_first],
+    )
     for check in checks:
         if not check.holds:
             raise SparsityError(

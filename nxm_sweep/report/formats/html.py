@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nxm_sweep.report.content import SOURCE, Content, difference_frame
+from nxm_sweep.report.content import SOURCE, SPEED, Content, difference_frame, speed_frame
 from nxm_sweep.report.figures.style import Picture
 from nxm_sweep.report.formats.trial_table import columns_of, filters_of, link, trial_rows
 from nxm_sweep.report.frames import Report
@@ -109,6 +109,7 @@ def _render_page(content: Content, pictures: Sequence[Picture], most: int) -> st
         "warnings": _cut_lines(statistics.warnings, _WARNINGS),
         "sentences": _cut_lines(statistics.sentences, 2 * _WARNINGS),
         "differences": _make_differences(statistics, many_models),
+        "speed": _make_speed(report),
         "pictures": [drawn(_add_estimator(picture)) for picture in pictures],
         "filters": list(filters_of(columns, trials)),
         "columns": columns,
@@ -218,6 +219,11 @@ def _make_differences(statistics: Statistics, many_models: bool) -> dict[str, An
         "rows": list(rows),
         "all": len(statistics.differences),
     }
+
+
+def _make_speed(report: Report) -> dict[str, Any]:
+    frame = speed_frame(report)
+    return {"heads": list(frame.columns), "rows": list(frame.itertuples(index=False, name=None)), "words": SPEED}
 
 
 def _add_estimator(picture: Picture) -> Picture:

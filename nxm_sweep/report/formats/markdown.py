@@ -9,7 +9,15 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from nxm_sweep.report.content import SOURCE, Content, difference_frame, problem_frame, reference_lines
+from nxm_sweep.report.content import (
+    SOURCE,
+    SPEED,
+    Content,
+    difference_frame,
+    problem_frame,
+    reference_lines,
+    speed_frame,
+)
 from nxm_sweep.report.labels import replace_unprintable
 from nxm_sweep.report.table import detail_frame, table_frame
 
@@ -29,6 +37,8 @@ def markdown(content: Content) -> str:
     parts += [markdown_list(statistics.sentences or ("There is nothing to compare.",))]
     if statistics.warnings:
         parts += ["## Take care", markdown_list(statistics.warnings)]
+    if report.speeds:
+        parts += ["## Speed of 2:4 kernels", markdown_table(speed_frame(report)), SPEED]
     if report.commands:
         parts += ["## Commands", "\n".join(f"    {command}" for command in report.commands)]
     return "\n\n".join(parts) + "\n"

@@ -44,6 +44,7 @@ def to_json(content: Content) -> str:
         "expected_best": {"estimator": ESTIMATOR, "values": _to_records(statistics.expected)},
         "warnings": statistics.warnings,
         "sentences": statistics.sentences,
+        "speeds": list(content.report.speeds),
         "commands": content.report.commands,
     }
     parts = (f"{json.dumps(name)}: {_dump_lines(value)}" for name, value in whole.items())
