@@ -13,7 +13,7 @@ import torch
 from nxm_sweep.errors import ExportError
 from nxm_sweep.export.audit import Audit, audit, audit_manifest
 from nxm_sweep.export.manifest import Manifest, checksum, read_manifest, write_manifest
-from nxm_sweep.export.model_card import model_card
+from nxm_sweep.export.model_card import base_name, model_card
 from nxm_sweep.export.onnx import (
     ONNX,
     TOLERANCE,
@@ -163,7 +163,10 @@ def _make_manifest(finished: FinishedTrial, weights: Weights, format_name: str) 
         format=format_name,
         targets=audit(weights, finished.constraints).targets(),
         checksums={name: checksum(weights.folder / name) for name in weights.paths},
-        made_from={name: record[name] for name in ("identity", "task", "method", "model_name")},
+        made_from={
+            **{name: record[name] for name in ("identity", "task", "method")},
+            "model_name": base_name(record["config"]["model"]),
+        },
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -55,7 +56,7 @@ def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype
         dtype: Type of the weights, as text.
     """
     config = record["config"]
-    title = f"{record['model_name']} on {record['task']}: {manifest.pattern}, {record['method']}"
+    title = f"{base_name(config['model'])} on {record['task']}: {manifest.pattern}, {record['method']}"
     scoring = _describe_precision(config["training"]["precision"], manifest.format)
     parts = [
         f"---\n{_make_metadata(record, manifest, licence).to_yaml()}\n---",
@@ -100,7 +101,7 @@ def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> M
         pipeline_tag="text-classification",
         tags=["nxm_sweep", "sparsity", f"pattern: {manifest.pattern}", f"method: {record['method']}"],
         metrics=[_HUB_METRICS.get(name, name) for name in task["metrics"]],
-        model_name=" ".join(f"{record['model_name']} {record['task']} {record['identity']}".split()),
+        model_name=" ".join(f"{base_name(model)} {record['task']} {record['identity']}".split()),
         eval_results=[
             EvalResult(
                 task_type="text-classification",
@@ -115,6 +116,12 @@ def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> M
             for part, name, value in _iterate_scores(record)
         ],
     )
+
+
+def base_name(model: Mapping[str, Any]) -> str:
+    """Return the name of the base model; of a folder without its place on this machine, which concerns no reader."""
+    name = str(model["name"])
+    return PurePath(name).name or name if model["source"] == "folder" else name
 
 
 def _join_lines(value: Any) -> Any:
@@ -154,7 +161,7 @@ def _list_scores(record: Record) -> Iterable[tuple[Any, ...]]:
 def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[str, Any]]:
     config, data, hashed = record["config"], record["data"], record["hashed"]
     training, model = config["training"], config["model"]
-    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else model["name"]
+    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else base_name(model)
     rows = ", ".join(f"{part} {count}" for part, count in data["validation_rows"].items())
     last_prune = record.get("last_prune")
     return [
@@ -178,7 +185,7 @@ def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[s
 
 
 def _list_licences(record: Record, licence: str | None) -> list[tuple[str, str]]:
-    base, data = record["config"]["model"]["name"], record["task"]
+    base, data = base_name(record["config"]["model"]), record["task"]
     return [
         ("these weights", licence or "not stated; they derive from the base model and the data"),
         (f"base model {base}", "see where it comes from"),
