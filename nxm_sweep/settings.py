@@ -23,6 +23,9 @@ LEFT_OUT_AT: dict[str, Any] = {"training.devices": 1, "training.batching": "by_l
 """Values at which a setting stays out of the identity: the behaviour before the setting existed."""
 
 
+SLICE_NOTE = "is a fixed, stratified tenth of the training rows, which are not trained on"
+
+
 def _one_of(*choices: str) -> dict[str, Any]:
     """Return the metadata of a field restricted to ``choices``."""
     return {"choices": choices}
@@ -33,7 +36,7 @@ class TaskSettings:
     """The task: its rows, labels and metrics."""
 
     name: str = field(metadata=OUTSIDE_IDENTITY)
-    kind: str = field(metadata=OUTSIDE_IDENTITY | _one_of("glue", "demo", "files"))
+    kind: str = field(metadata=OUTSIDE_IDENTITY | _one_of("glue", "hub", "demo", "files"))
     problem: str = field(metadata=_one_of("classification", "regression"))
     text_columns: list[str] = field(metadata=OUTSIDE_IDENTITY)
     label_column: str = field(metadata=OUTSIDE_IDENTITY)
@@ -41,11 +44,17 @@ class TaskSettings:
     metrics: list[str]
     selection_metric: str
     train_split: str = field(metadata=OUTSIDE_IDENTITY)
-    validation_splits: dict[str, str] = field(metadata=OUTSIDE_IDENTITY)
+    validation_splits: dict[str, str | None] = field(metadata=OUTSIDE_IDENTITY)
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
     config: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
     rows: dict[str, int] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
-    files: dict[str, str] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
+    files: dict[str, str | None] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
+
+    @property
+    def split_off(self) -> list[str]:
+        """Validation sets that are a slice of the training rows: those of no split, or of a file that is not given."""
+        absent = {split for split, path in self.files.items() if path is None} if self.kind == "files" else set()
+        return [name for name, split in self.validation_splits.items() if split is None or split in absent]
 
 
 @dataclass

@@ -154,6 +154,10 @@ def check_fit(settings: TrialSettings) -> None:
         ConfigError: The settings that do not fit together.
     """
     _check_task(settings.task)
+    if settings.task.kind == "hub" and not settings.data.path:
+        raise ConfigError(
+            "data.path must be given", hint="data.path=OWNER/NAME takes a hub id, and data.path=./DIR a folder"
+        )
     training = settings.training
     if training.batch_size % training.devices:
         raise ConfigError(

@@ -52,7 +52,7 @@ class CheckedLoader(ConfigLoaderImpl):
     ) -> DictConfig:
         complete = list(map(_complete_list, overrides))
         config = super().load_configuration(config_name, complete, run_mode, from_shell, validate_sweep_overrides)
-        _name_model_(config, overrides)
+        _name_sources_(config, overrides)
         return config
 
 
@@ -71,15 +71,18 @@ def _text_lists() -> frozenset[str]:
     return frozenset(keys_of(TrialSettings, lambda hint: hint == list[str]))
 
 
-def _name_model_(config: DictConfig, overrides: Sequence[str]) -> None:
+def _name_sources_(config: DictConfig, overrides: Sequence[str]) -> None:
     """Name a model after a path that was given without a name, or it would keep the name of another model.
 
-    ``model=local`` is the name of no model.
+    ``model=local`` is the name of no model. The name of ``task=hub`` is the path of its data and their configuration.
     """
+    choices = config.hydra.runtime.choices
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     path = OmegaConf.select(config, "model.path", throw_on_missing=False) if "model.path" in given else None
-    if isinstance(path, str) and "model.name" not in given and config.hydra.runtime.choices.get("model") != "local":
+    if isinstance(path, str) and "model.name" not in given and choices.get("model") != "local":
         config.model.name = path
+    if choices.get("task") == "hub" and "task.name" not in given and isinstance(config.task.config, str):
+        config.task.name = "${data.path}/${task.config}"
 
 
 class CheckedHydra(Hydra):

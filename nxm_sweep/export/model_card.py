@@ -92,11 +92,13 @@ def _describe_precision(precision: str, format_name: str) -> str:
 
 def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> ModelCardData:
     model, task, data = (_join_lines(record["config"][name]) for name in ("model", "task", "data"))
-    glue = task["kind"] == "glue"
+    published = (
+        "nyu-mll/glue" if task["kind"] == "glue" else data["path"] if record["data"]["layout"] == "hub" else None
+    )
     return ModelCardData(
         license=licence or "unknown",
         base_model=model["path"] if model["source"] == "hub" else None,
-        datasets=["nyu-mll/glue"] if glue else None,
+        datasets=[published] if published else None,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["nxm_sweep", "sparsity", f"pattern: {manifest.pattern}", f"method: {record['method']}"],
@@ -105,10 +107,10 @@ def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> M
         eval_results=[
             EvalResult(
                 task_type="text-classification",
-                dataset_type="nyu-mll/glue" if glue else task["kind"],
+                dataset_type=published or task["kind"],
                 dataset_name=task["name"],
                 dataset_config=task.get("config"),
-                dataset_split=task["validation_splits"].get(part, part),
+                dataset_split=task["validation_splits"].get(part) or part,
                 dataset_revision=data.get("revision"),
                 metric_type=_HUB_METRICS.get(name, name),
                 metric_value=value,

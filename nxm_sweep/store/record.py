@@ -157,7 +157,7 @@ class DataFacts(TypedDict):
     """The rows."""
 
     layout: str
-    """Where they came from: ``hub``, ``glue download``, ``files`` or ``demo``."""
+    """Where they came from: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``."""
     digest: str
     """SHA-256 of their content."""
     labels: list[str]
@@ -172,6 +172,8 @@ class DataFacts(TypedDict):
     """Scores of the constant answer: the most frequent class, or the mean label, of the training rows."""
     duplicates: NotRequired[dict[str, dict[str, int]]]
     """Per validation set the rows that repeat a training row, and how many of them have its label."""
+    split_off: NotRequired[dict[str, int]]
+    """Rows of the validation sets that are a fixed slice of the source's training rows, which are not trained on."""
     left_out: NotRequired[dict[str, int]]
     """Broken lines of the source that were left out, per split."""
 

@@ -21,7 +21,7 @@ from nxm_sweep.data.loading import TaskRows, load_rows
 from nxm_sweep.data.tokenization import PadToLongest, Tokenised, tokenise
 from nxm_sweep.errors import NonFiniteError, SparsityError
 from nxm_sweep.methods import Iteration
-from nxm_sweep.settings import TrialSettings
+from nxm_sweep.settings import SLICE_NOTE, TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
 from nxm_sweep.store.files import replace_folder, write_text
 from nxm_sweep.store.paths import MODEL, PREDICTIONS
@@ -239,12 +239,17 @@ def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised
     rows = prepared.rows
     for name, count in rows.left_out.items():
         console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
+    for name in rows.split_off:
+        count = len(rows.validation[name])
+        console.print(f"note: {name} {SLICE_NOTE}: {count:,} of {count + len(rows.train):,}", highlight=False)
     task, training = settings.task, settings.training
     rows_used = f"{training.max_train_samples} {training.max_eval_samples} {training.subset} {settings.selection}"
     key = f"splits {rows_used} {task.metrics} {task.problem}"
     if key not in prepared.derived:
         prepared.derived[key] = describe_splits(rows, settings)
     splits = {**prepared.derived[key], "left_out": dict(rows.left_out)}
+    if rows.split_off:
+        splits["split_off"] = {name: len(rows.validation[name]) for name in rows.split_off}
     warning = warn_of_duplicates(splits["duplicates"], {name: len(part) for name, part in data.validation.items()})
     if warning:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)

@@ -26,7 +26,8 @@ MANDATORY = {
     "sparsity/mixed": ["sparsity.rules=[{match:'*',keep:2,group:4}]"],
     **{f"distillation/{name}": ["distillation.teacher.path=somewhere"] for name in ("logits", "full")},
     "model/local": ["model.path=somewhere"],
-    "task/files": ["task.text_columns=[a]", "task.files.train=t.csv", "task.files.validation=v.csv"],
+    "task/files": ["task.text_columns=[a]", "task.files.train=t.csv"],
+    "task/hub": ["task.text_columns=[a]", "data.path=owner/set"],
 }
 
 # --- conf/ ------------------------------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def _compare(written: dict[Any, Any], settings: Any) -> int:
             compared += _compare(value, found)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             compared += sum(_compare(item, part) for item, part in zip(value, found, strict=True))
-        elif value != "???" and "${" not in str(value):
+        elif str(value) not in {"???", ""} and "${" not in str(value):
             assert found == value, key
             compared += 1
     return compared
@@ -154,7 +155,13 @@ def test_the_environment_says_where_glue_is(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_text_for_a_list_of_texts_is_a_list_of_one() -> None:
     settings = compose_settings(
-        ["task.text_columns='a, b'", "task.metrics=f1", "++task.labels=0", "sparsity.also='*.query: dense'"]
+        [
+            "task.text_columns='a, b'",
+            "task.metrics=f1",
+            "task.selection_metric=f1",
+            "++task.labels=0",
+            "sparsity.also='*.query: dense'",
+        ]
     )
     assert (settings.task.text_columns, settings.task.metrics, settings.task.labels) == (["a, b"], ["f1"], ["0"])
     assert settings.sparsity.rules[-1].dense
@@ -386,6 +393,8 @@ BAD: list[tuple[str, str, str]] = [
     ),
     ("model=local", "model.path must be given", "add model.path=... to the command"),
     ("task=files", "task.text_columns must be given", "add task.text_columns=... to the command"),
+    ("task=hub data.path=a/b", "task.text_columns must be given", "add task.text_columns=... to the command"),
+    ("task=hub task.text_columns=a", "data.path must be given", "data.path=OWNER/NAME takes a hub id"),
     ("learning_rate.value=[1", "cannot read 'learning_rate.value=[1'", "the form is key=value"),
     ("seed", "cannot read 'seed'", "the form is key=value"),
     ("learning_rate.value=${nothing}", "learning_rate.value: Interpolation key 'nothing' not found", "--cfg"),

@@ -33,7 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path_factory: pyt
     asked: list[str] = []
 
     def download(model: Any) -> Path:
-        folder = tmp_path_factory.mktemp("hub") / model.path
+        folder = tmp_path_factory.mktemp("hub") / str(model.path)
         shutil.copytree(tiny_model, folder)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "id_on_the_hub": model.path}))

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from nxm_sweep.config.compose import compose_settings
-from nxm_sweep.config.explain import _keys
+from nxm_sweep.config.explain import keys_of
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import RuleSettings, SweepSettings, TrialSettings
 from nxm_sweep.sweep.planning.axes import assign_
@@ -184,7 +184,7 @@ def _bits(model: torch.nn.Module) -> bytes:
 
 def test_every_setting_is_trained_with_or_said_to_be_tested_elsewhere() -> None:
     elsewhere = [key for keys in ELSEWHERE.values() for key in keys]
-    settings = {re.sub(r"^(sparsity\.rules)\..*", r"\1", key) for key in _keys(TrialSettings)}
+    settings = {re.sub(r"^(sparsity\.rules)\..*", r"\1", key) for key in keys_of(TrialSettings)}
     assert sorted([*VALUES, *elsewhere]) == sorted(settings)
 
 
