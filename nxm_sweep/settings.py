@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="DataclassInstance")
 PRECISION = "training.precision"
+EPOCHS = "training.epochs"
+"""At 0 a trial prunes once and trains nothing."""
 AUTO = "auto"
 OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
 NO_AXIS: dict[str, Any] = {"axis": False}
-LEFT_OUT_AT: dict[str, Any] = {"training.devices": 1, "training.batching": "by_length", "training.subset": "first"}
+LEFT_OUT_AT: dict[str, Any] = {
+    "training.devices": 1,
+    "training.batching": "by_length",
+    "training.subset": "first",
+    "task.positive_class": None,
+}
 """Values at which a setting stays out of the identity: the behaviour before the setting existed."""
 
 
@@ -46,6 +53,7 @@ class TaskSettings:
     train_split: str = field(metadata=OUTSIDE_IDENTITY)
     validation_splits: dict[str, str | None] = field(metadata=OUTSIDE_IDENTITY)
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
+    positive_class: str | None = None
     config: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
     rows: dict[str, int] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
     files: dict[str, str | None] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)

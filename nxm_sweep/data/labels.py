@@ -104,6 +104,24 @@ def find_class_names(task: TaskSettings, column: pd.Series[Any], published: Sequ
     return tuple(names)
 
 
+def number_of_positive(task: TaskSettings, labels: Sequence[str]) -> int:
+    """Return the number of the positive class, for metrics of two classes: the second one unless the task names another.
+
+    Raises:
+        DataError: The named class does not exist, or there are more than two.
+    """
+    if task.positive_class is None:
+        return 1
+    if len(labels) != 2:
+        raise DataError(
+            f"task.positive_class is for two classes but {task.name} has {len(labels)}",
+            hint="f1_macro, and scorers such as precision_macro, take any number",
+        )
+    if task.positive_class not in labels:
+        raise DataError(f"task.positive_class={task.positive_class} is no class of {task.name}: {format_names(labels)}")
+    return labels.index(task.positive_class)
+
+
 def _check_distinct(names: Sequence[str], where: str, rows: int) -> None:
     """Raise if labels found in the rows do not look like classes."""
     spaced: dict[str, str] = {}

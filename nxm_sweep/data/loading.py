@@ -19,7 +19,14 @@ from datasets import Dataset
 from nxm_sweep.data.demo import generate
 from nxm_sweep.data.glue import GLUE_TSV, read_glue_tsv, refuse_unsplit_mrpc
 from nxm_sweep.data.hub import go_offline_unless_reachable
-from nxm_sweep.data.labels import check_labels_present, find_class_names, locate_first, name_classes, parse_labels
+from nxm_sweep.data.labels import (
+    check_labels_present,
+    find_class_names,
+    locate_first,
+    name_classes,
+    number_of_positive,
+    parse_labels,
+)
 from nxm_sweep.data.tables import LONGEST_TEXT, check_columns, join_columns, parts_of, read_file
 from nxm_sweep.errors import DataError, first_line
 from nxm_sweep.formatting import format_names
@@ -42,6 +49,7 @@ class TaskRows:
         digest: SHA-256 over every row and label of train and validation, in order.
         left_out: Number of lines, known to be broken, that were left out per split; splits without any are absent.
         split_off: Validation sets that are a slice of the source's training rows, which ``train`` lacks.
+        positive: Number of the positive class, for metrics of two classes.
     """
 
     train: Dataset
@@ -51,6 +59,7 @@ class TaskRows:
     digest: str
     left_out: Mapping[str, int] = field(default_factory=dict)
     split_off: tuple[str, ...] = ()
+    positive: int = 1
 
 
 def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
@@ -75,6 +84,7 @@ def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
     requested = _requested_splits(task)
     splits = {name: _select(tables, split, task) for name, split in requested.items() if split is not None}
     labels = find_class_names(task, splits["train"][task.label_column], _published_classes(tables, task))
+    positive = number_of_positive(task, labels)
     for name in task.split_off:
         kept, taken = stratified_slice(splits["train"][task.label_column], task)
         splits[name], splits["train"] = splits["train"].iloc[taken], splits["train"].iloc[kept]
@@ -92,6 +102,7 @@ def load_rows(task: TaskSettings, data: DataSettings) -> TaskRows:
         digest=digest.hexdigest(),
         left_out={name: count for name, count in counts.items() if count},
         split_off=tuple(task.split_off),
+        positive=positive,
     )
 
 

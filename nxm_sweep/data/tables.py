@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def check_columns(present: Sequence[object], wanted: Sequence[str], source: str,
             raise DataError(f"{source} has no column {name!r} but {format_names(present)}", hint=hint)
 
 
-def parts_of(text: str, present: Sequence[object]) -> list[str]:
+def parts_of(text: str, present: Collection[object]) -> list[str]:
     """Return the columns of a text: the one of its name, or those that ``a+b`` joins."""
     return [text] if text in present else [part.strip() for part in text.split("+")]
 

@@ -88,7 +88,7 @@ def read_own_rows(path: Path, columns: Sequence[str]) -> UnlabelledRows:
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="--rows takes a CSV, TSV, JSONL or Parquet file")
     table = read_file(path)
-    parts = {text: parts_of(text, table.columns) for text in columns}
+    parts = {text: parts_of(text, list(table.columns)) for text in columns}
     read = list(dict.fromkeys(itertools.chain(*parts.values())))
     check_columns(
         list(table.columns), read, str(path), hint="it must hold the text columns that the trial was trained on"

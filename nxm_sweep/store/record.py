@@ -16,7 +16,7 @@ class Best(TypedDict):
     """The selected epoch."""
 
     epoch: int
-    """Number of the epoch, from 1."""
+    """Number of the epoch, from 1; 0 where nothing was trained."""
     value: float
     """Score that is reported: the selection metric of the pruned model on the first validation set."""
     unpruned_value: float | None
@@ -44,7 +44,7 @@ class Epoch(TypedDict):
     """One epoch."""
 
     epoch: int
-    """Number, from 1."""
+    """Number, from 1; 0 where nothing was trained."""
     step: int
     """Optimizer steps done."""
     selection: float

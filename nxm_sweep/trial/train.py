@@ -38,7 +38,7 @@ from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels
 from nxm_sweep.trial.build import build_importance, build_method
 from nxm_sweep.trial.diagnostics import distance_to_go, last_prune_of, learning_rate_sum
 from nxm_sweep.trial.provenance import hardware, versions
-from nxm_sweep.trial.splits import describe_splits, warn_of_duplicates
+from nxm_sweep.trial.splits import check_used_metrics, describe_splits, warn_of_duplicates
 from nxm_sweep.trial.trainer import TrialTrainer
 
 HELDOUT = "heldout"
@@ -88,6 +88,7 @@ def prepare(settings: TrialSettings) -> Prepared:
     check_shapes(folder, files.config)
     teacher = find_teacher(settings, folder)
     rows = load_rows(settings.task, settings.data)
+    check_used_metrics(settings, rows)
     if teacher is not None:
         check_labels(settings.distillation, teacher, rows.labels)
     if settings.model.head == "keep":
@@ -333,6 +334,7 @@ def build_trainer(
         work=work,
         console=console,
         monitor=monitor,
+        positive=prepared.rows.positive,
         model=model,
         train_dataset=data.train,
         eval_dataset=data.validation if data.heldout is None else {HELDOUT: data.heldout},

@@ -330,7 +330,26 @@ BAD: list[tuple[str, str, str]] = [
     ("sparsity.rules=[]", "sparsity.rules must hold at least one rule but got []", ""),
     ("sparsity=mixed", "sparsity.rules must hold at least one rule but got []", "python -m nxm_sweep.sensitivity"),
     ("sparsity=mixed sparsity.scan=no.json", "there is no scan no.json", "python -m nxm_sweep.sensitivity TRIAL"),
-    ("training.epochs=0", "training.epochs must be at least 1 but got 0", ""),
+    (
+        "training.epochs=-1",
+        "training.epochs must be at least 0, which prunes once and trains nothing, but got -1",
+        "",
+    ),
+    (
+        "training.epochs=0",
+        "training.epochs=0 prunes once and trains nothing, but method=nxm prunes by training",
+        "method takes dense, asp",
+    ),
+    (
+        "training.epochs=0 method=asp",
+        "training.epochs=0 prunes once and trains nothing, so that a new head stays random",
+        "model.head=keep",
+    ),
+    (
+        "training.epochs=0 method=asp model.head=keep distillation=logits distillation.teacher.path=x",
+        "training.epochs=0 prunes once and trains nothing, so that nothing is learned from a teacher",
+        "distillation=none",
+    ),
     ("training.batch_size=0", "training.batch_size must be at least 1 but got 0", ""),
     ("training.max_length=1", "training.max_length must be at least 8 tokens but got 1", ""),
     ("training.warmup_ratio=1.0", "training.warmup_ratio must lie in [0, 1) but got 1.0", ""),
@@ -372,13 +391,18 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (
         "task.metrics=[acc]",
-        "task.metrics must be among accuracy, f1, f1_macro, matthews, pearson, spearman but got ['acc']",
-        "",
+        "task.metrics must be among accuracy, f1, f1_macro, matthews, pearson, spearman and scikit-learn's scorers but got",
+        "sklearn.metrics.get_scorer_names() lists them",
     ),
     (
         "task=glue/stsb task.metrics=[f1_macro] task.selection_metric=f1_macro",
         "task.metrics of a regression must be among pearson, spearman but got f1_macro",
         "",
+    ),
+    (
+        "task=glue/stsb task.positive_class=a",
+        "task.positive_class is for a classification but got a",
+        "task.positive_class=null",
     ),
     ("task.selection_metric=f1", "task.selection_metric must be one of accuracy but got 'f1'", ""),
     (
@@ -481,6 +505,6 @@ def test_a_rule_that_does_not_fit_the_model_is_found_before_training(
 
 def test_a_wish_for_the_traceback_is_granted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["nxm_sweep", "training.epochs=0"])
-    with pytest.raises(ConfigError, match=r"training\.epochs must be at least 1"):
+    monkeypatch.setattr(sys, "argv", ["nxm_sweep", "training.epochs=-1"])
+    with pytest.raises(ConfigError, match=r"training\.epochs must be at least 0"):
         main()

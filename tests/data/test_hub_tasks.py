@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,9 +10,11 @@ from typing import Any, cast
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from sklearn.metrics import f1_score, precision_score
 
 import nxm_sweep
 import nxm_sweep.data.loading
+import nxm_sweep.trial.train
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.data.loading import TaskRows, load_rows
 from nxm_sweep.errors import ConfigError, DataError
@@ -163,13 +166,12 @@ def test_a_folder_is_a_task_named_after_it(tmp_path: Path) -> None:
 
 
 def test_classes_can_be_texts_numbers_or_truth_values(tmp_path: Path) -> None:
-    for number, (labels, classes) in enumerate(
-        [
-            (["b", "a", "b", "a"], ("a", "b")),
-            ([10, 9, 10, 9], ("9", "10")),
-            ([True, False, True, False], ("False", "True")),
-        ]
-    ):
+    cases: list[tuple[list[Any], tuple[str, ...]]] = [
+        (["b", "a", "b", "a"], ("a", "b")),
+        ([10, 9, 10, 9], ("9", "10")),
+        ([True, False, True, False], ("False", "True")),
+    ]
+    for number, (labels, classes) in enumerate(cases):
         columns = {**REVIEWS, "label": labels}
         folder = write(tmp_path / str(number), {"train": columns, "validation": columns})
         rows = load("task=hub", f"data.path={folder}", "task.text_columns=text")
@@ -386,3 +388,51 @@ def test_a_trial_and_a_sweep_say_what_was_split_off(
     assert (record["data"]["train_rows"], record["data"]["validation_rows"]) == (36, {"validation": 4})
     nxm_sweep.run_sweep([*line, "sweep.dry_run=true", "training.batch_size=8,16"])
     assert f"note: files: validation {note}" in " ".join(capsys.readouterr().out.split())
+
+
+# --- the positive class and own metrics -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("named", "number"), [("null", 1), ("a", 0), ("b", 1)])
+def test_a_positive_class_can_be_named(named: str, number: int, tmp_path: Path) -> None:
+    file = write_csv(tmp_path, list("ab") * 10)
+    assert split_off(file, f"task.positive_class={named}").positive == number
+
+
+def test_a_positive_class_that_is_none_is_refused(tmp_path: Path) -> None:
+    error = refusal(lambda: split_off(write_csv(tmp_path, list("ab") * 10), "task.positive_class=c"))
+    assert error.message == "task.positive_class=c is no class of files: a, b"
+    error = refusal(lambda: split_off(write_csv(tmp_path, list("abc") * 10), "task.positive_class=c"))
+    assert error.message == "task.positive_class is for two classes but files has 3"
+
+
+def test_a_trial_scores_the_named_class_and_scorers_of_scikit_learn(tmp_path: Path, tiny_model: Path) -> None:
+    line = [
+        *("task=demo/paraphrase", "task.rows={train: 48, validation: 40}", f"model={tiny_model}", "method=asp"),
+        *("training.epochs=1", "training.batch_size=8", "training.device=cpu", "learning_rate.value=3e-3"),
+        *(f"output_dir={tmp_path}", "task.metrics=[f1,precision,roc_auc]", "task.selection_metric=f1"),
+    ]
+    records = [nxm_sweep.run([*line, f"task.positive_class={name}"]) for name in ("not_equivalent", "null")]
+    assert records[0]["identity"] != records[1]["identity"]
+    for record, positive in zip(records, (0, 1), strict=True):
+        answers = json.loads((tmp_path / "trials" / record["identity"] / "predictions.json").read_text())["sets"][
+            "validation"
+        ]
+        expected = [
+            metric(answers["labels"], answers["predictions"], pos_label=positive, zero_division=0.0)
+            for metric in (f1_score, precision_score)
+        ]
+        scores = record["reported"]["validation"]
+        assert [scores["f1"], scores["precision"]] == pytest.approx(expected)
+        assert record["data"]["constant"]["validation"]["roc_auc"] == 0.5
+    areas = [record["reported"]["validation"]["roc_auc"] for record in records]
+    assert areas[0] == pytest.approx(areas[1]), "the area is the same for either class"
+
+
+def test_a_metric_that_cannot_score_the_rows_is_refused_before_a_model_loads(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nxm_sweep.trial.train, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    line = ["task=files", f"task.files.train={write_csv(tmp_path, list('abc') * 20)}", "task.text_columns=text"]
+    with pytest.raises(DataError, match="the metric roc_auc cannot score the split validation of files"):
+        nxm_sweep.run([*line, f"model={tiny_model}", "method=asp", "task.metrics=roc_auc", "training.device=cpu"])

@@ -81,7 +81,14 @@ ELSEWHERE = {  # settings that are not trained with here, and why
         *("output_dir", "force", "save_model", "training.device", "training.threads", "training.report_to"),
     ),
     "hashed: which rows and tokens there are, what the loss is and which epoch is selected, whatever the method": (
-        *("task.problem", "task.metrics", "task.selection_metric", "selection.name", "selection.fraction"),
+        *(
+            "task.problem",
+            "task.metrics",
+            "task.selection_metric",
+            "task.positive_class",
+            "selection.name",
+            "selection.fraction",
+        ),
         *("training.max_length", "training.max_train_samples", "training.max_eval_samples", "training.subset"),
         *(f"distillation.{name}" for name in ("weight", "temperature", "logits", "hidden", "attention")),
     ),
