@@ -528,7 +528,9 @@ def test_bash_completes_choices_and_keys(tmp_path: Path) -> None:
 def test_bad_input_from_the_shell_is_exit_code_2_without_a_traceback(tmp_path: Path) -> None:
     done = _shell(tmp_path, "training.epochs=-1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: training.epochs must be at least 0, which prunes once and trains nothing, but got -1\n"
+    assert (
+        done.stderr == "error: training.epochs must be at least 0, which prunes once and trains nothing, but got -1\n"
+    )
 
 
 def test_cfg_job_prints_what_would_run_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
