@@ -437,9 +437,9 @@ def test_a_diverged_training_is_exit_code_1_and_leaves_no_record(
 
 
 def test_one_bad_point_of_several_is_found_before_any_is_trained(demo: list[str], tmp_path: Path) -> None:
-    answer = _command("-m", *demo, "method=dense", "training.epochs=1,0", f"output_dir={tmp_path}")
+    answer = _command("-m", *demo, "method=dense", "training.epochs=1,-1", f"output_dir={tmp_path}")
     assert answer.code == 2
-    assert answer.err == "error: training.epochs must be at least 1 but got 0\n"
+    assert answer.err == "error: training.epochs must be at least 0, which prunes once and trains nothing, but got -1\n"
     assert not list(tmp_path.glob("trials/*"))
 
 
@@ -526,9 +526,11 @@ def test_bash_completes_choices_and_keys(tmp_path: Path) -> None:
 
 
 def test_bad_input_from_the_shell_is_exit_code_2_without_a_traceback(tmp_path: Path) -> None:
-    done = _shell(tmp_path, "training.epochs=0")
+    done = _shell(tmp_path, "training.epochs=-1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: training.epochs must be at least 1 but got 0\n"
+    assert (
+        done.stderr == "error: training.epochs must be at least 0, which prunes once and trains nothing, but got -1\n"
+    )
 
 
 def test_cfg_job_prints_what_would_run_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from nxm_sweep.errors import ConfigError, ExportError
 from nxm_sweep.export.audit import Audit, audit, audit_manifest
 from nxm_sweep.export.folder_model import FolderModel, is_model_folder, load_folder_model, load_whole, trial_of
 from nxm_sweep.export.manifest import Manifest, checksum, read_manifest, write_manifest
-from nxm_sweep.export.model_card import folder_card, model_card
+from nxm_sweep.export.model_card import base_name, folder_card, model_card
 from nxm_sweep.export.onnx import (
     ONNX,
     Batch,
@@ -236,7 +236,8 @@ def _make_manifest(source: Source, weights: Weights, format_name: str) -> Manife
         made_from = source.made_from
     else:
         record = source.record
-        made_from = {name: record[name] for name in ("identity", "task", "method", "model_name")}
+        made_from = {name: record[name] for name in ("identity", "task", "method")}
+        made_from["model_name"] = base_name(record["config"]["model"])
     return Manifest(
         format=format_name,
         targets=audit(weights, source.constraints).targets(),

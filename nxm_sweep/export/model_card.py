@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -42,7 +43,7 @@ def model_card(
         speeds: Measurements of 2:4 kernels; those that know every shape of the model's targets are shown.
     """
     config = record["config"]
-    title = f"{record['model_name']} on {record['task']}: {manifest.pattern}, {record['method']}"
+    title = f"{base_name(config['model'])} on {record['task']}: {manifest.pattern}, {record['method']}"
     usage = show_usage(
         CLASSIFIER,
         manifest.format,
@@ -148,23 +149,25 @@ def _describe_precision(precision: str, format_name: str) -> str:
 
 def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> ModelCardData:
     model, task, data = (_join_lines(record["config"][name]) for name in ("model", "task", "data"))
-    glue = task["kind"] == "glue"
+    published = (
+        "nyu-mll/glue" if task["kind"] == "glue" else data["path"] if record["data"]["layout"] == "hub" else None
+    )
     return ModelCardData(
         license=licence or "unknown",
         base_model=model["path"] if model["source"] == "hub" else None,
-        datasets=["nyu-mll/glue"] if glue else None,
+        datasets=[published] if published else None,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["nxm_sweep", "sparsity", f"pattern: {manifest.pattern}", f"method: {record['method']}"],
         metrics=[_HUB_METRICS.get(name, name) for name in task["metrics"]],
-        model_name=" ".join(f"{record['model_name']} {record['task']} {record['identity']}".split()),
+        model_name=" ".join(f"{base_name(model)} {record['task']} {record['identity']}".split()),
         eval_results=[
             EvalResult(
                 task_type="text-classification",
-                dataset_type="nyu-mll/glue" if glue else task["kind"],
+                dataset_type=published or task["kind"],
                 dataset_name=task["name"],
                 dataset_config=task.get("config"),
-                dataset_split=task["validation_splits"].get(part, part),
+                dataset_split=task["validation_splits"].get(part) or part,
                 dataset_revision=data.get("revision"),
                 metric_type=_HUB_METRICS.get(name, name),
                 metric_value=value,
@@ -172,6 +175,12 @@ def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> M
             for part, name, value in _iterate_scores(record)
         ],
     )
+
+
+def base_name(model: Mapping[str, Any]) -> str:
+    """Return the name of the base model; of a folder without its place on this machine, which concerns no reader."""
+    name = str(model["name"])
+    return PurePath(name).name or name if model["source"] == "folder" else name
 
 
 def _join_lines(value: Any) -> Any:
@@ -211,7 +220,7 @@ def _list_scores(record: Record) -> Iterable[tuple[Any, ...]]:
 def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[str, Any]]:
     config, data, hashed = record["config"], record["data"], record["hashed"]
     training, model = config["training"], config["model"]
-    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else model["name"]
+    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else base_name(model)
     rows = ", ".join(f"{part} {count}" for part, count in data["validation_rows"].items())
     last_prune = record.get("last_prune")
     return [
@@ -235,7 +244,7 @@ def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[s
 
 
 def _list_licences(record: Record, licence: str | None) -> list[tuple[str, str]]:
-    base, data = record["config"]["model"]["name"], record["task"]
+    base, data = base_name(record["config"]["model"]), record["task"]
     return [
         ("these weights", licence or "not stated; they derive from the base model and the data"),
         (f"base model {base}", "see where it comes from"),

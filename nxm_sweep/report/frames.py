@@ -163,7 +163,7 @@ def _trial_row(record: Record, epoch: Mapping[str, Any]) -> dict[str, Any]:
             {clean_name(key): clean_name(value) for key, value in sorted(record["versions"].items())}
         ),
         "finished": clean_name(record["finished"]),
-        **_read_settings(record["hashed"]),
+        **_read_settings(record["hashed"], record["config"].get("seed")),
     }
 
 
@@ -185,8 +185,12 @@ def _group_values(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield clean_name(group["group"]), step, *(_to_number(group[key]) for key in _RESIDUALS), *shared
 
 
-def _read_settings(hashed: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {"seed": hashed["seed"], **LEFT_OUT_AT, **{key: value for key, value in _flatten(hashed) if "." in key}}
+def _read_settings(hashed: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+    settings = {
+        "seed": hashed.get("seed", seed),
+        **LEFT_OUT_AT,
+        **{key: value for key, value in _flatten(hashed) if "." in key},
+    }
     return {**settings, **{key: _to_number(settings[key]) for key in _NUMBERS if key in settings}}
 
 

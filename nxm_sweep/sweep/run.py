@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nxm_sweep.console import TextConsole
 from nxm_sweep.errors import RecordError, SweepIncompleteError
-from nxm_sweep.settings import SweepSettings, TrialSettings
+from nxm_sweep.settings import SLICE_NOTE, SweepSettings, TrialSettings
 from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.plans import set_aside_damaged_plans
 from nxm_sweep.store.record import Record
@@ -65,7 +65,7 @@ def run_sweep(
     if not sweep.dry_run:
         set_aside_damaged_plans(output_dir)
     plan.recall(output_dir)
-    for line in describe_changes(plan, output_dir):
+    for line in [*describe_changes(plan, output_dir), *_describe_slices(cells)]:
         console.print(line, soft_wrap=True)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
@@ -119,6 +119,12 @@ def _measure_bf16_gain(settings: TrialSettings) -> float | None:
     from nxm_sweep.sweep.planning.bf16_gain import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
 
     return bf16_gain(settings)
+
+
+def _describe_slices(cells: Sequence[Cell]) -> list[str]:
+    """Return a note per task whose validation rows are split off from its training rows."""
+    tasks = {cell.settings.task.name: cell.settings.task.split_off for cell in cells}
+    return [f"note: {name}: {' and '.join(sets)} {SLICE_NOTE}" for name, sets in tasks.items() if sets]
 
 
 def _plan_points(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:

@@ -19,7 +19,7 @@ from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Train
 from transformers.trainer_utils import EvalLoopOutput
 
 from nxm_sweep.errors import ModelError
-from nxm_sweep.methods import Dense
+from nxm_sweep.methods import Budget, Dense
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance, distributed
 from nxm_sweep.store.files import follow_umask, write_json
@@ -41,19 +41,27 @@ class TrialTrainer(RankTrainer):
         work: Folder for the last two checkpoints and the best model so far.
         console: Output for progress.
         monitor: Receives steps and epochs, and may stop the trial.
+        positive: Number of the positive class, for metrics of two classes.
         **kwargs: As for :class:`RankTrainer`.
     """
 
     def __init__(
-        self, *, settings: TrialSettings, work: Path, console: Console, monitor: Monitor, **kwargs: Any
+        self,
+        *,
+        settings: TrialSettings,
+        work: Path,
+        console: Console,
+        monitor: Monitor,
+        positive: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             args=training_arguments(settings, work),
-            compute_metrics=lambda prediction: _score(settings.task, prediction),
+            compute_metrics=lambda prediction: _score(settings.task, prediction, positive),
             **kwargs,
         )
         self._task, self._console, self._monitor = settings.task, console, monitor
-        self._precision = settings.training.precision
+        self._precision, self._epochs = settings.training.precision, settings.training.epochs
         self._work = work
         self._reported: Path | None = None
         self._sealer = ThreadPoolExecutor(1, "seal")  # checksums and disk take seconds, in which the next epoch trains
@@ -103,11 +111,15 @@ class TrialTrainer(RankTrainer):
         return round(self.args.num_train_epochs) * math.ceil(batches / self.args.gradient_accumulation_steps)
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train from the start or from a checkpoint."""
+        """Train from the start or from a checkpoint; without epochs, prune once."""
         self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
         if checkpoint is not None:
             self._console.print(f"continuing after step {checkpoint.name.rpartition('-')[2]}", highlight=False)
         try:
+            if self._epochs == 0:
+                self.sparse_method.start_(Budget(steps=0, steps_per_epoch=1))
+                self._evaluate(None, None)
+                return
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except BaseException:
             end_reports(self)
@@ -300,8 +312,9 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
     return arguments
 
 
-def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
-    return score(task.metrics, _select_outputs(prediction.predictions), np.asarray(prediction.label_ids))
+def _score(task: TaskSettings, prediction: EvalPrediction, positive: int) -> dict[str, float]:
+    outputs, labels = _select_outputs(prediction.predictions), np.asarray(prediction.label_ids)
+    return score(task.metrics, outputs, labels, positive=positive)
 
 
 def _select_outputs(predictions: Any) -> np.ndarray[Any, Any]:

@@ -105,7 +105,7 @@ def test_which_rows_a_limit_keeps_counts_only_with_a_limit(limit: str) -> None:
 # --- what is hashed ---------------------------------------------------------------------------------------------------
 
 METHODS_TESTED = ("dense", "asp", "nxm")
-TASK = {"task.problem", "task.metrics", "task.selection_metric"}
+TASK = {"task.problem", "task.metrics", "task.selection_metric", "task.positive_class"}
 SPARSITY = {f"sparsity.rules.0.{name}" for name in ("match", "keep", "group", "density", "dense")}
 RHO = {"rho.unit", "rho.value", "rho.schedule", "rho.start"}
 ADMM = {
