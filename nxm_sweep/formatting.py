@@ -11,6 +11,40 @@ from typing import Any
 _UNSTRUCTURED = re.compile(r"([\d.]+(?:e-?\d+)?) unstructured")
 _N_OF_M = re.compile(r"_?(?<![0-9A-Za-z])(\d+) ?of ?(\d+)(?![0-9A-Za-z])")  # in a name: ffn_only_2of4
 _ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
+_METHODS = {
+    "dense": "Dense",
+    "asp": "ASP",
+    "warmup_asp": "Warm-up ASP",
+    "admm_unstructured": "ADMM-Unstructured",
+    "nxm": "NxM",
+    "nxm_paper": "NxM-Paper",
+    "nxm_refit": "NxM-Refit",
+    "sr_ste": "SR-STE",
+    "gradual": "Gradual",
+}
+_TASKS = {
+    "glue/mnli": "MNLI m/mm",
+    "glue/sst2": "SST-2",
+    "glue/qnli": "QNLI",
+    "glue/cola": "CoLA",
+    "glue/stsb": "STS-B",
+    "glue/mrpc": "MRPC",
+    "glue/rte": "RTE",
+    "glue/qqp": "QQP",
+    "glue/wnli": "WNLI",
+    "demo/acceptability": "Acceptability",
+    "demo/paraphrase": "Paraphrase",
+    "demo/similarity": "Similarity",
+}
+_MODELS = {
+    "bert_base": "BERT-base",
+    "bert_large": "BERT-large",
+    "distilbert": "DistilBERT",
+    "minilm_l6": "MiniLM-L6",
+    "roberta_base": "RoBERTa-base",
+    "tinybert_6": "TinyBERT-6",
+}
+_DISPLAY = {"task": _TASKS, "method": _METHODS, "model": _MODELS}
 _NAMES = 8  # names listed in a message
 _LONGEST = 60  # characters of one of them
 
@@ -33,6 +67,18 @@ def format_value(value: Any) -> str:
         return f"{number:g}"
     mantissa, _, exponent = f"{number:e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def display_name(kind: str, name: str) -> str:
+    """Return the display name of a ``task``, ``method``, ``sparsity``, ``pattern`` or ``model``; others are unchanged.
+
+    An addition in brackets stays: ``nxm (distillation=logits)`` becomes ``NxM (distillation=logits)``. A pattern is
+    written as ``2:4``; that of a dense model is a dash.
+    """
+    if kind in {"sparsity", "pattern"}:
+        return "-" if name == "dense" else _N_OF_M.sub(r" \1:\2", name).strip()
+    base, bracket, addition = name.partition(" (")
+    return f"{_DISPLAY.get(kind, {}).get(base, base)}{bracket}{addition}"
 
 
 def constraint_text(constraint: str) -> str:

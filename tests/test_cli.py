@@ -229,6 +229,9 @@ def test_what_the_last_prune_cost_is_said_in_one_line(trained: dict[str, tuple[P
             continue
         last = record["epochs"][-1]
         assert record["last_prune"]["relative_residual"] == last["relative_distance"]
+        residuals = record["last_prune"]["residuals"]  # the whole is a mean of squares of the parts, weighted by norms
+        assert len(residuals) == len(record["sparsity"]["targets"])
+        assert min(residuals) <= last["relative_distance"] <= max(residuals)
         assert record["last_prune"]["cost"] == pytest.approx(
             last["unpruned"]["validation"]["accuracy"] - last["pruned"]["validation"]["accuracy"]
         )

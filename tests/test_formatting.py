@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,15 @@ import pytest
 from rich.console import Console
 
 from nxm_sweep.console import plain_table
-from nxm_sweep.formatting import describe_point, format_duration, format_score, format_value, pattern_label, short_name
+from nxm_sweep.formatting import (
+    describe_point,
+    display_name,
+    format_duration,
+    format_score,
+    format_value,
+    pattern_label,
+    short_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +105,33 @@ def test_a_narrow_terminal_cuts_no_number(width: int) -> None:
     shown = "".join(file.getvalue().split())
     for word in ("12/18", "0.8125", "admm_unstructured", "12345"):
         assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shown"),
+    [
+        ("method", "nxm_refit", "NxM-Refit"),
+        ("method", "asp (distillation=logits)", "ASP (distillation=logits)"),
+        ("method", "mine", "mine"),
+        ("task", "glue/stsb", "STS-B"),
+        ("task", "glue/stsb (1a2b3c)", "STS-B (1a2b3c)"),
+        ("task", "nxm", "nxm"),
+        ("model", "minilm_l6", "MiniLM-L6"),
+        ("model", "google-bert/bert-base-cased", "google-bert/bert-base-cased"),
+        ("sparsity", "2of4", "2:4"),
+        ("pattern", "2 of 4", "2:4"),
+        ("pattern", "ffn_only_2of4", "ffn_only 2:4"),
+        ("pattern", "50% unstructured", "50% unstructured"),
+        ("pattern", "dense", "-"),
+    ],
+)
+def test_display_names_are_those_of_the_field_and_other_names_stay(kind: str, name: str, shown: str) -> None:
+    assert display_name(kind, name) == shown
+
+
+def test_every_method_task_and_model_of_the_package_has_a_display_name() -> None:
+    conf = Path(__file__).parents[1] / "conf"
+    unnamed: dict[str, set[str]] = {"method": set(), "model": {"local"}, "task": {"files"}}
+    for kind, own in unnamed.items():
+        names = {path.relative_to(conf / kind).with_suffix("").as_posix() for path in (conf / kind).rglob("*.yaml")}
+        assert {name for name in names if display_name(kind, name) == name} == own, kind

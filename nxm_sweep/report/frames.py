@@ -49,7 +49,7 @@ COLUMNS = {
     "scores": (*_TRIAL_KEY, "set", "metric", "value"),
     "epochs": (*_TRIAL_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"),
     "iterations": (*_TRIAL_KEY, "group", "step", *_RESIDUALS, *_STRENGTHS),
-    "matrices": (*_TRIAL_KEY, "matrix", "constraint", "rows", "columns", "zeros"),
+    "matrices": (*_TRIAL_KEY, "matrix", "constraint", "rows", "columns", "zeros", "residual"),
 }
 NOT_A_RECORD = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, ArithmeticError)
 """Exceptions from reading a missing value or one of a wrong type."""
@@ -117,10 +117,20 @@ def rows_of(folder: Path, path: Path, record: Record) -> FrameRows:
                 int(row["rows"]),
                 int(row["columns"]),
                 int(check["zeros"]),
+                residual,
             )
-            for row, check in zip(sparsity["targets"], sparsity["checked"], strict=True)
+            for row, check, residual in zip(
+                sparsity["targets"], sparsity["checked"], _matrix_residuals(record), strict=True
+            )
         ],
     }
+
+
+def _matrix_residuals(record: Record) -> list[float | None]:
+    """Return each target's residual before the last prune; None where it was not measured."""
+    last_prune, targets = record.get("last_prune"), record["sparsity"]["targets"]
+    residuals = last_prune.get("residuals") if last_prune else None
+    return [None] * len(targets) if residuals is None else [_to_number(residual) for residual in residuals]
 
 
 def _trial_row(record: Record, epoch: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,7 +259,7 @@ class Report:
             ``mean_penalty_share`` (NaN for a record of schema 1, which has that of one step), ``kappa``, ``efolds``,
             ``mean_clip_factor`` (:class:`~nxm_sweep.methods.base.Iteration`; NaN for records of earlier versions).
         matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
-            ``zeros``.
+            ``zeros``, ``residual`` (before the last prune; NaN: not measured).
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,
             ``kind``, ``reason``, ``point``, ``seed`` (None: unknown).
         commands: Command lines of the sweeps under the folders.

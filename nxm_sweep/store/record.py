@@ -112,6 +112,8 @@ class LastPrune(TypedDict):
 
     relative_residual: float
     """``||W - P(W)|| / ||W||`` before it."""
+    residuals: NotRequired[list[float]]
+    """The same of each matrix, in the order of ``sparsity.targets``."""
     cost: float
     """Unpruned less pruned score of the last epoch."""
     advice: str

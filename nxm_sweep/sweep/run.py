@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -107,12 +108,20 @@ def run_sweep(
             ):
                 board = coordinator.run(view.show)
     complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
-    console.print(
-        f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True
-    )
+    _print_next_commands(output_dir, sweep, board, console)
     if not complete:
         raise SweepIncompleteError("stopped" if coordinator.stopping else "points have no record")
     return board
+
+
+def _print_next_commands(output_dir: Path, sweep: SweepSettings, board: SweepState, console: Console) -> None:
+    """Print the commands that show the results: the report, once there is a record, and the studies' dashboard."""
+    if board.done:
+        folder = shlex.quote(str(output_dir))
+        console.print(f"report: python -m nxm_sweep report {folder}", markup=False, soft_wrap=True)
+    console.print(
+        f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True
+    )
 
 
 def _measure_bf16_gain(settings: TrialSettings) -> float | None:

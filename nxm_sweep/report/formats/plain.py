@@ -35,6 +35,7 @@ def to_json(content: Content) -> str:
     """Return everything as JSON: table, trials, problems, statistics."""
     statistics, table = content.statistics, content.table
     whole = {
+        "verdicts": [verdict.sentence for verdict in content.verdicts],
         "table": asdict(table),
         "paper": {"source": SOURCE, "figures": dict(PAPER_FIGURES)},
         "trials": _to_records(content.report.trials),

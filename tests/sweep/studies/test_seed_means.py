@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shlex
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -244,6 +245,7 @@ def _rate(trial: FrozenTrial) -> float:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_sampler_is_given_one_mean_per_drawn_point(bench: Bench, workers: int) -> None:
     out = bench.sweep(n_trials=5, workers=workers)
+    assert f"report: python -m nxm_sweep report {shlex.quote(str(bench.output_dir))}\n" in out
     assert len(bench.records) == 15
     assert set(bench.trained.values()) == {1}
     trials = bench.study().trials
