@@ -273,6 +273,8 @@ class SweepSettings:
     sampler: str = field(default="grid", metadata=_one_of("grid", "random", "tpe", "qmc"))
     n_trials: int | None = None
     pruner: str = field(default="none", metadata=_one_of("none", "median", "halving", "hyperband"))
+    detach: bool = False
+    jobs: int | None = None
     point: str | None = None
     cwd: str | None = None
 

@@ -105,6 +105,7 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("sweep.workers_per_device", _at_least(1), "must be at least 1"),
     ("sweep.threads", _at_least(1), "must be at least 1, or null"),
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
+    ("sweep.jobs", _at_least(1), "must be at least 1, or null"),
     (
         "sweep.n_trials",
         lambda value: value is None or 1 <= value <= 1_000_000,

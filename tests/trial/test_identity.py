@@ -157,7 +157,10 @@ NOT_HASHED = {
     *("training.device", "training.threads", "data.path", "data.revision"),
     *(f"sweep.{name}" for name in ("cells", "axes", "exclude", "tie", "workers", "threads", "dry_run", "probe", "yes")),
     *(f"sweep.{name}" for name in ("retry_failed", "max_attempts", "time_limit", "lease", "storage", "point", "cwd")),
-    *(f"sweep.{name}" for name in ("sampler", "n_trials", "pruner", "workers_per_device", "storage_patience")),
+    *(
+        f"sweep.{name}"
+        for name in ("sampler", "n_trials", "pruner", "workers_per_device", "storage_patience", "detach", "jobs")
+    ),
     *("output_dir", "force", "save_model", "training.report_to"),
     *(f"distillation.teacher.{name}" for name in ("source", "path", "revision")),
     *(
