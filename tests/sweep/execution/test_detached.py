@@ -347,7 +347,7 @@ def test_points_that_killed_jobs_leave_are_submitted_by_the_same_command(tmp_pat
 def test_jobs_share_a_search_with_seeds_and_a_killed_one_loses_no_draw(tmp_path: Path) -> None:
     search = "sweep.sampler=tpe", "sweep.n_trials=4", "seed=0,1", "learning_rate.value=tag(log,interval(1e-5,1e-3))"
     sweep = Detached(tmp_path, *search, epochs=10, seconds=1)
-    assert "4 points x 2 seeds: 8 to do" in sweep.submit()
+    assert "4 points x 2 seeds = 8 trainings: 8 to do" in sweep.submit()
     sweep.wait(lambda: len(sweep.jobs()) == 2 and sweep.trains(2))
     os.kill(min(sweep.jobs()), signal.SIGKILL)
     sweep.wait(lambda: not sweep.jobs())
