@@ -19,7 +19,12 @@ PRECISION = "training.precision"
 AUTO = "auto"
 OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
 NO_AXIS: dict[str, Any] = {"axis": False}
-LEFT_OUT_AT: dict[str, Any] = {"training.devices": 1, "training.batching": "by_length", "training.subset": "first"}
+LEFT_OUT_AT: dict[str, Any] = {
+    "training.devices": 1,
+    "training.batching": "by_length",
+    "training.subset": "first",
+    "training.arguments": {},
+}
 """Values at which a setting stays out of the identity: the behaviour before the setting existed."""
 
 
@@ -205,6 +210,7 @@ class TrainingSettings:
     batching: str = field(default="by_length", metadata=_one_of("random", "by_length"))
     subset: str = field(default="first", metadata=_one_of("shuffled", "first"))
     report_to: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -128,7 +128,7 @@ TRAINING = {
     f"training.{name}"
     for name in (
         *("epochs", "batch_size", "gradient_accumulation", "max_length", "max_train_samples", "max_eval_samples"),
-        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision", "devices", "batching"),
+        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision", "devices", "batching", "arguments"),
     )
 }
 ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name", "selection.name", "distillation.name"}
