@@ -28,7 +28,7 @@ def register_schema() -> None:
 
 
 def _make_schema() -> DictConfig:
-    schema = OmegaConf.structured(TrialSettings)
+    schema: DictConfig = OmegaConf.structured(TrialSettings)
     schema.sweep, schema.training = SweepSettings(), OmegaConf.structured(TrainingSettings)
     for mapping in (schema.sweep.axes, schema.sweep.cells, schema.training.arguments):
         OmegaConf.set_struct(mapping, value=False)  # so that sweep.axes={seed: [0, 1]} adds a key, as in a file

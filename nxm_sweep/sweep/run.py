@@ -192,6 +192,8 @@ def _prepare(study: CellStudy, points: list[Point], claims: Claims, output_dir: 
     if any(_differs(output_dir, *told) for told in study.recorded.items()) and claims.is_alone():
         warn(f"the study {study.cell.study_name!r} differs from its records; it is rebuilt from them")
         study.recreate()
+    if claims.is_alone():
+        study.unify_ranges()
     if study.cell.search:
         for point in study.add_missing(points):
             if (record := _load_record(output_dir, point.identity)) is not None:

@@ -173,7 +173,7 @@ class TrialWandbCallback(WandbCallback):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder, self._owns_run = folder, False
 
     def setup(self, args: TrainingArguments, state: TrainerState, model: Any, **kwargs: Any) -> None:
@@ -183,10 +183,10 @@ class TrialWandbCallback(WandbCallback):
             project, folder = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR", str(self._folder))
             self._owns_run = True
             self._wandb.init(project=project, name=args.run_name, dir=folder)
-        super().setup(args, state, model, **kwargs)
+        super().setup(args, state, model, **kwargs)  # type: ignore[no-untyped-call]
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        super().on_train_end(args, state, control, **kw)
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, *rest: Any, **kw: Any) -> None:
+        super().on_train_end(args, state, control, *rest, **kw)
         if self._owns_run:
             self._owns_run = False
             self._wandb.finish()

@@ -109,8 +109,9 @@ def test_the_time_left_is_known_from_the_first_finished_trial_of_any_cell(plan: 
 
 
 def test_the_time_left_of_a_search_includes_the_points_that_are_not_drawn_yet(tmp_path: Path) -> None:
-    settings, axes = compose_settings(["task=glue/rte", "method=asp"]), {"learning_rate.value": RATES}
-    cell = Cell(settings=settings, axes=axes, digests=Digests("data", "model", 100), search="random")
+    settings = compose_settings(["task=glue/rte", "method=asp"])
+    digests = Digests("data", "model", 100)
+    cell = Cell(settings=settings, axes={"learning_rate.value": RATES}, digests=digests, search="random")
     plan = make_plan([cell], n_trials=3)
     point = cell.point({"learning_rate.value": 1e-5})
     plan.add(point)
