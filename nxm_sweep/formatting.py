@@ -120,6 +120,13 @@ def cell_name(names: Mapping[str, str]) -> str:
     return " ".join([*parts, *([] if teacher == "none" else [f"distillation={teacher}"])])
 
 
+def cell_title(names: Mapping[str, str]) -> str:
+    """Return a cell's name for people: as :func:`cell_name`, but a dense model is called so once."""
+    is_said_twice = names.get("sparsity") == names.get("method")
+    name = cell_name({**names, "sparsity": ""} if is_said_twice else names)
+    return re.sub(" +", " ", name)
+
+
 def describe_point(cell: str, values: Mapping[str, Any]) -> str:
     """Format a point: its cell and its values."""
     return f"{cell} {format_values(values)}"
@@ -143,10 +150,13 @@ def format_score(value: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds as ``1:05`` or ``2:03:04``."""
+    """Format seconds in the two largest units: ``5 s``, ``1 min 5 s``, ``2 h 3 min``, ``4 d 4 h``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
 
 
 def is_number(text: str) -> bool:

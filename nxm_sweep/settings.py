@@ -26,6 +26,7 @@ LEFT_OUT_AT: dict[str, Any] = {
     "training.batching": "by_length",
     "training.subset": "first",
     "task.positive_class": None,
+    "training.arguments": {},
 }
 """Values at which a setting stays out of the identity: the behaviour before the setting existed."""
 
@@ -222,6 +223,7 @@ class TrainingSettings:
     batching: str = field(default="by_length", metadata=_one_of("random", "by_length"))
     subset: str = field(default="first", metadata=_one_of("shuffled", "first"))
     report_to: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -290,6 +292,8 @@ class SweepSettings:
     sampler: str = field(default="grid", metadata=_one_of("grid", "random", "tpe", "qmc"))
     n_trials: int | None = None
     pruner: str = field(default="none", metadata=_one_of("none", "median", "halving", "hyperband"))
+    detach: bool = False
+    jobs: int | None = None
     point: str | None = None
     cwd: str | None = None
 

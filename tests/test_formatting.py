@@ -12,6 +12,8 @@ from rich.console import Console
 
 from nxm_sweep.console import plain_table
 from nxm_sweep.formatting import (
+    cell_name,
+    cell_title,
     describe_point,
     display_name,
     format_duration,
@@ -80,15 +82,31 @@ def test_a_pattern_is_called_by_the_name_of_its_rules_unless_that_is_not_what_is
     assert pattern_label(held, name) == label
 
 
+def test_a_dense_model_is_called_so_once() -> None:
+    names = {"task": "glue/rte", "method": "dense", "sparsity": "dense", "model": "tiny"}
+    assert cell_title(names) == "glue/rte dense tiny"
+    assert cell_title({**names, "method": "asp", "sparsity": "2of4"}) == "glue/rte asp 2of4 tiny"
+    assert cell_name(names) == "glue/rte dense dense tiny"  # the names of studies stay
+
+
 def test_a_point_is_its_cell_and_its_values() -> None:
     values = {"learning_rate.value": 1e-4, "training.batch_size": 16, "seed": 3}
     assert describe_point("glue/rte asp 2of4 tiny", values) == "glue/rte asp 2of4 tiny lr 1e-4 batch 16 seed 3"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (3599.6, "1:00:00"), (360_000, "100:00:00")]
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (65, "1 min 5 s"),
+        (3599.6, "1 h"),
+        (3605, "1 h"),
+        (360_000, "4 d 4 h"),
+    ],
 )
-def test_seconds_are_a_clock_time(seconds: float, words: str) -> None:
+def test_a_duration_has_its_two_largest_units(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words
 
 

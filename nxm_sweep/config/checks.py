@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from nxm_sweep.config.trackers import REPORTERS, check_trackers
+from nxm_sweep.config.training_arguments import check_arguments
 from nxm_sweep.errors import ConfigError, SparsityError
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import EPOCHS, DistillationSettings, TaskSettings, TrialSettings, choices_of
 from nxm_sweep.sparsity.pattern import constraint
 
 METRICS = ("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman")
-REPORTERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
-"""Values of ``training.report_to``: the required module, and the package that provides it."""
 
 
 class Check(NamedTuple):
@@ -118,6 +117,7 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("sweep.workers_per_device", _at_least(1), "must be at least 1"),
     ("sweep.threads", _at_least(1), "must be at least 1, or null"),
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
+    ("sweep.jobs", _at_least(1), "must be at least 1, or null"),
     (
         "sweep.n_trials",
         lambda value: value is None or 1 <= value <= 1_000_000,
@@ -141,12 +141,7 @@ def check_settings(settings: TrialSettings) -> None:
     for key in _CHECKS:
         check_value(key, operator.attrgetter(key)(settings))
     check_fit(settings)
-    for module in settings.training.report_to:
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(
-                f"training.report_to names {module}, which is not installed",
-                hint=f"pip install {REPORTERS[module]}, or training.report_to=[]",
-            )
+    check_trackers(settings)
 
 
 def check_value(key: str, value: Any) -> None:
@@ -177,6 +172,7 @@ def check_fit(settings: TrialSettings) -> None:
             f"training.batch_size must be a multiple of training.devices ({training.devices}) but got {training.batch_size}",
             hint="it counts the rows of all devices together",
         )
+    check_arguments(settings)
     rho = settings.rho
     if rho.schedule == "exponential" and min(rho.start, rho.value) <= 0:
         raise ConfigError(

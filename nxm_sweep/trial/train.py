@@ -328,7 +328,8 @@ def build_trainer(
     model = load_model(prepared.model_folder, prepared.rows.labels, keep_head=settings.model.head == "keep")
     if not uses_gpu(settings):
         use_fast_layers_(model, embeddings=distributed.count() == 1)
-        pack_(model)
+        if not settings.training.arguments.get("gradient_checkpointing"):  # recomputes layers outside a packed call
+            pack_(model)
     trainer = TrialTrainer(
         settings=settings,
         work=work,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from nxm_sweep.config.training_arguments import pass_on
 from nxm_sweep.errors import ModelError
 from nxm_sweep.methods import Budget, Dense
 from nxm_sweep.settings import TaskSettings, TrialSettings
@@ -25,7 +27,7 @@ from nxm_sweep.sparsity import distance, distributed
 from nxm_sweep.store.files import follow_umask, write_json
 from nxm_sweep.store.paths import PREDICTIONS
 from nxm_sweep.training import checkpoint as files
-from nxm_sweep.training.callbacks import MonitorCallback, ProgressBar, end_reports, report_into
+from nxm_sweep.training.callbacks import PROJECT, MonitorCallback, ProgressBar, end_reports, report_into
 from nxm_sweep.training.distributed_trainer import RankTrainer
 from nxm_sweep.training.metrics import answers, score
 from nxm_sweep.training.monitor import Monitor, raise_if_stopped
@@ -304,8 +306,10 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         save_total_limit=None,  # see _save_checkpoint
         logging_nan_inf_filter=False,
         report_to=training.report_to or "none",
-        run_name=work.parent.name,  # the run's name in MLflow: the trial's identity
+        run_name=work.parent.name,  # the run's name in MLflow, W&B and Trackio: the trial's identity
+        project=os.environ.get("TRACKIO_PROJECT", PROJECT),
         disable_tqdm=True,
+        **pass_on(training.arguments),
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # noqa: SLF001 - else the Trainer multiplies the batch by the number of GPUs it sees

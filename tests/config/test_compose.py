@@ -374,7 +374,7 @@ BAD: list[tuple[str, str, str]] = [
     ),
     ("distillation.temperature=0", "distillation.temperature must be above 0 but got 0.0", ""),
     ("distillation.hidden=-1", "distillation.hidden must not be negative but got -1.0", ""),
-    ("training.report_to=[wandb]", "training.report_to must be among tensorboard, mlflow but got ['wandb']", ""),
+    ("training.report_to=[comet]", "training.report_to must be among tensorboard, mlflow, wandb, trackio but got", ""),
     ("training.device=gpu", "training.device must be one of auto, cpu, cuda but got gpu", ""),
     (
         "method.name=dens",

@@ -66,6 +66,7 @@ VALUES: dict[str, tuple[Any, Any]] = {  # two values of every setting that a tra
     "training.max_grad_norm": (0.5, 0.1),
     "training.precision": ("fp32", "bf16"),
     "training.batching": ("by_length", "random"),
+    "training.arguments": ({}, {"adam_beta1": 0.5}),
 }
 ELSEWHERE = {  # settings that are not trained with here, and why
     "names and places, whose content has a digest in the identity": (

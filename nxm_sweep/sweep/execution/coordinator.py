@@ -78,6 +78,8 @@ class Coordinator:
         runner: Trains the points.
         seconds_of: Expected seconds of a point; the longest come first, after those that have checkpoints.
         searches: Sources of points that the plan does not list, and of early stopping.
+        waits: Whether to wait for the points of other coordinators. If not, the run ends once nothing can begin here
+            and every other claimant has given a sign of life since.
     """
 
     def __init__(
@@ -91,10 +93,12 @@ class Coordinator:
         runner: Runner,
         seconds_of: Callable[[Point], float],
         searches: Sequence[Search] = (),
+        waits: bool = True,
     ) -> None:
         self._plan, self._output_dir, self._settings = plan, output_dir, settings
         self._studies, self._claims, self._runner = studies, claims, runner
         self._searches = {search.study.cell.study_name: search for search in searches}
+        self._waits, self._busy_until = waits, time.monotonic()
         self._points = {point.identity: point for point in plan}
         self.board = SweepState()
         self._stop_reason: str | None = None
@@ -164,6 +168,8 @@ class Coordinator:
         if time.monotonic() - self._looked >= _LOOK_AROUND_SECONDS or not (self.board.running or ended):
             self._check_elsewhere()
         self._add_results(self._catch_up.work(_CATCH_UP_SECONDS))
+        if self.board.running or ended:
+            self._busy_until = time.monotonic()
         if self.board.running:
             return True
         if ended and not self._has_points_left():
@@ -173,7 +179,14 @@ class Coordinator:
     def _has_points_left(self) -> bool:
         """Return whether points are open that are not being trained here."""
         searching = any(search.wants_more for search in self._searches.values())
-        return bool(self._to_do or self.board.elsewhere or searching)
+        if self._waits:
+            return bool(self._to_do or self.board.elsewhere or searching)
+        return searching or any(self._study(point).may_begin(point) for point in self._to_do) or self._may_inherit()
+
+    def _may_inherit(self) -> bool:
+        """Return whether a claimant elsewhere may be dead: it has not touched its heartbeat since this one is idle."""
+        idle = time.monotonic() - self._busy_until
+        return any(not self._claims.is_taken(identity, within=idle) for identity in self.board.elsewhere)
 
     def _search(self) -> None:
         """Ask the searches for points while workers are free and no waiting point can begin."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.config.checks import check_fit, check_value
-from nxm_sweep.formatting import cell_name, pattern_label
+from nxm_sweep.formatting import cell_name, cell_title, pattern_label
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import EPOCHS, PRECISION, TrialSettings
 from nxm_sweep.sparsity.pattern import constraint
@@ -78,7 +78,7 @@ class Cell:
     @property
     def title(self) -> str:
         """Display name, with the pattern of the targets: the name of the rules does not give it for every method."""
-        return cell_name({**self.names, "sparsity": self.pattern})
+        return cell_title({**self.names, "sparsity": self.pattern})
 
     @property
     def names(self) -> dict[str, str]:

@@ -462,7 +462,7 @@ def test_dry_run_counts_points_seeds_and_trainings(bench: Bench) -> None:
     out = bench.sweep("sweep.dry_run=true", n_trials=4)
     assert "a search by tpe: 4 points of each cell" in out
     assert "4 points x 3 seeds = 12 trainings in 1 cells: 0 done, 0 failed, 12 to do" in out
-    assert "learning_rate.value in [1e-05, 0.001]; each with seed 0 1 2" in out
+    assert "learning_rate.value in [1e-5, 1e-3]; each with seed 0 1 2" in out
     bench.sweep(n_trials=4)
     out = bench.sweep("sweep.dry_run=true", n_trials=4, seeds=(0, 1, 2, 3))
     assert "4 points x 4 seeds = 16 trainings in 1 cells: 12 done, 0 failed, 4 to do" in out
