@@ -21,7 +21,8 @@ from nxm_sweep.store.draws import best_mean, format_mean
 from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.progress import format_progress
 from nxm_sweep.store.records import best_of, read_summary
-from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
+from nxm_sweep.sweep.execution.coordinator import Coordinator
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.estimate import Estimate
 from nxm_sweep.sweep.planning.plan import Plan

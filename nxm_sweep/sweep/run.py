@@ -29,8 +29,9 @@ from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
 from nxm_sweep.store.stop_signals import STOP_SIGNALS, TERMINATED, note_stop_signals, receive, received, signal_name
 from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.execution.claims import Claims
-from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
+from nxm_sweep.sweep.execution.coordinator import Coordinator
 from nxm_sweep.sweep.execution.pool import Pool, Shape, shape_of_machine, start_imports
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.live_view import LiveView, final_report
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.estimate import Estimate, show_dry_run

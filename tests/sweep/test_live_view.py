@@ -12,7 +12,7 @@ from rich.console import Console
 
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.store.attempts import failure
-from nxm_sweep.sweep.execution.coordinator import SweepState
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.live_view import LiveView, final_report
 from nxm_sweep.sweep.planning.cell import Cell
 from nxm_sweep.sweep.planning.estimate import Estimate

@@ -31,8 +31,9 @@ from nxm_sweep.store.paths import CLAIM, coordinator_file, trial_folder
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import write_record
 from nxm_sweep.sweep.execution.claims import Claims, count_jobs
-from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
+from nxm_sweep.sweep.execution.coordinator import Coordinator
 from nxm_sweep.sweep.execution.detached import Cluster, DetachedJob, submit_missing
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.plan import make_plan
 from nxm_sweep.sweep.studies.study import CellStudy
