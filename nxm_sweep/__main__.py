@@ -44,6 +44,7 @@ _COMMANDS = {
     "export": "nxm_sweep.export.__main__",
     "predict": "nxm_sweep.predict.__main__",
     "sensitivity": "nxm_sweep.sensitivity.__main__",
+    "speed": "nxm_sweep.speed.__main__",
 }
 _FAILED, _INTERRUPTED = 1, 130
 _IS_FOLLOWER = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"

@@ -88,6 +88,10 @@ class ExportError(NxmSweepError):
     """A model to be exported does not hold its pattern, or the exported one differs from it."""
 
 
+class MeasurementError(NxmSweepError):
+    """A kernel that is to be timed computes something else than the dense product."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class if it has none."""
     lines = str(error).strip().splitlines()

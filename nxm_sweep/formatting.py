@@ -11,6 +11,40 @@ from typing import Any
 _UNSTRUCTURED = re.compile(r"([\d.]+(?:e-?\d+)?) unstructured")
 _N_OF_M = re.compile(r"_?(?<![0-9A-Za-z])(\d+) ?of ?(\d+)(?![0-9A-Za-z])")  # in a name: ffn_only_2of4
 _ALIASES = {"learning_rate.value": "lr", "rho.value": "rho", "training.batch_size": "batch"}
+_METHODS = {
+    "dense": "Dense",
+    "asp": "ASP",
+    "warmup_asp": "Warm-up ASP",
+    "admm_unstructured": "ADMM-Unstructured",
+    "nxm": "NxM",
+    "nxm_paper": "NxM-Paper",
+    "nxm_refit": "NxM-Refit",
+    "sr_ste": "SR-STE",
+    "gradual": "Gradual",
+}
+_TASKS = {
+    "glue/mnli": "MNLI m/mm",
+    "glue/sst2": "SST-2",
+    "glue/qnli": "QNLI",
+    "glue/cola": "CoLA",
+    "glue/stsb": "STS-B",
+    "glue/mrpc": "MRPC",
+    "glue/rte": "RTE",
+    "glue/qqp": "QQP",
+    "glue/wnli": "WNLI",
+    "demo/acceptability": "Acceptability",
+    "demo/paraphrase": "Paraphrase",
+    "demo/similarity": "Similarity",
+}
+_MODELS = {
+    "bert_base": "BERT-base",
+    "bert_large": "BERT-large",
+    "distilbert": "DistilBERT",
+    "minilm_l6": "MiniLM-L6",
+    "roberta_base": "RoBERTa-base",
+    "tinybert_6": "TinyBERT-6",
+}
+_DISPLAY = {"task": _TASKS, "method": _METHODS, "model": _MODELS}
 _NAMES = 8  # names listed in a message
 _LONGEST = 60  # characters of one of them
 
@@ -33,6 +67,18 @@ def format_value(value: Any) -> str:
         return f"{number:g}"
     mantissa, _, exponent = f"{number:e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def display_name(kind: str, name: str) -> str:
+    """Return the display name of a ``task``, ``method``, ``sparsity``, ``pattern`` or ``model``; others are unchanged.
+
+    An addition in brackets stays: ``nxm (distillation=logits)`` becomes ``NxM (distillation=logits)``. A pattern is
+    written as ``2:4``; that of a dense model is a dash.
+    """
+    if kind in {"sparsity", "pattern"}:
+        return "-" if name == "dense" else _N_OF_M.sub(r" \1:\2", name).strip()
+    base, bracket, addition = name.partition(" (")
+    return f"{_DISPLAY.get(kind, {}).get(base, base)}{bracket}{addition}"
 
 
 def constraint_text(constraint: str) -> str:
@@ -74,6 +120,13 @@ def cell_name(names: Mapping[str, str]) -> str:
     return " ".join([*parts, *([] if teacher == "none" else [f"distillation={teacher}"])])
 
 
+def cell_title(names: Mapping[str, str]) -> str:
+    """Return a cell's name for people: as :func:`cell_name`, but a dense model is called so once."""
+    is_said_twice = names.get("sparsity") == names.get("method")
+    name = cell_name({**names, "sparsity": ""} if is_said_twice else names)
+    return re.sub(" +", " ", name)
+
+
 def describe_point(cell: str, values: Mapping[str, Any]) -> str:
     """Format a point: its cell and its values."""
     return f"{cell} {format_values(values)}"
@@ -97,10 +150,13 @@ def format_score(value: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds as ``1:05`` or ``2:03:04``."""
+    """Format seconds in the two largest units: ``5 s``, ``1 min 5 s``, ``2 h 3 min``, ``4 d 4 h``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
 
 
 def is_number(text: str) -> bool:

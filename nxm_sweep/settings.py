@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="DataclassInstance")
 PRECISION = "training.precision"
+EPOCHS = "training.epochs"
+"""At 0 a trial prunes once and trains nothing."""
 AUTO = "auto"
 OUTSIDE_IDENTITY: dict[str, Any] = {"identity": False}
 NO_AXIS: dict[str, Any] = {"axis": False}
-LEFT_OUT_AT: dict[str, Any] = {"training.devices": 1, "training.batching": "by_length", "training.subset": "first"}
+LEFT_OUT_AT: dict[str, Any] = {
+    "training.devices": 1,
+    "training.batching": "by_length",
+    "training.subset": "first",
+    "task.positive_class": None,
+    "training.arguments": {},
+}
 """Values at which a setting stays out of the identity: the behaviour before the setting existed."""
+
+
+SLICE_NOTE = "is a fixed, stratified tenth of the training rows, which are not trained on"
 
 
 def _one_of(*choices: str) -> dict[str, Any]:
@@ -33,7 +44,7 @@ class TaskSettings:
     """The task: its rows, labels and metrics."""
 
     name: str = field(metadata=OUTSIDE_IDENTITY)
-    kind: str = field(metadata=OUTSIDE_IDENTITY | _one_of("glue", "demo", "files"))
+    kind: str = field(metadata=OUTSIDE_IDENTITY | _one_of("glue", "hub", "demo", "files"))
     problem: str = field(metadata=_one_of("classification", "regression"))
     text_columns: list[str] = field(metadata=OUTSIDE_IDENTITY)
     label_column: str = field(metadata=OUTSIDE_IDENTITY)
@@ -41,11 +52,18 @@ class TaskSettings:
     metrics: list[str]
     selection_metric: str
     train_split: str = field(metadata=OUTSIDE_IDENTITY)
-    validation_splits: dict[str, str] = field(metadata=OUTSIDE_IDENTITY)
+    validation_splits: dict[str, str | None] = field(metadata=OUTSIDE_IDENTITY)
     learning_rates: list[float] = field(metadata=OUTSIDE_IDENTITY)
+    positive_class: str | None = None
     config: str | None = field(default=None, metadata=OUTSIDE_IDENTITY)
     rows: dict[str, int] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
-    files: dict[str, str] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
+    files: dict[str, str | None] = field(default_factory=dict, metadata=OUTSIDE_IDENTITY)
+
+    @property
+    def split_off(self) -> list[str]:
+        """Validation sets that are a slice of the training rows: those of no split, or of a file that is not given."""
+        absent = {split for split, path in self.files.items() if path is None} if self.kind == "files" else set()
+        return [name for name, split in self.validation_splits.items() if split is None or split in absent]
 
 
 @dataclass
@@ -205,6 +223,7 @@ class TrainingSettings:
     batching: str = field(default="by_length", metadata=_one_of("random", "by_length"))
     subset: str = field(default="first", metadata=_one_of("shuffled", "first"))
     report_to: list[str] = field(default_factory=list, metadata=OUTSIDE_IDENTITY)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -273,6 +292,8 @@ class SweepSettings:
     sampler: str = field(default="grid", metadata=_one_of("grid", "random", "tpe", "qmc"))
     n_trials: int | None = None
     pruner: str = field(default="none", metadata=_one_of("none", "median", "halving", "hyperband"))
+    detach: bool = False
+    jobs: int | None = None
     point: str | None = None
     cwd: str | None = None
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from nxm_sweep.console import BAD_INPUT, TextConsole, path_argument, plain_table, print_error, program
 from nxm_sweep.errors import RecordError
-from nxm_sweep.formatting import cell_name, describe_point, format_duration, format_score, format_values
+from nxm_sweep.formatting import cell_title, describe_point, format_duration, format_score, format_values
 from nxm_sweep.store.draws import best_mean, format_count, format_mean
 from nxm_sweep.store.files import check_output_dir
 from nxm_sweep.store.paths import trial_folder
@@ -92,7 +92,7 @@ def _make_table(cells: Sequence[PlannedCell], trials: TrialStates) -> Any:
 
 
 def _format_cell(cell: PlannedCell, trials: TrialStates) -> str:
-    return cell_name({**cell.names, "sparsity": pattern_in(cell, trials.patterns)})
+    return cell_title({**cell.names, "sparsity": pattern_in(cell, trials.patterns)})
 
 
 def _format_best(cell: PlannedCell, trials: TrialStates) -> tuple[str, str]:
@@ -131,17 +131,16 @@ def _print_failed(cells: Sequence[PlannedCell], trials: TrialStates, output_dir:
 
 
 def _estimate_time_left(cells: Sequence[PlannedCell], trials: TrialStates) -> str:
-    """Estimate from the mean seconds of each cell's finished trials and the running workers."""
+    """Estimate from the mean seconds of each cell's finished trials, or of all, and the running workers."""
     seconds, workers = 0.0, 0
+    anywhere = list(trials.seconds.values())
     for cell in cells:
         count = trials.count(cell.points)
         workers += count[RUNNING]
         finished = [trials.seconds[point.identity] for point in cell.points if point.identity in trials.seconds]
-        left = count[RUNNING] + count[TO_DO]
-        if left and not finished:
-            return ""
-        seconds += left * fmean(finished) if left else 0.0
-    return f"; about {format_duration(seconds / workers)} left" if workers else ""
+        left = count[RUNNING] + count[TO_DO] + max(0, cell.wanted - len(cell.points))
+        seconds += left * fmean(finished or anywhere or [0.0])
+    return f"; about {format_duration(seconds / workers)} left" if workers and anywhere else ""
 
 
 if __name__ == "__main__":

@@ -228,6 +228,9 @@ def test_what_the_last_prune_cost_is_said_in_one_line(trained: dict[str, tuple[P
             continue
         last = record["epochs"][-1]
         assert record["last_prune"]["relative_residual"] == last["relative_distance"]
+        residuals = record["last_prune"]["residuals"]  # the whole is a mean of squares of the parts, weighted by norms
+        assert len(residuals) == len(record["sparsity"]["targets"])
+        assert min(residuals) <= last["relative_distance"] <= max(residuals)
         assert record["last_prune"]["cost"] == pytest.approx(
             last["unpruned"]["validation"]["accuracy"] - last["pruned"]["validation"]["accuracy"]
         )
@@ -436,9 +439,9 @@ def test_a_diverged_training_is_exit_code_1_and_leaves_no_record(
 
 
 def test_one_bad_point_of_several_is_found_before_any_is_trained(demo: list[str], tmp_path: Path) -> None:
-    answer = _command("-m", *demo, "method=dense", "training.epochs=1,0", f"output_dir={tmp_path}")
+    answer = _command("-m", *demo, "method=dense", "training.epochs=1,-1", f"output_dir={tmp_path}")
     assert answer.code == 2
-    assert answer.err == "error: training.epochs must be at least 1 but got 0\n"
+    assert answer.err == "error: training.epochs must be at least 0, which prunes once and trains nothing, but got -1\n"
     assert not list(tmp_path.glob("trials/*"))
 
 
@@ -486,7 +489,7 @@ def test_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"nxm_sweep {metadata.version('nxm_sweep')}\n")
 
 
-@pytest.mark.parametrize("command", ["report", "status", "verify", "export", "predict", "sensitivity"])
+@pytest.mark.parametrize("command", ["report", "status", "verify", "export", "predict", "sensitivity", "speed"])
 def test_a_command_is_a_subcommand_and_a_module(command: str, tmp_path: Path) -> None:
     module = [sys.executable, "-m", f"nxm_sweep.{command}"]
     script = [str(Path(sys.executable).with_name("nxm-sweep")), command]
@@ -525,9 +528,11 @@ def test_bash_completes_choices_and_keys(tmp_path: Path) -> None:
 
 
 def test_bad_input_from_the_shell_is_exit_code_2_without_a_traceback(tmp_path: Path) -> None:
-    done = _shell(tmp_path, "training.epochs=0")
+    done = _shell(tmp_path, "training.epochs=-1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: training.epochs must be at least 1 but got 0\n"
+    assert (
+        done.stderr == "error: training.epochs must be at least 0, which prunes once and trains nothing, but got -1\n"
+    )
 
 
 def test_cfg_job_prints_what_would_run_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,11 +60,27 @@ def test_each_point_is_told_by_what_is_on_disk(
     before = _files(tmp_path)
     code, out = _status(tmp_path, monkeypatch, capsys)
     assert code == 1
-    assert "4 points: 1 done, 1 running, 1 failed, 1 to do; about 2:00 left" in out  # two to go at 60 s on one worker
+    assert "4 points: 1 done, 1 running, 1 failed, 1 to do; about 2 min left" in out  # two to go at 60 s on one worker
     assert "0.7500 lr 1e-5" in out
     assert "step 30/40  epoch 1: 0.6250" in out
     assert f"problem: glue/rte nxm 2of4 tiny lr 3e-5  non-finite: the loss became nan  ({IDENTITIES[2]})" in out
     assert _files(tmp_path) == before
+
+
+def test_the_time_left_is_known_from_the_first_finished_trial_of_any_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third, fourth = ([identity, [1e-5]] for identity in IDENTITIES)
+    cell = {"study": "s", "metric": "accuracy", "axes": ["learning_rate.value"]}
+    dense = {**cell, "name": "glue/rte dense dense tiny", "points": [first]}
+    sparse = {**cell, "name": "glue/rte asp 2of4 tiny", "points": [second, third, fourth]}
+    plan = {"command": ["method=dense,asp"], "written": 1.0, "n_trials": None, "cells": [dense, sparse]}
+    write_json(tmp_path / "sweeps" / "plan.json", plan)
+    _running(tmp_path, IDENTITIES[1])
+    assert "left" not in _status(tmp_path, monkeypatch, capsys)[1]
+    _record(tmp_path, IDENTITIES[0], 0.75)
+    _, out = _status(tmp_path, monkeypatch, capsys)
+    assert "4 points: 1 done, 1 running, 2 to do; about 3 min left" in out
 
 
 def test_the_pattern_is_what_the_matrices_hold(

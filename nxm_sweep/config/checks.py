@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from nxm_sweep.config.trackers import REPORTERS, check_trackers
+from nxm_sweep.config.training_arguments import check_arguments
 from nxm_sweep.errors import ConfigError, SparsityError
 from nxm_sweep.methods import METHODS
-from nxm_sweep.settings import DistillationSettings, TaskSettings, TrialSettings, choices_of
+from nxm_sweep.settings import EPOCHS, DistillationSettings, TaskSettings, TrialSettings, choices_of
 from nxm_sweep.sparsity.pattern import constraint
 
 METRICS = ("accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman")
-REPORTERS = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
-"""Values of ``training.report_to``: the required module, and the package that provides it."""
 
 
 class Check(NamedTuple):
@@ -43,6 +42,14 @@ def _at_least(least: int) -> Callable[[Any], bool]:
     return lambda value: value is None or value >= least
 
 
+def _is_metric(name: str) -> bool:
+    if name in METRICS:
+        return True
+    from sklearn.metrics import get_scorer_names  # noqa: PLC0415 - a second of imports
+
+    return name in get_scorer_names()
+
+
 def _choice(key: str, *allowed: str) -> Check:
     return Check(key, lambda value: value in allowed, f"must be one of {', '.join(allowed)}")
 
@@ -58,7 +65,7 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("rho.value", _positive, "must be above 0"),
     ("rho.grid", lambda grid: all(map(_positive, grid)), "must hold numbers above 0"),
     ("rho.start", lambda value: math.isfinite(value) and value >= 0, "must not be negative"),
-    ("training.epochs", _at_least(1), "must be at least 1"),
+    (EPOCHS, _at_least(0), "must be at least 0, which prunes once and trains nothing,"),
     ("training.batch_size", _at_least(1), "must be at least 1"),
     ("training.gradient_accumulation", _at_least(1), "must be at least 1"),
     ("training.max_length", _at_least(8), "must be at least 8 tokens"),
@@ -76,7 +83,12 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("training.devices", _at_least(1), "must be at least 1"),
     ("seed", lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)"),
     ("task.text_columns", lambda columns: len(columns) in (1, 2), "must name one or two columns"),
-    ("task.metrics", lambda names: bool(names) and set(names) <= set(METRICS), f"must be among {', '.join(METRICS)}"),
+    (
+        "task.metrics",
+        lambda names: bool(names) and all(map(_is_metric, names)),
+        f"must be among {', '.join(METRICS)} and scikit-learn's scorers",
+        "such as balanced_accuracy, roc_auc, recall_macro or r2: sklearn.metrics.get_scorer_names() lists them",
+    ),
     ("task.validation_splits", bool, "must name at least one split"),
     ("sparsity.rules", bool, "must hold at least one rule"),
     ("output_dir", bool, "must name a folder"),
@@ -105,6 +117,7 @@ _RANGES: tuple[tuple[Any, ...], ...] = (
     ("sweep.workers_per_device", _at_least(1), "must be at least 1"),
     ("sweep.threads", _at_least(1), "must be at least 1, or null"),
     ("sweep.max_attempts", _at_least(1), "must be at least 1"),
+    ("sweep.jobs", _at_least(1), "must be at least 1, or null"),
     (
         "sweep.n_trials",
         lambda value: value is None or 1 <= value <= 1_000_000,
@@ -128,12 +141,7 @@ def check_settings(settings: TrialSettings) -> None:
     for key in _CHECKS:
         check_value(key, operator.attrgetter(key)(settings))
     check_fit(settings)
-    for module in settings.training.report_to:
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(
-                f"training.report_to names {module}, which is not installed",
-                hint=f"pip install {REPORTERS[module]}, or training.report_to=[]",
-            )
+    check_trackers(settings)
 
 
 def check_value(key: str, value: Any) -> None:
@@ -154,18 +162,24 @@ def check_fit(settings: TrialSettings) -> None:
         ConfigError: The settings that do not fit together.
     """
     _check_task(settings.task)
+    if settings.task.kind == "hub" and not settings.data.path:
+        raise ConfigError(
+            "data.path must be given", hint="data.path=OWNER/NAME takes a hub id, and data.path=./DIR a folder"
+        )
     training = settings.training
     if training.batch_size % training.devices:
         raise ConfigError(
             f"training.batch_size must be a multiple of training.devices ({training.devices}) but got {training.batch_size}",
             hint="it counts the rows of all devices together",
         )
+    check_arguments(settings)
     rho = settings.rho
     if rho.schedule == "exponential" and min(rho.start, rho.value) <= 0:
         raise ConfigError(
             f"an exponential ramp needs rho.start and rho.value above 0 but got {rho.start} to {rho.value}"
         )
     _check_distillation(settings.distillation)
+    _check_one_shot(settings)
     method = settings.method
     admm = method.admm
     if (method.name == "nxm_refit" or admm.finish == "refit") and admm.dense_fraction > admm.admm_fraction:
@@ -180,6 +194,22 @@ def check_fit(settings: TrialSettings) -> None:
             constraint(keep=rule.keep, group=rule.group, density=rule.density, dense=rule.dense)
         except SparsityError as error:
             raise ConfigError(f"sparsity rule {rule.match!r}: {error.message}", error.hint) from error
+
+
+def _check_one_shot(settings: TrialSettings) -> None:
+    """Validate a trial without training."""
+    if settings.training.epochs > 0:
+        return
+    rule = f"{EPOCHS}=0 prunes once and trains nothing, "
+    if not METHODS[settings.method.name].one_shot:
+        able = ", ".join(name for name, method in METHODS.items() if method.one_shot)
+        raise ConfigError(f"{rule}but method={settings.method.name} prunes by training", hint=f"method takes {able}")
+    if settings.model.head != "keep":
+        raise ConfigError(
+            f"{rule}so that a new head stays random", hint="model.head=keep takes that of a fine-tuned model"
+        )
+    if settings.distillation.enabled:
+        raise ConfigError(f"{rule}so that nothing is learned from a teacher", hint="distillation=none")
 
 
 def _check_distillation(distillation: DistillationSettings) -> None:
@@ -204,9 +234,14 @@ def _check_task(task: TaskSettings) -> None:
             hint="" if "mean" in selectable else "mean needs two metrics",
         )
     wanted = {"pearson", "spearman"} if task.problem == "regression" else {"accuracy", "f1", "f1_macro", "matthews"}
-    if not set(task.metrics) <= wanted:
+    if not set(task.metrics) & set(METRICS) <= wanted:
         raise ConfigError(
             f"task.metrics of a {task.problem} must be among {', '.join(sorted(wanted))} but got {', '.join(task.metrics)}"
+        )
+    if task.positive_class is not None and task.problem == "regression":
+        raise ConfigError(
+            f"task.positive_class is for a classification but got {task.positive_class}",
+            hint="task.positive_class=null",
         )
     if "f1" in task.metrics and len(task.labels) > 2:
         raise ConfigError(

@@ -19,16 +19,20 @@ from nxm_sweep.config.paths import expand_paths_
 from nxm_sweep.config.precision import resolve_precision
 from nxm_sweep.console import holds_password
 from nxm_sweep.errors import ConfigError
-from nxm_sweep.settings import SweepSettings, TrialSettings
+from nxm_sweep.settings import SweepSettings, TrainingSettings, TrialSettings
 
 
 def register_schema() -> None:
     """Register the type of every key with Hydra; ``conf/config.yaml`` lists the schema first in its defaults."""
-    schema = OmegaConf.structured(TrialSettings)
-    schema.sweep = SweepSettings()
-    for mapping in (schema.sweep.axes, schema.sweep.cells):
+    ConfigStore.instance().store(name="schema", node=_make_schema(), provider="nxm_sweep")
+
+
+def _make_schema() -> DictConfig:
+    schema: DictConfig = OmegaConf.structured(TrialSettings)
+    schema.sweep, schema.training = SweepSettings(), OmegaConf.structured(TrainingSettings)
+    for mapping in (schema.sweep.axes, schema.sweep.cells, schema.training.arguments):
         OmegaConf.set_struct(mapping, value=False)  # so that sweep.axes={seed: [0, 1]} adds a key, as in a file
-    ConfigStore.instance().store(name="schema", node=schema, provider="nxm_sweep")
+    return schema
 
 
 def compose_settings(overrides: Sequence[str]) -> TrialSettings:
@@ -100,12 +104,8 @@ def settings_of(values: Mapping[str, Any]) -> TrialSettings:
     """
     from nxm_sweep.config.checks import check_settings  # noqa: PLC0415 - as above
 
-    schema = OmegaConf.structured(TrialSettings)
-    schema.sweep = SweepSettings()
-    for mapping in (schema.sweep.axes, schema.sweep.cells):
-        OmegaConf.set_struct(mapping, value=False)
     try:
-        settings = _to_settings(cast("DictConfig", OmegaConf.merge(schema, dict(values))))
+        settings = _to_settings(cast("DictConfig", OmegaConf.merge(_make_schema(), dict(values))))
     except OmegaConfBaseException as error:
         raise explain(error) from error
     check_settings(settings)

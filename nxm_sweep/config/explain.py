@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from nxm_sweep.config.model_source import FORMS, source_of
+from nxm_sweep.config.model_source import GROUP as MODELS
 from nxm_sweep.errors import ConfigError, first_line
 from nxm_sweep.settings import TrialSettings
 
@@ -116,8 +118,10 @@ def _explain_choice(missing: str, options: Sequence[str] = ()) -> ConfigError:
     if not options:
         return ConfigError(f"unknown config group {group!r}", hint=_suggest(group, _groups()))
     hint = _suggest(choice, options)
-    if f"{group}.value" in _keys(TrialSettings) and not hint.startswith("did"):
+    if f"{group}.value" in keys_of(TrialSettings) and not hint.startswith("did"):
         hint += f"; a number goes to {group}.value"
+    if group == MODELS:
+        hint += f" {FORMS}" if hint.endswith("?") else f"; {FORMS}"
     return ConfigError(f"{group}={choice.removesuffix('.yaml')} is not one of its choices", hint=hint)
 
 
@@ -128,17 +132,18 @@ def _choice_paths(overrides: Sequence[str]) -> list[str]:
 
 def _is_no_choice(path: str) -> bool:
     group, _, choice = path.partition("/")
-    return group in _groups() and choice not in choices(group)
+    is_model = group == MODELS and source_of(choice, Path.cwd()) is not None
+    return group in _groups() and choice not in choices(group) and not is_model
 
 
 def _suggest(name: str, valid: Sequence[str] = ()) -> str:
     """Return a hint with the valid name nearest to ``name``; ``valid`` defaults to all groups and keys."""
     parent, _, tail = name.rpartition(".")
-    if not valid and parent in _keys(TrialSettings):  # a mapping, which accepts new keys
+    if not valid and parent in keys_of(TrialSettings):  # a mapping, which accepts new keys
         return f"+{name}=... adds it to {parent}"
     if not valid and tail in _ALIASES:
         return f"did you mean {_ALIASES[tail]}?"
-    valid = valid or [*_groups(), *_keys(TrialSettings)]
+    valid = valid or [*_groups(), *keys_of(TrialSettings)]
     same = [
         key for key in valid if key.rsplit(".", 1)[-1] == tail
     ]  # the key may be right and its group wrong or missing
@@ -152,12 +157,16 @@ def _groups() -> list[str]:
     return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 
 
-def _keys(settings_class: Any, prefix: str = "") -> list[str]:
-    """Return every dotted key of a settings class."""
+def keys_of(settings_class: Any, wanted: Callable[[Any], bool] = lambda _: True, prefix: str = "") -> list[str]:
+    """Return every dotted key of a settings class whose type is ``wanted``."""
     keys: list[str] = []
     hints = get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
-        members = (hints[field.name], *get_args(hints[field.name]))  # the type itself, or the members of a union
+        hint = hints[field.name]
+        members = (hint, *get_args(hint))  # the type itself, or the members of a union
         nested = next((part for part in members[:3] if dataclasses.is_dataclass(part)), None)
-        keys += _keys(nested, f"{prefix}{field.name}.") if nested is not None else [f"{prefix}{field.name}"]
+        if nested is not None:
+            keys += keys_of(nested, wanted, f"{prefix}{field.name}.")
+        elif wanted(hint):
+            keys.append(f"{prefix}{field.name}")
     return keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, configure_log
 from hydra.errors import HydraException
@@ -21,10 +24,12 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nxm_sweep.config.explain import explain
+from nxm_sweep.config.explain import explain, keys_of
+from nxm_sweep.config.model_source import add_model_sources
 from nxm_sweep.config.paths import expand, shorten
 from nxm_sweep.console import holds_password
 from nxm_sweep.errors import ConfigError, NxmSweepError
+from nxm_sweep.settings import TrialSettings
 
 _TARGETS = ("hydra.launcher._target_", "hydra.sweeper._target_")
 """The keys that name code: the classes of installed plugins."""
@@ -32,6 +37,52 @@ ENVIRONMENT_HINT = (
     "it would be stored and shown: sweep.storage=postgresql reads its address from NXM_STORAGE, "
     "and `hf auth login` keeps a token of the hub"
 )
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader, with the two things that a command line may leave out; jobs of a launcher compose with it too."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        complete = list(map(_complete_list, overrides))
+        config = super().load_configuration(config_name, complete, run_mode, from_shell, validate_sweep_overrides)
+        _name_sources_(config, overrides)
+        return config
+
+
+def _complete_list(override: str) -> str:
+    """Return ``task.text_columns=text`` as ``task.text_columns=[text]``: one text for a list of texts is a list of one."""
+    key, separator, value = override.partition("=")
+    if not separator or key.lstrip("+") not in _text_lists():
+        return override
+    parsed = OverridesParser.create().parse_override(override)
+    is_text = not parsed.is_sweep_override() and isinstance(parsed.value(), str | int | float | QuotedString)
+    return f"{key}=[{value}]" if is_text and value and not value.startswith("$") else override
+
+
+@functools.cache
+def _text_lists() -> frozenset[str]:
+    return frozenset(keys_of(TrialSettings, lambda hint: hint == list[str]))
+
+
+def _name_sources_(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Name a model after a path that was given without a name, or it would keep the name of another model.
+
+    ``model=local`` is the name of no model. The name of ``task=hub`` is the path of its data and their configuration.
+    """
+    choices = config.hydra.runtime.choices
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    path = OmegaConf.select(config, "model.path", throw_on_missing=False) if "model.path" in given else None
+    if isinstance(path, str) and "model.name" not in given and choices.get("model") != "local":
+        config.model.name = path
+    if choices.get("task") == "hub" and "task.name" not in given and isinstance(config.task.config, str):
+        config.task.name = "${data.path}/${task.config}"
 
 
 class CheckedHydra(Hydra):
@@ -53,7 +104,8 @@ class CheckedHydra(Hydra):
             if not folder.is_dir():
                 raise ConfigError(f"--config-dir names {folder}, which is no folder")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-        return cls(task_name="nxm_sweep", config_loader=ConfigLoaderImpl(config_search_path=search_path))
+        add_model_sources(search_path)
+        return cls(task_name="nxm_sweep", config_loader=CheckedLoader(config_search_path=search_path))
 
     def compose_config(  # noqa: PLR0917 - Hydra's signature
         self,

@@ -25,7 +25,7 @@ def expand_paths_(settings: TrialSettings) -> None:
         if text:
             setattr(holder, name, expand(text, key))
     files = settings.task.files
-    files.update({split: expand(text, f"task.files.{split}") for split, text in files.items()})
+    files.update({split: text and expand(text, f"task.files.{split}") for split, text in files.items()})
 
 
 def expand(text: str, key: str) -> str:

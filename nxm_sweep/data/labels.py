@@ -55,20 +55,38 @@ def locate_first(wrong: pd.Series[Any], split: str, task: TaskSettings) -> str:
     return (f"{file}, " if file else "") + number + (f" and {count - 1:,} more" if count > 1 else "")
 
 
-def find_class_names(task: TaskSettings, column: pd.Series[Any]) -> tuple[str, ...]:
+def name_classes(column: pd.Series[Any], published: Sequence[str], task: TaskSettings) -> pd.Series[Any]:
+    """Return the labels of a data set of the hub by name; a number without a name, such as -1, becomes None.
+
+    Args:
+        column: The labels as published: numbers, names, or scores.
+        published: The names that the data set gives to its numbers, if any.
+        task: The task; its classes name integers that nothing else names.
+    """
+    names = list(published)
+    if not names and task.problem == "classification" and pd.api.types.is_integer_dtype(column):
+        names = [] if all(map(_INTEGER.fullmatch, task.labels)) else list(task.labels)
+    if not names:
+        return column
+    return column.map(lambda number: names[number] if 0 <= number < len(names) else None).astype(object)
+
+
+def find_class_names(task: TaskSettings, column: pd.Series[Any], published: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the classes in the order of their numbers; empty for a regression.
 
     Args:
-        task: The task. If it names no classes, they are the distinct labels, sorted.
+        task: The task. If it names no classes, they are those published, or else the distinct labels, sorted.
         column: Labels of the training rows.
+        published: Classes that the source names.
 
     Raises:
         DataError: The labels do not look like classes.
     """
     if task.problem == "regression":
         return ()
-    names = list(task.labels) or sorted({str(value) for value in column})
-    if not task.labels and all(map(_INTEGER.fullmatch, names)):
+    named = [*task.labels] or [*published]
+    names = named or sorted({str(value) for value in column})
+    if not named and all(map(_INTEGER.fullmatch, names)):
         names.sort(key=int)
     where = f"column {task.label_column!r} of {task.name}"
     if len(names) < 2:
@@ -76,7 +94,7 @@ def find_class_names(task: TaskSettings, column: pd.Series[Any]) -> tuple[str, .
             f"{where} holds the class {reprlib.repr(names[0])} alone",
             hint="a classification takes at least two classes",
         )
-    if not task.labels:
+    if not named:
         _check_distinct(names, where, len(column))
     if "f1" in task.metrics and len(names) > 2:
         raise DataError(
@@ -84,6 +102,24 @@ def find_class_names(task: TaskSettings, column: pd.Series[Any]) -> tuple[str, .
             hint="task.metrics=[f1_macro] is the mean of F1 over the classes",
         )
     return tuple(names)
+
+
+def number_of_positive(task: TaskSettings, labels: Sequence[str]) -> int:
+    """Return the number of the positive class, for metrics of two classes: the second one unless the task names another.
+
+    Raises:
+        DataError: The named class does not exist, or there are more than two.
+    """
+    if task.positive_class is None:
+        return 1
+    if len(labels) != 2:
+        raise DataError(
+            f"task.positive_class is for two classes but {task.name} has {len(labels)}",
+            hint="f1_macro, and scorers such as precision_macro, take any number",
+        )
+    if task.positive_class not in labels:
+        raise DataError(f"task.positive_class={task.positive_class} is no class of {task.name}: {format_names(labels)}")
+    return labels.index(task.positive_class)
 
 
 def _check_distinct(names: Sequence[str], where: str, rows: int) -> None:
@@ -128,7 +164,7 @@ def parse_labels(
     where = f"column {task.label_column!r} of the split {name!r} of {task.name}"
     if task.problem == "regression":
         return _parse_scores(column, where, split, task)
-    if task.kind == "files":
+    if task.kind in ("files", "hub"):
         numbered = column.map(str).map({label: number for number, label in enumerate(labels)})
         if bool(numbered.isna().any()):
             strange = str(column[numbered.isna()].iloc[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,20 @@ def check_columns(present: Sequence[object], wanted: Sequence[str], source: str,
             elif separators:
                 hint = f"its columns seem to be separated by {separators[0]!r}: .csv takes commas and .tsv tabs"
             raise DataError(f"{source} has no column {name!r} but {format_names(present)}", hint=hint)
+
+
+def parts_of(text: str, present: Collection[object]) -> list[str]:
+    """Return the columns of a text: the one of its name, or those that ``a+b`` joins."""
+    return [text] if text in present else [part.strip() for part in text.split("+")]
+
+
+def join_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series[Any]:
+    """Return the text of each row: that of a column, or those of several as ``word: sentence``; None where one is no text."""
+    if len(columns) == 1:
+        return table[columns[0]]
+    rows = zip(*(table[column] for column in columns), strict=True)
+    texts = [": ".join(row) if all(isinstance(text, str) for text in row) else None for row in rows]
+    return pd.Series(texts, index=table.index, dtype=object)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

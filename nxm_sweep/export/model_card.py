@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from nxm_sweep.export.folder_model import FolderModel
 from nxm_sweep.export.manifest import Manifest
+from nxm_sweep.export.usage import CLASSIFIER, show_usage
 from nxm_sweep.report.labels import replace_unprintable
+from nxm_sweep.sparsity.semi_structured import fits
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import reported_scores
+from nxm_sweep.store.speeds import Speed, of_shapes
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$@])")
 _HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
-_LOADING = {
-    "dense": """\
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-model = AutoModelForSequenceClassification.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")""",
-    "onnx": """\
-import onnxruntime
-from transformers import AutoTokenizer
-
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-tokenizer = AutoTokenizer.from_pretrained(".")
-(logits,) = session.run(None, dict(tokenizer(["a text"], ["its pair, if the task has one"], return_tensors="np")))""",
-    "semi_structured": """\
-from nxm_sweep.export.semi_structured import load_semi_structured
-from transformers import AutoTokenizer
-
-model = load_semi_structured(".", device="cuda")  # 2:4 kernels; device="cpu" gives the same weights densely
-tokenizer = AutoTokenizer.from_pretrained(".")""",
-}
 _AUTOCAST = " autocast over float32 weights"
 _STORED = {
     "dense": "They are stored densely, zeros included: the file is not smaller, and not faster by itself.",
@@ -43,7 +28,9 @@ _STORED = {
 }
 
 
-def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype: str) -> str:
+def model_card(
+    record: Record, manifest: Manifest, *, licence: str | None, dtype: str, speeds: Sequence[Speed] = ()
+) -> str:
     """Return the text of ``README.md``.
 
     Every value of the record is escaped: for YAML by the hub's library, for Markdown here.
@@ -53,9 +40,17 @@ def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype
         manifest: Manifest of the exported model.
         licence: Identifier of the model's licence, or None if unknown.
         dtype: Type of the weights, as text.
+        speeds: Measurements of 2:4 kernels; those that know every shape of the model's targets are shown.
     """
     config = record["config"]
-    title = f"{record['model_name']} on {record['task']}: {manifest.pattern}, {record['method']}"
+    title = f"{base_name(config['model'])} on {record['task']}: {manifest.pattern}, {record['method']}"
+    usage = show_usage(
+        CLASSIFIER,
+        manifest.format,
+        pairs=len(config["task"]["text_columns"]) > 1,
+        regression=not record["data"]["labels"],
+        max_length=int(config["training"]["max_length"]),
+    )
     scoring = _describe_precision(config["training"]["precision"], manifest.format)
     parts = [
         f"---\n{_make_metadata(record, manifest, licence).to_yaml()}\n---",
@@ -64,10 +59,11 @@ def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype
         "## Score",
         _render_table(("set", "metric", "value"), _list_scores(record)),
         f"Protocol: {escape(record['selection']['protocol'])}. {scoring}",
+        *_describe_speed(manifest, speeds),
         "## How it was made",
         _render_table(("", ""), _list_origin(record, manifest, dtype)),
         "## Use",
-        f"```python\n{_LOADING[manifest.format]}\n```",
+        f"```python\n{usage}\n```",
         f"Inputs were cut at {int(config['training']['max_length'])} tokens in training.",
         "Check the files: `python -m nxm_sweep.verify .` reads them and `sparsity.json` back.",
         "## Licences",
@@ -76,9 +72,71 @@ def model_card(record: Record, manifest: Manifest, *, licence: str | None, dtype
     return "\n\n".join(parts) + "\n"
 
 
+def folder_card(
+    source: FolderModel, manifest: Manifest, *, licence: str | None, dtype: str, speeds: Sequence[Speed] = ()
+) -> str:
+    """Return the text of ``README.md`` for a model without a record: what it holds, and how it is used.
+
+    Args:
+        source: The folder that was exported.
+        manifest: Manifest of the exported model.
+        licence: Identifier of the model's licence, or None if unknown.
+        dtype: Type of the weights, as text.
+        speeds: As for :func:`model_card`.
+    """
+    config, head = source.config, source.head
+    kind = (getattr(config, "architectures", None) or [type(config).__name__])[0]
+    regression = config.num_labels == 1 or config.problem_type == "regression"
+    metadata = ModelCardData(
+        license=licence or "unknown",
+        library_name="transformers",
+        pipeline_tag=head.task,
+        tags=["nxm_sweep", "sparsity", f"pattern: {manifest.pattern}"],
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {escape(f'{kind}: {manifest.pattern}')}",
+        f"{escape(kind)}. {_describe_sparsity(manifest)}",
+        "## Score",
+        "None is known: the folder that this was exported from has no record of its training.",
+        *_describe_speed(manifest, speeds),
+        "## How it was made",
+        _render_table(("", ""), [("pattern", manifest.pattern), ("said by", source.reason), ("weights", dtype)]),
+        "## Use",
+        f"```python\n{show_usage(head, manifest.format, regression=regression)}\n```",
+        "Check the files: `python -m nxm_sweep.verify .` reads them and `sparsity.json` back.",
+        "## Licences",
+        _render_table(("what", "licence"), [("these weights", licence or "not stated")]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def escape(value: Any) -> str:
     """Return a value as literal Markdown text: on one line, with all markup escaped and no control characters."""
     return _MARKUP.sub(r"\\\1", replace_unprintable(" ".join(str(value).split())))
+
+
+def _describe_speed(manifest: Manifest, speeds: Sequence[Speed]) -> list[str]:
+    """Return the card's section on speed; none where no measurement fits, or where a target is not 2 of 4."""
+    shapes = [target.shape for target in manifest.targets]
+    if not all(fits(target.constraint) for target in manifest.targets):
+        return []
+    rows = []
+    for speed in speeds:
+        summary = of_shapes(speed, shapes)
+        if summary is not None:
+            name, fastest = summary.best
+            batch = f"{speed['batch']} x {speed['length']}"
+            times = (f"{summary.dense:.3f}", f"{fastest:.3f} ({name})", f"{summary.speedup:.2f}")
+            rows.append((speed["device"], speed["dtype"], batch, *times))
+    if not rows:
+        return []
+    header = ("GPU", "type", "batch", "dense ms", "2:4 ms", "speedup")
+    words = (
+        "The pruned layers together, with random weights of their shapes, as `nxm-sweep speed` measured them; attention and "
+        "the other layers gain nothing."
+    )
+    return ["## Speed", _render_table(header, rows), words]
 
 
 def _describe_precision(precision: str, format_name: str) -> str:
@@ -91,23 +149,25 @@ def _describe_precision(precision: str, format_name: str) -> str:
 
 def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> ModelCardData:
     model, task, data = (_join_lines(record["config"][name]) for name in ("model", "task", "data"))
-    glue = task["kind"] == "glue"
+    published = (
+        "nyu-mll/glue" if task["kind"] == "glue" else data["path"] if record["data"]["layout"] == "hub" else None
+    )
     return ModelCardData(
         license=licence or "unknown",
         base_model=model["path"] if model["source"] == "hub" else None,
-        datasets=["nyu-mll/glue"] if glue else None,
+        datasets=[published] if published else None,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["nxm_sweep", "sparsity", f"pattern: {manifest.pattern}", f"method: {record['method']}"],
         metrics=[_HUB_METRICS.get(name, name) for name in task["metrics"]],
-        model_name=" ".join(f"{record['model_name']} {record['task']} {record['identity']}".split()),
+        model_name=" ".join(f"{base_name(model)} {record['task']} {record['identity']}".split()),
         eval_results=[
             EvalResult(
                 task_type="text-classification",
-                dataset_type="nyu-mll/glue" if glue else task["kind"],
+                dataset_type=published or task["kind"],
                 dataset_name=task["name"],
                 dataset_config=task.get("config"),
-                dataset_split=task["validation_splits"].get(part, part),
+                dataset_split=task["validation_splits"].get(part) or part,
                 dataset_revision=data.get("revision"),
                 metric_type=_HUB_METRICS.get(name, name),
                 metric_value=value,
@@ -115,6 +175,12 @@ def _make_metadata(record: Record, manifest: Manifest, licence: str | None) -> M
             for part, name, value in _iterate_scores(record)
         ],
     )
+
+
+def base_name(model: Mapping[str, Any]) -> str:
+    """Return the name of the base model; of a folder without its place on this machine, which concerns no reader."""
+    name = str(model["name"])
+    return PurePath(name).name or name if model["source"] == "folder" else name
 
 
 def _join_lines(value: Any) -> Any:
@@ -154,7 +220,7 @@ def _list_scores(record: Record) -> Iterable[tuple[Any, ...]]:
 def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[str, Any]]:
     config, data, hashed = record["config"], record["data"], record["hashed"]
     training, model = config["training"], config["model"]
-    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else model["name"]
+    base = f"{model['name']} ({model['path']})" if model["source"] != "folder" else base_name(model)
     rows = ", ".join(f"{part} {count}" for part, count in data["validation_rows"].items())
     last_prune = record.get("last_prune")
     return [
@@ -178,7 +244,7 @@ def _list_origin(record: Record, manifest: Manifest, dtype: str) -> list[tuple[s
 
 
 def _list_licences(record: Record, licence: str | None) -> list[tuple[str, str]]:
-    base, data = record["config"]["model"]["name"], record["task"]
+    base, data = base_name(record["config"]["model"]), record["task"]
     return [
         ("these weights", licence or "not stated; they derive from the base model and the data"),
         (f"base model {base}", "see where it comes from"),

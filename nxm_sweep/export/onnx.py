@@ -39,6 +39,7 @@ _BUILT_IN = (
 ONNX = "model.onnx"
 TOLERANCE = 1e-4
 """Largest allowed difference of a logit between ONNX Runtime and PyTorch, both in fp32 on a CPU."""
+_HALF = 0.01  # the same where ONNX Runtime computes in half precision, relative to the largest logit, or to 0.1
 _WRAPPED = "model."
 Batch = Mapping[str, Tensor]
 
@@ -58,8 +59,11 @@ class Sentences:
     source: str
 
 
-def sentences_of(trial: FinishedTrial) -> Sentences:
-    """Return the first validation rows of the trial's task; built-in sentences if those cannot be read."""
+def sentences_of(trial: FinishedTrial | None) -> Sentences:
+    """Return the first validation rows of the trial's task; built-in sentences if those cannot be read, or without a trial."""
+    if trial is None:
+        texts = [text for pair in _BUILT_IN for text in pair]
+        return Sentences(texts, None, f"{len(texts)} built-in sentences")
     try:
         rows = next(iter(load_rows(trial.task, trial.data).validation.values()))
     except NxmSweepError:
@@ -138,18 +142,24 @@ def write_onnx(model: PreTrainedModel, batch: Batch, path: Path) -> OnnxWeights:
     return open_onnx(path)
 
 
-def largest_difference(model: PreTrainedModel, path: Path, batches: list[Batch]) -> float:
-    """Return the largest absolute difference of a logit between ONNX Runtime and PyTorch."""
+def allowed_difference(dtype: str | None, largest: float) -> float:
+    """Return the allowed difference of a logit from PyTorch in fp32, given the export's type and the largest logit."""
+    return TOLERANCE if dtype is None else _HALF * max(0.1, largest)
+
+
+def largest_difference(model: PreTrainedModel, path: Path, batches: list[Batch]) -> tuple[float, float]:
+    """Return the largest absolute difference of a logit between ONNX Runtime and PyTorch, and PyTorch's largest logit."""
     session = _import_runtime().InferenceSession(path, providers=["CPUExecutionProvider"])
-    largest = 0.0
+    difference = largest = 0.0
     for batch in batches:
         with torch.inference_mode():
             expected = model(**batch).logits.numpy()
         (logits,) = session.run(None, {name: values.numpy() for name, values in batch.items()})
         if logits.shape != expected.shape or not np.isfinite(logits).all():
-            return float("inf")
-        largest = max(largest, float(np.abs(logits - expected).max()))
-    return largest
+            return float("inf"), largest
+        difference = max(difference, float(np.abs(logits.astype(np.float32) - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+    return difference, largest
 
 
 @contextlib.contextmanager

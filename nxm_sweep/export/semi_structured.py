@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from nxm_sweep.errors import ExportError, SparsityError
 from nxm_sweep.export.audit import audit_manifest
 from nxm_sweep.export.manifest import read_manifest
 from nxm_sweep.export.stored_matrices import META, VALUES
 from nxm_sweep.export.trial_model import refuse_if_broken
+from nxm_sweep.export.usage import find_head
 from nxm_sweep.export.weights import SEMI_STRUCTURED, SavedWeights, open_weights
 from nxm_sweep.sparsity.pattern import Constraint
 from nxm_sweep.sparsity.semi_structured import (
@@ -58,17 +60,22 @@ def write_packed(weights: SavedWeights, constraints: Mapping[str, Constraint], f
         dtype: ``float16`` or ``bfloat16``.
 
     Returns:
-        Targets that stay dense because their shape cannot be packed.
+        Targets that stay dense because their shape or layout cannot be packed.
 
     Raises:
         SparsityError: A matrix is not representable in ``dtype``, or no matrix can be packed.
         ExportError: A matrix read back differs from the one written.
     """
     tensors: dict[str, Tensor] = {}
-    left_dense = [name for name in constraints if STORED.refusal(weights.shapes[name])]
+    transposed = "its inputs first, and PyTorch's kernels are for linear layers"
+    refusals = {
+        name: transposed if name in weights.inputs_first else STORED.refusal(weights.shapes[name])
+        for name in constraints
+    }
+    left_dense = [name for name, refusal in refusals.items() if refusal]
     if len(left_dense) == len(constraints):
         first = left_dense[0]
-        raise SparsityError(f"no matrix can be packed: {first} has {STORED.refusal(weights.shapes[first])}")
+        raise SparsityError(f"no matrix can be packed: {first} has {refusals[first]}")
     for name in weights.files:
         tensor = weights.tensor(name)
         if tensor.is_floating_point():
@@ -110,9 +117,7 @@ def load_semi_structured(
     if device.type == "cuda" and backend is None:
         backend = choose_backend(device)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=_dtype_of(config)
-    )
+    model: PreTrainedModel = getattr(transformers, find_head(config).auto).from_config(config, dtype=_dtype_of(config))
     state = {name: weights.tensor(name) for name in weights.files if not name.endswith((VALUES, META))}
     state |= {name: weights.matrix(name) for name in weights.packed}
     report = model.load_state_dict(state, strict=False)

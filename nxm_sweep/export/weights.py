@@ -91,6 +91,11 @@ class SavedWeights:
         """Names of the matrices that this package has packed."""
         return tuple(name for name in self.shapes if name + VALUES in self.files)
 
+    @property
+    def inputs_first(self) -> frozenset[str]:
+        """Names of the matrices that are stored as ``(in_features, out_features)``."""
+        return frozenset(name for name, matrix in self._matrices.items() if matrix.form == "inputs first")
+
     def tensor(self, name: str) -> Tensor:
         """Return a stored tensor.
 

@@ -272,7 +272,7 @@ class Nxm(SparseMethod):
 
     def _first_gradient_norm(self, scale: float) -> Tensor | None:
         """Return the unscaled norm of the first target's gradient; its ratio across clipping is the clip factor."""
-        gradient = self.targets[0].weight.grad if self.targets else None
+        gradient = self.targets[0].gradient if self.targets else None
         return None if gradient is None else torch.linalg.vector_norm(gradient).double() / scale
 
     def _is_due(self, step: int) -> bool:

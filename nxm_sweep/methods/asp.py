@@ -51,6 +51,8 @@ class Asp(Masked):
     Source: NVIDIA's automatic sparsity (ASP), called "masked fine-tune" in NxMTransformer (Holmes et al., 2021).
     """
 
+    one_shot = True
+
     @property
     def gap(self) -> float | None:
         return 0.0

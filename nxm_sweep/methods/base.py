@@ -73,10 +73,12 @@ class SparseMethod:
 
     Attributes:
         importance: Metric that scales the magnitudes before ranking; None ranks by magnitude only.
+        one_shot: Whether :meth:`start_` alone gives the weights of a run without steps.
         sparse: Whether it has targets. Without them ``sparsity``, ``method.trained`` and ``method.importance`` are not
             read.
     """
 
+    one_shot: ClassVar[bool] = False
     sparse: ClassVar[bool] = True
 
     def __init__(self, targets: Sequence[Target] = ()) -> None:
@@ -166,6 +168,7 @@ class SparseMethod:
 class Dense(SparseMethod):
     """Dense fine-tuning, without targets."""
 
+    one_shot = True
     sparse = False
 
     def __init__(self) -> None:

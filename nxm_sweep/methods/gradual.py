@@ -90,7 +90,7 @@ class Gradual(Masked):
     def _targets_at(self, stage: int) -> list[Target]:
         """Return the targets with a stage's constraint; one with fewer stages reaches its last one early."""
         return [
-            Target(target.name, target.weight, steps[min(stage, len(steps) - 1)], target.factors)
+            dataclasses.replace(target, constraint=steps[min(stage, len(steps) - 1)])
             for target, steps in ((target, stages(target.constraint)) for target in self.targets)
         ]
 

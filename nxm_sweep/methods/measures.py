@@ -76,7 +76,7 @@ class RunningNorm:
 
 def gradient_norm(targets: Sequence[Target]) -> Tensor:
     """Return the joint norm of the targets' gradients, a scalar on their device."""
-    return torch.nn.utils.get_total_norm([target.weight.grad for target in targets if target.weight.grad is not None])
+    return torch.nn.utils.get_total_norm([target.gradient for target in targets if target.gradient is not None])
 
 
 def share_of(penalty: Tensor, task: Tensor) -> Tensor:

@@ -79,8 +79,8 @@ class SrSte(SparseMethod):
     @torch.no_grad()
     def after_clip_(self, *, scale: float = 1.0) -> None:
         for target, cut in zip(self.targets, self._cut, strict=True):
-            if target.weight.grad is not None:
-                target.weight.grad.add_(cut.to(target.weight.grad.dtype), alpha=scale * self.decay)
+            if target.gradient is not None:
+                target.gradient.add_(cut.to(target.gradient.dtype), alpha=scale * self.decay)
         self._cut = []
 
     def after_epoch_(self) -> None:

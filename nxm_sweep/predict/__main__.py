@@ -64,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-dir", default="outputs", type=path_argument, help="root of trials (default: outputs)")
     parser.add_argument("--data", help="hub id or folder with the test sets (default: where the trial's rows were)")
     parser.add_argument("--rows", type=path_argument, help="answer the rows of this CSV, TSV, JSONL or Parquet instead")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="with --rows, add a column p(CLASS) for every class"
+    )
     parser.add_argument("--check", nargs="+", type=path_argument, metavar="FILE", help="check files of a submission")
     options = parser.parse_args(arguments)
     try:
@@ -106,7 +109,14 @@ def _count_rows(file: Path) -> int:
 
 def _predict(options: argparse.Namespace) -> None:
     """Check everything that can be missing, then load the model, then write."""
+    if options.probabilities and options.rows is None:
+        raise ConfigError(
+            "--probabilities is for rows of your own: a submission to GLUE has none",
+            hint="--rows FILE answers those of a file",
+        )
     trial = _read_trial(find_trial(options.output_dir, options.trial), options.data)
+    if options.probabilities and trial.regression:
+        raise ConfigError(f"--probabilities is for classes, and {trial.task} is a regression", hint="leave it out")
     if options.rows is None and trial.glue is None:
         raise DataError(
             f"{trial.task} is none of GLUE's tasks, so it has no test set to hand in",
@@ -130,7 +140,7 @@ def _predict(options: argparse.Namespace) -> None:
         _make_folder(job.place.parent)
         for note in filter(None, [job.rows.note, _describe_wrong_count(job)]):
             _ERRORS.print(f"warning: {note}", markup=False)
-    _write_answers(trial, jobs, console)
+    _write_answers(trial, jobs, console, with_probabilities=options.probabilities)
 
 
 def _read_trial(folder: Path, data: str | None) -> _Trial:
@@ -221,8 +231,14 @@ def _describe_wrong_count(job: _Job) -> str:
     return f"{job.rows.source}: {wrong}: GLUE will refuse {job.place.name}" if wrong else ""
 
 
-def _write_answers(trial: _Trial, jobs: Sequence[_Job], console: Console) -> None:
-    from nxm_sweep.predict.submission import broken_rules, check_submission, words_of, write_predictions  # noqa: PLC0415
+def _write_answers(trial: _Trial, jobs: Sequence[_Job], console: Console, *, with_probabilities: bool) -> None:
+    from nxm_sweep.predict.submission import (  # noqa: PLC0415
+        broken_rules,
+        check_submission,
+        name_probabilities,
+        words_of,
+        write_predictions,
+    )
     from nxm_sweep.training.models import load_classifier, outputs_of  # noqa: PLC0415
 
     model, tokenizer = load_classifier(trial.model)
@@ -243,6 +259,8 @@ def _write_answers(trial: _Trial, jobs: Sequence[_Job], console: Console) -> Non
         broken = check_submission(job.place, job.submission) if job.submission else broken_rules(job.place, job.words)
         if broken:
             raise DataError(f"{job.place}: {broken[0]}", hint="this is a defect of nxm_sweep: please report it")
+        if with_probabilities:  # once the answers are checked
+            write_predictions(job.place, predictions, name_probabilities(outputs, job.words))
         summary = _summarize(predictions, job.words)
         console.print(f"{job.place}: {len(predictions):,} rows in {trial.precision}: {summary}", markup=False)
         if len(set(predictions)) == 1:

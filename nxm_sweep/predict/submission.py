@@ -6,7 +6,7 @@ Source: the instructions of gluebenchmark.com (Wang et al., 2019); row counts ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from nxm_sweep.data.glue import GLUE_TSV
 from nxm_sweep.errors import DataError, ModelError
 from nxm_sweep.store.files import write_text
-from nxm_sweep.training.metrics import Array, answers
+from nxm_sweep.training.metrics import Array, answers, probabilities
 
 HEADER = "index\tprediction"
 _SCORE_RANGE = (0.0, 5.0)
@@ -92,13 +92,31 @@ def words_of(outputs: Array, words: Sequence[str], *, clip: bool) -> list[str]:
     return [f"{number:.6f}" for number in numbers.tolist()]
 
 
-def write_predictions(path: Path, predictions: Sequence[str]) -> None:
+def name_probabilities(outputs: Array, words: Sequence[str]) -> dict[str, list[str]]:
+    """Return a column ``p(CLASS)`` of every class' probabilities.
+
+    Args:
+        outputs: Logits of shape ``(rows, len(words))``.
+        words: Label of each class number.
+    """
+    columns = probabilities(outputs).T.tolist()
+    return {f"p({word})": [f"{value:.6f}" for value in column] for word, column in zip(words, columns, strict=True)}
+
+
+def write_predictions(path: Path, predictions: Sequence[str], more: Mapping[str, Sequence[str]] | None = None) -> None:
     """Write a file of predictions; an old one stays until the new one is complete.
+
+    Args:
+        path: The file.
+        predictions: One per row.
+        more: Further columns by name, which GLUE's format does not have.
 
     Raises:
         DataError: The path cannot be written to.
     """
-    lines = [HEADER, *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions))]
+    columns = {} if more is None else dict(more)
+    rows = zip(map(str, range(len(predictions))), predictions, *columns.values(), strict=True)
+    lines = ["\t".join([HEADER, *columns]), *map("\t".join, rows)]
     try:
         write_text(path, "\n".join(lines) + "\n")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from datasets import Dataset
 
 from nxm_sweep.data.glue import GLUE_TSV
 from nxm_sweep.data.loading import load_hub
-from nxm_sweep.data.tables import DELIMITERS, check_columns, read_file, read_text
+from nxm_sweep.data.tables import DELIMITERS, check_columns, join_columns, parts_of, read_file, read_text
 from nxm_sweep.errors import DataError
 from nxm_sweep.formatting import format_names
 from nxm_sweep.predict.submission import Submission
@@ -87,15 +88,18 @@ def read_own_rows(path: Path, columns: Sequence[str]) -> UnlabelledRows:
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint="--rows takes a CSV, TSV, JSONL or Parquet file")
     table = read_file(path)
+    parts = {text: parts_of(text, list(table.columns)) for text in columns}
+    read = list(dict.fromkeys(itertools.chain(*parts.values())))
     check_columns(
-        list(table.columns), columns, str(path), hint="it must hold the text columns that the trial was trained on"
+        list(table.columns), read, str(path), hint="it must hold the text columns that the trial was trained on"
     )
-    for column in columns:
+    for column in read:
         if not all(isinstance(value, str) for value in table[column]):
             raise DataError(f"column {column!r} of {path} holds values that are not text")
-    empty = (table[list(columns)].map(str.strip) == "").any(axis=1).to_numpy()
-    rows = _order_rows(table[list(columns)], columns, str(path), np.flatnonzero(empty).tolist())
-    return replace(rows, note="; ".join(filter(None, [rows.note, _describe_open_quote(path, table, columns)])))
+    empty = (table[read].map(str.strip) == "").any(axis=1).to_numpy()
+    texts = pd.DataFrame({text: join_columns(table, names) for text, names in parts.items()})
+    rows = _order_rows(texts, columns, str(path), np.flatnonzero(empty).tolist())
+    return replace(rows, note="; ".join(filter(None, [rows.note, _describe_open_quote(path, table, read)])))
 
 
 def _describe_open_quote(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -22,7 +23,7 @@ from nxm_sweep.console import BAD_INPUT, TextConsole, path_argument, print_error
 from nxm_sweep.errors import ConfigError, NxmSweepError, RecordError
 from nxm_sweep.report.comparison import compare_sweeps
 from nxm_sweep.report.content import SOURCE, Content, reference_lines
-from nxm_sweep.report.formats.write import FORMATS, write, write_comparison
+from nxm_sweep.report.formats.write import DEFAULT_FORMATS, FORMATS, write, write_comparison
 from nxm_sweep.report.frames import Report, read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import detail_frame, make_table, table_frame
@@ -90,7 +91,11 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the files go (default: OUTPUT_DIR/reports; of a comparison: nowhere)",
     )
-    parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
+    parser.add_argument(
+        "--formats",
+        default=",".join(DEFAULT_FORMATS),
+        help=f"of {', '.join(FORMATS)} (default: all but the last)",
+    )
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -120,6 +125,9 @@ def _read_content(folder: Path, arguments: argparse.Namespace) -> Content:
 def _show_report(arguments: argparse.Namespace, console: Console) -> None:
     folder, target, formats = _check_files(arguments)
     content = replace(_read_content(folder, arguments), target=target)
+    for verdict in content.verdicts:
+        console.print(verdict.sentence, markup=False, soft_wrap=True)
+    console.print()
     _print_frame(table_frame(content.table), console)
     details = detail_frame(content.table).drop(columns=["trial", "without a record"])
     if len(details) <= _SHOWN_DETAILS:
@@ -205,8 +213,9 @@ def _print_problems(report: Report, console: Console) -> None:
 
 def _print_written(paths: Sequence[Path], target: Path, console: Console) -> None:
     files = [path.name for path in paths if path.parent == target]
-    pictures = [f"{len(paths) - len(files)} pictures"] if len(files) < len(paths) else []
-    console.print(f"wrote to {target}: {', '.join([*files, *pictures])}", markup=False, soft_wrap=True)
+    folders = Counter(path.parent.name for path in paths if path.parent != target)
+    counts = [f"{count} files in {name}/" for name, count in folders.items()]
+    console.print(f"wrote to {target}: {', '.join([*files, *counts])}", markup=False, soft_wrap=True)
 
 
 def _drop_one_model(frame: pd.DataFrame) -> pd.DataFrame:

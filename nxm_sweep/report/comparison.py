@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nxm_sweep.formatting import format_value
+from nxm_sweep.formatting import display_name, format_value
 from nxm_sweep.report.content import Content, difference_texts
 from nxm_sweep.report.estimates import holm
 from nxm_sweep.report.findings import procedure
@@ -96,7 +96,10 @@ class Comparison:
         return pd.DataFrame(
             [
                 {
-                    **{name: getattr(pairing, name) for name in ("task", "method", "pattern", "model")},
+                    **{
+                        name: display_name(name, getattr(pairing, name))
+                        for name in ("task", "method", "pattern", "model")
+                    },
                     **{name: shown(entry) for name, entry in zip(self.names, pairing.entries, strict=True)},
                     "difference": pairing.difference_text,
                     **pairing.tested_texts,

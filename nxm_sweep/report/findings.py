@@ -9,9 +9,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from nxm_sweep.formatting import format_value
+from nxm_sweep.formatting import display_name, format_value
 from nxm_sweep.report.frames import BUDGET, CELL, Report
-from nxm_sweep.report.gaps import FEW_SEEDS, NO_GAP, NOISE
 from nxm_sweep.report.labels import MARK
 from nxm_sweep.report.pairing import NONE, OTHER_SEEDS, SAME_SEED
 from nxm_sweep.report.predictions import is_constant
@@ -32,11 +31,6 @@ _DEVIATIONS, _LOSS = (
 _FEW = 6  # seeds; fewer do not show the distribution of a difference
 _NOT_AXES = ("seed", "training.batch_size")
 _CHOSEN_ON = {"dev": "the reported rows", "heldout": "held-out training rows"}
-_REASONS = {
-    FEW_SEEDS: "the seeds that all three have are too few, or too alike, for an interval of the gap",
-    NOISE: "the gap's 95% interval includes 0",
-    NO_GAP: "dense is below ASP",
-}
 
 
 class Note(str):
@@ -95,7 +89,7 @@ def table_notes(
                     for value in trials.loc[trials["task"] == task, name]
                 }
             )
-            yield f"Budgets differ: {task} has trials with {name} {', '.join(values)}."
+            yield f"Budgets differ: {display_name('task', str(task))} has trials with {name} {', '.join(values)}."
     if not trials.empty and not bool(trials["exact"].all()):
         yield f"{int((~trials['exact'].astype(bool)).sum())} trials hold fewer weights than their pattern allows."
     if len(report.problems):
@@ -124,7 +118,7 @@ def _note_precisions(trials: pd.DataFrame) -> Iterator[str]:
     of_tasks = trials[PRECISION].dropna().groupby(trials["task"]).agg(lambda values: " and ".join(sorted(set(values))))
     tasks: dict[str, list[str]] = {}
     for task, precisions in of_tasks.items():
-        tasks.setdefault(precisions, []).append(str(task))
+        tasks.setdefault(precisions, []).append(display_name("task", str(task)))
     for precisions, names in tasks.items():
         apart = ", which are not compared with each other" if " and " in precisions else ""
         where = f": {', '.join(names)}" if len(tasks) > 1 else ""
@@ -146,8 +140,8 @@ def _note_uneven(trials: pd.DataFrame, by: str) -> Iterator[str]:
     for task, counts in trials.groupby(CELL).size().groupby("task") if by == "best" else ():
         if counts.min() < counts.max():
             yield Note(
-                f"Cells of {task} have {counts.min()} to {counts.max()} trials, and the best of more is higher by chance: "
-                "see the expected best score.",
+                f"Cells of {display_name('task', str(task))} have {counts.min()} to {counts.max()} trials, and the best of "
+                "more is higher by chance: see the expected best score.",
                 of_one_table=True,
             )
 
@@ -181,7 +175,7 @@ def _warn_collapsed(trials: pd.DataFrame) -> Iterator[str]:
     is_below = (trials["beats_constant"] == False).to_numpy(dtype=bool)  # noqa: E712 - None is unknown
     indices, cells = trials.groupby(CELL, sort=False).indices, trials[CELL].drop_duplicates()
     for names in cells.itertuples(index=False, name=None):  # arrays: splitting a frame into cells takes seconds
-        cell, label, why = np.asarray(indices[names]), " ".join(map(str, names)), "the training may have collapsed"
+        cell, label, why = np.asarray(indices[names]), _format_cell(names), "the training may have collapsed"
         below, unknown = cell[is_below[cell]], cell[np.isnan(constant[cell])]
         if len(below):
             constants = dict.fromkeys(f"{100 * score:.1f}" for score in sorted(constant[below]))
@@ -202,7 +196,7 @@ def _warn_failed(trials: pd.DataFrame, settings: list[str]) -> Iterator[str]:
     spread = (trials["value"] - middle).abs().groupby(point).transform("median")
     failed = (count > 2) & (trials["value"] < middle - np.maximum(_DEVIATIONS * spread, _LOSS))
     for row in trials.assign(middle=middle, count=count)[failed].to_dict("records"):
-        cell = " ".join(str(row[name]) for name in CELL)
+        cell = _format_cell([row[name] for name in CELL])
         yield (
             f"Seed {format_value(row['seed'])} of {cell} scored {100 * row['value']:.1f}, far below the median "
             f"{100 * row['middle']:.1f} of {row['count']} seeds: its training may have failed, and it moves the mean."
@@ -215,7 +209,7 @@ def _find_edges(trials: pd.DataFrame, axis: str) -> Iterator[str]:
         values = np.sort(cell[axis].dropna().unique())
         best = cell[axis].to_numpy()[cell["rank"].to_numpy().argmin()]
         if len(values) > (1 if axis in _AXES else 2) and best in (values[0], values[-1]):
-            yield f"{' '.join(map(str, names))}: {format_value(best)}, the {'lowest' if best == values[0] else 'highest'}"
+            yield f"{_format_cell(names)}: {format_value(best)}, the {'lowest' if best == values[0] else 'highest'}"
 
 
 def _is_number(column: pd.Series[float]) -> bool:
@@ -259,37 +253,28 @@ def _describe_rows(differences: pd.DataFrame) -> str:
 
 
 def difference_sentences(differences: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence per difference, and per impossible comparison."""
-    for row in differences.to_dict("records"):
-        yield (
-            _describe_difference(row)
-            if row["n"] > 0
-            else f"{_format_task(row)}, {_format_method(row)} and {row['against']}: {row['note']}."
-        )
+    """Yield a sentence per difference with an interval; the table of differences holds them all."""
+    for row in differences[differences["low"].notna()].to_dict("records"):
+        yield _describe_difference(row)
 
 
 def gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence per share of a gap between ASP and dense, and one per reason for having none."""
+    """Yield a sentence per share of a gap between ASP and dense; the frame has the reasons for having none."""
     for row in gaps[gaps["reason"] == ""].to_dict("records"):
         yield (
             f"{_format_task(row)}, {_format_method(row)} closes {100 * row['share']:.0f}% (95% interval "
             f"{100 * row['low']:.0f}% to {100 * row['high']:.0f}%, {many(int(row['n']), 'seed')}) of the "
             f"{100 * row['gap']:.1f} points between ASP and dense."
         )
-    for reason, rows in gaps[gaps["reason"] != ""].groupby("reason", sort=False):
-        cells = dict.fromkeys(f"{row['task']} ({row['model']}, {row['sparsity']})" for row in rows.to_dict("records"))
-        yield f"No share of the gap between ASP and dense is given on {', '.join(cells)}: {_REASONS[str(reason)]}."
 
 
 def _describe_difference(row: dict[Any, Any]) -> str:
     points = 100 * row["mean"]
     text = f"{_format_task(row)}, {_format_method(row)}{_format_settings(row['settings'])} is {abs(points):.1f} points "
-    text += f"{'above' if points >= 0 else 'below'} {row['against']}{_format_settings(row['against_settings'])} ("
-    text += many(int(row["n"]), "seed")
-    if not pd.isna(row["low"]):
-        text += (
-            f"; 95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}; p = {row['p_holm']:.3g}, corrected"
-        )
+    against = "dense" if row["against"] == "dense" else display_name("method", row["against"])
+    text += f"{'above' if points >= 0 else 'below'} {against}{_format_settings(row['against_settings'])} ("
+    text += f"{many(int(row['n']), 'seed')}; 95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+    text += f"; p = {row['p_holm']:.3g}, corrected"
     if not pd.isna(row["mcnemar"]):
         text += f"; McNemar's p of the two trials {row['mcnemar_holm']:.3g}, corrected"
     if row["missing"] > 0:
@@ -307,8 +292,15 @@ def many(count: int, what: str) -> str:
 
 
 def _format_task(row: dict[Any, Any]) -> str:
-    return f"{'On average' if row['task'] == 'average' else 'On ' + str(row['task'])} ({row['model']})"
+    task = "On average" if row["task"] == "average" else f"On {display_name('task', row['task'])}"
+    return f"{task} ({display_name('model', row['model'])})"
 
 
 def _format_method(row: dict[Any, Any]) -> str:
-    return f"{row['method']} ({row['sparsity']})"
+    return f"{display_name('method', row['method'])} ({display_name('pattern', row['sparsity'])})"
+
+
+def _format_cell(names: Sequence[Any]) -> str:
+    """Return a cell's display name: task, method, pattern, model; a dense one has no pattern."""
+    shown = (display_name(kind, str(name)) for kind, name in zip(CELL, names, strict=True))
+    return " ".join(name for name in shown if name != "-")

@@ -37,6 +37,7 @@ from nxm_sweep.store.records import (
     selected_value,
     unpruned_value,
 )
+from nxm_sweep.store.speeds import Speed, read_speeds
 
 BUDGET = ("training.epochs", "training.max_train_samples", "training.max_eval_samples", "training.max_length")
 FrameRows = dict[str, list[Any]]
@@ -48,7 +49,7 @@ COLUMNS = {
     "scores": (*_TRIAL_KEY, "set", "metric", "value"),
     "epochs": (*_TRIAL_KEY, "epoch", "step", "selected", "unpruned", "training_loss", "residual"),
     "iterations": (*_TRIAL_KEY, "group", "step", *_RESIDUALS, *_STRENGTHS),
-    "matrices": (*_TRIAL_KEY, "matrix", "constraint", "rows", "columns", "zeros"),
+    "matrices": (*_TRIAL_KEY, "matrix", "constraint", "rows", "columns", "zeros", "residual"),
 }
 NOT_A_RECORD = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, ArithmeticError)
 """Exceptions from reading a missing value or one of a wrong type."""
@@ -116,10 +117,20 @@ def rows_of(folder: Path, path: Path, record: Record) -> FrameRows:
                 int(row["rows"]),
                 int(row["columns"]),
                 int(check["zeros"]),
+                residual,
             )
-            for row, check in zip(sparsity["targets"], sparsity["checked"], strict=True)
+            for row, check, residual in zip(
+                sparsity["targets"], sparsity["checked"], _matrix_residuals(record), strict=True
+            )
         ],
     }
+
+
+def _matrix_residuals(record: Record) -> list[float | None]:
+    """Return each target's residual before the last prune; None where it was not measured."""
+    last_prune, targets = record.get("last_prune"), record["sparsity"]["targets"]
+    residuals = last_prune.get("residuals") if last_prune else None
+    return [None] * len(targets) if residuals is None else [_to_number(residual) for residual in residuals]
 
 
 def _trial_row(record: Record, epoch: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +173,7 @@ def _trial_row(record: Record, epoch: Mapping[str, Any]) -> dict[str, Any]:
             {clean_name(key): clean_name(value) for key, value in sorted(record["versions"].items())}
         ),
         "finished": clean_name(record["finished"]),
-        **_read_settings(record["hashed"]),
+        **_read_settings(record["hashed"], record["config"].get("seed")),
     }
 
 
@@ -184,8 +195,12 @@ def _group_values(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield clean_name(group["group"]), step, *(_to_number(group[key]) for key in _RESIDUALS), *shared
 
 
-def _read_settings(hashed: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {"seed": hashed["seed"], **LEFT_OUT_AT, **{key: value for key, value in _flatten(hashed) if "." in key}}
+def _read_settings(hashed: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+    settings = {
+        "seed": hashed.get("seed", seed),
+        **LEFT_OUT_AT,
+        **{key: value for key, value in _flatten(hashed) if "." in key},
+    }
     return {**settings, **{key: _to_number(settings[key]) for key in _NUMBERS if key in settings}}
 
 
@@ -244,11 +259,12 @@ class Report:
             ``mean_penalty_share`` (NaN for a record of schema 1, which has that of one step), ``kappa``, ``efolds``,
             ``mean_clip_factor`` (:class:`~nxm_sweep.methods.base.Iteration`; NaN for records of earlier versions).
         matrices: One row per trial and target: ``folder``, ``identity``, ``matrix``, ``constraint``, ``rows``, ``columns``,
-            ``zeros``.
+            ``zeros``, ``residual`` (before the last prune; NaN: not measured).
         problems: One row per point without a usable record and per damaged plan: ``folder``, ``identity``, :data:`CELL`,
             ``kind``, ``reason``, ``point``, ``seed`` (None: unknown).
         commands: Command lines of the sweeps under the folders.
         last_epoch: Whether trials are shown at their last epoch instead of the best on the reported rows.
+        speeds: Measurements of ``nxm-sweep speed``.
     """
 
     folders: tuple[Path, ...]
@@ -260,6 +276,7 @@ class Report:
     problems: pd.DataFrame
     commands: tuple[str, ...]
     last_epoch: bool = False
+    speeds: tuple[Speed, ...] = ()
 
     def settings(self) -> list[str]:
         """Return the columns of settings that may differ among trials of one cell."""
@@ -310,7 +327,8 @@ def read_report(folders: Sequence[Path], *, last_epoch: bool = False) -> Report:
         frame = pd.DataFrame(rows[name])
         frames[name] = frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
     frames["trials"] = _add_rank(_disambiguate(_sort_by_plan(frames["trials"], positions)))
-    return Report(tuple(folders), **frames, commands=tuple(commands), last_epoch=last_epoch)
+    speeds = tuple(speed for folder in folders for speed in read_speeds(folder))
+    return Report(tuple(folders), **frames, commands=tuple(commands), last_epoch=last_epoch, speeds=speeds)
 
 
 def _read_trials(folder: Path, rows: FrameRows, *, last_epoch: bool) -> tuple[set[str], list[str]]:

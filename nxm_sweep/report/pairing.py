@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nxm_sweep.formatting import format_value
+from nxm_sweep.formatting import display_name, format_value
 from nxm_sweep.report.estimates import NO_SPREAD, Array, chooser_sets, estimate, taking_part
 from nxm_sweep.report.frames import BUDGET, CELL, DENSE_RULES, RULES, Report
 from nxm_sweep.report.labels import settings_text
@@ -292,12 +292,15 @@ def _describe_missing(
     for side, seeds in zip(sides, seeds_of_sides, strict=True):
         without = sorted(expected - seeds)
         named = ", ".join(format_value(seed) for seed in without[:_NAMED]) + (", ..." if len(without) > _NAMED else "")
-        parts += [f"{side.method} with seed {named}"] if without else []
+        parts += [f"{display_name('method', side.method)} with seed {named}"] if without else []
     return f"{len(expected) - common} of {len(expected)} pairs missing: no record of {' and of '.join(parts)}"
 
 
 def _describe_lost(sides: Sequence[Side]) -> str:
     """Count each side's points without a usable record, by kind."""
     counts = [(side.method, Counter(kind for _, kind in side.lost)) for side in sides if side.lost]
-    kinds = [f"{method} {', '.join(f'{n} {kind}' for kind, n in counter.items())}" for method, counter in counts]
+    kinds = [
+        f"{display_name('method', method)} {', '.join(f'{n} {kind}' for kind, n in counter.items())}"
+        for method, counter in counts
+    ]
     return f"points without a record: {'; '.join(kinds)}" if kinds else ""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nxm_sweep.formatting import display_name
 from nxm_sweep.report.estimates import chooser_sets, holm
 from nxm_sweep.report.findings import cautions, difference_sentences, gap_sentences, procedure
 from nxm_sweep.report.frames import CELL, USUAL, Report
@@ -156,7 +157,9 @@ def _average_tasks(tasks: dict[str, Aligned]) -> dict[str, Any]:
         note = row["note"]
     row["missing"] = len(expected) - row["n"]
     missing = f"{row['missing']} of {len(expected)} seeds are not paired in every task" if row["missing"] else ""
-    over = f"over {', '.join(sorted(tasks, key=place_in(TASK_ORDER)))}"
+    over = (
+        f"averages are over {', '.join(display_name('task', task) for task in sorted(tasks, key=place_in(TASK_ORDER)))}"
+    )
     return {**row, "note": "; ".join(filter(None, [over, note, missing]))}
 
 

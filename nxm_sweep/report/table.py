@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nxm_sweep.formatting import display_name
 from nxm_sweep.report.estimates import critical
 from nxm_sweep.report.findings import table_notes
 from nxm_sweep.report.frames import CELL, RULES, Report
@@ -25,17 +26,6 @@ PAPER_FIGURES = (
     ("NxMTransformer over masked fine-tuning (ASP), points of GLUE score", 1.7),
 )
 """All known figures of the paper (NxMTransformer, NeurIPS 2021: abstract and text at Table 1)."""
-_LABELS = {
-    "glue/mnli": "MNLI m/mm",
-    "glue/sst2": "SST-2",
-    "glue/qnli": "QNLI",
-    "glue/cola": "CoLA",
-    "glue/stsb": "STS-B",
-    "glue/mrpc": "MRPC",
-    "glue/rte": "RTE",
-    "glue/qqp": "QQP",
-    "glue/wnli": "WNLI",
-}
 _METRICS = {"matthews": "Matthews", "f1": "F1", "f1_macro": "macro F1", "pearson": "Pearson", "spearman": "Spearman"}
 
 
@@ -104,6 +94,21 @@ class Row:
     entries: dict[str, Entry]
     average: float | None
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Method, pattern and model by the heads of their columns."""
+        return {"method": self.method, "pattern": self.sparsity, "model": self.model}
+
+    @property
+    def rivals(self) -> tuple[str, str, str]:
+        """What rows must share to be ranked: pattern, model, and the precision where a sweep mixes several."""
+        return self.sparsity, self.model, self.method.partition(" (precision=")[2].removesuffix(")")
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is pruned."""
+        return self.method.partition(" (")[0] == "dense"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -171,7 +176,7 @@ def table_frame(table: Table) -> pd.DataFrame:
     header = {task.name: f"{task.label} ({task.metric}; {task.train_rows:,})" for task in table.tasks}
     rows: list[dict[str, str]] = []
     for row in table.rows:
-        texts = {"method": row.method, "pattern": row.sparsity, "model": row.model}
+        texts = {name: display_name(name, text) for name, text in row.names.items()}
         texts |= {header[task.name]: shown(row.entries.get(task.name)) for task in table.tasks}
         if table.averaged:
             texts["average"] = "-" if row.average is None else f"{100 * row.average:.1f}"
@@ -181,6 +186,59 @@ def table_frame(table: Table) -> pd.DataFrame:
     if table.averaged:
         constant["average"] = constant_average(table)
     return pd.DataFrame([*rows, constant])
+
+
+def best_entries(table: Table) -> set[tuple[int, str]]:
+    """Return the places of the best sparse entries: the row's index, and the task's name (``average`` for the average).
+
+    The best is that of the methods with one pattern on one model, where there are at least two; entries that a table
+    shows as equal are all the best, and one that does not beat the constant answer is none.
+    """
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for index, row in enumerate(table.rows):
+        if not row.is_dense:
+            groups.setdefault(row.rivals, []).append(index)
+    best: set[tuple[int, str]] = set()
+    for indices in groups.values():
+        for column in ("average", *(task.name for task in table.tasks)):
+            values = {index: value for index in indices if (value := _value_at(table.rows[index], column)) is not None}
+            if len(values) > 1:
+                best |= {(index, column) for index, value in values.items() if value == max(values.values())}
+    return best
+
+
+def best_cells(table: Table) -> set[tuple[int, int]]:
+    """Return the places of the best sparse entries as row and column of :func:`table_frame`."""
+    columns = {task.name: index for index, task in enumerate(table.tasks, start=3)}
+    columns["average"] = 3 + len(table.tasks)
+    return {(row, columns[name]) for row, name in best_entries(table)}
+
+
+def _value_at(row: Row, column: str) -> float | None:
+    """Return a row's score in a column as the table rounds it; None where it is missing or not above the constant answer."""
+    if column == "average":
+        return None if row.average is None else round(100 * row.average, 1)
+    entry = row.entries.get(column)
+    return (
+        None if entry is None or entry.value is None or entry.beats_constant is False else round(100 * entry.value, 1)
+    )
+
+
+def difference_to_dense(table: Table, row: Row, column: str) -> float | None:
+    """Return a score less that of the dense row of its model, as both stand in the table; None where one is missing.
+
+    A dense row with the same addition to its name is preferred. ``column`` is a task's name or ``average``.
+    """
+    addition = row.method.removeprefix(row.method.partition(" (")[0])
+    dense = [other for other in table.rows if other.is_dense and other.model == row.model]
+    dense.sort(key=lambda other: other.method != f"dense{addition}")
+    if row.is_dense or not dense:
+        return None
+    scores = [
+        one.average if column == "average" else one.entries.get(column, Entry(None, "-")).value
+        for one in (row, dense[0])
+    ]
+    return None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
 
 
 def constant_text(task: Task) -> str:
@@ -203,9 +261,7 @@ def detail_frame(table: Table) -> pd.DataFrame:
     rows = [
         {
             "task": labels[name],
-            "method": row.method,
-            "pattern": row.sparsity,
-            "model": row.model,
+            **{kind: display_name(kind, text) for kind, text in row.names.items()},
             "score": entry.text,
             "trials": entry.trials,
             "seeds": entry.seeds,
@@ -305,17 +361,21 @@ def _pivot_scores(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def _make_task(report: Report, name: str) -> Task:
-    trials = report.trials[report.trials["task"] == name]
-    base = name.partition(" (")[0]
-    label = _LABELS.get(base, base) + name.removeprefix(base)
+    trials, label = report.trials[report.trials["task"] == name], display_name("task", name)
     if trials.empty:
         return Task(name, label, "?", 0)
+    constants = tuple(sorted(map(float, trials["constant"].dropna().unique())))
+    return Task(name, label, metric_label(report, name), int(trials["train_rows"].max()), constants)
+
+
+def metric_label(report: Report, task: str) -> str:
+    """Return the display name of a task's metric; the task has a trial."""
+    trials = report.trials[report.trials["task"] == task]
     metric = str(trials["metric"].iloc[0])
     if metric == "mean":
         listed = str(trials["task.metrics"].iloc[0]).strip("[]").replace('"', "").split(", ")
         metric = f"mean of {' and '.join(_METRICS.get(one, one) for one in listed)}"
-    constants = tuple(sorted(map(float, trials["constant"].dropna().unique())))
-    return Task(name, label, _METRICS.get(metric, metric), int(trials["train_rows"].max()), constants)
+    return _METRICS.get(metric, metric)
 
 
 def _average_entries(row: dict[str, Entry], tasks: Sequence[str]) -> float | None:

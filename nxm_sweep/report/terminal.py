@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from rich.console import Console
 from rich.table import Table
 
-from nxm_sweep.formatting import constraint_text, format_value
+from nxm_sweep.formatting import constraint_text, display_name, format_value
 from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.record import Record
@@ -86,7 +86,7 @@ def print_trials(records: Iterable[Record], console: Console) -> None:
             pad_edge=False,
             padding=(0, 1, 0, 0),
             header_style="bold",
-            title=f"{task}  {model}  {precision}",
+            title=f"{display_name('task', task)}  {display_name('model', model)}  {precision}",
             title_justify="left",
         )
         for header in ("method", "pattern"):
@@ -111,8 +111,8 @@ def _format_row(record: Record) -> list[str]:
     pruned = bool(epoch["pruned"])
     score = _format_number(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
     return [
-        record["method"],
-        pattern_of(record),
+        display_name("method", record["method"]),
+        display_name("pattern", pattern_of(record)),
         format_value(config["learning_rate"]["value"]),
         str(config["training"]["batch_size"]),
         format_value(config["rho"]["value"]) if "rho" in record["hashed"] else "-",

@@ -188,7 +188,7 @@ class Meter:
     def __init__(
         self, model: Any, tokenizer: Any, rows: Dataset, task: TaskSettings, max_length: int, *, precision: str
     ) -> None:
-        self.model = model
+        self.model, self.positive = model, 1  # number of the positive class
         self._tokenizer, self._task, self._max_length, self._precision = tokenizer, task, max_length, precision
         self._text = list(rows["text"])
         self._pair = list(rows["pair"]) if "pair" in rows.column_names else None
@@ -211,7 +211,8 @@ class Meter:
         if not bool(np.isfinite(outputs).all()):
             raise NonFiniteError("the model's outputs are not finite", hint="its training has diverged")
         try:
-            value = score(self._task.metrics, outputs, self._labels)[self._task.selection_metric]
+            scores = score(self._task.metrics, outputs, self._labels, positive=self.positive)
+            value = scores[self._task.selection_metric]
         except NonFiniteError:  # a correlation, where all answers are equal
             return Measured(mean_loss(outputs, self._labels), None)
         return Measured(mean_loss(outputs, self._labels), value)
@@ -316,6 +317,7 @@ class Scanner:
         model, tokenizer = load_classifier(source.folder)
         self.targets = scan_targets(model, match, candidates)
         self._meter = Meter(model, tokenizer, self._rows, source.task, max_length, precision=source.precision)
+        self._meter.positive = rows.positive
 
     @property
     def measurements(self) -> int:

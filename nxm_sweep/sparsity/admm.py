@@ -121,7 +121,7 @@ class Admm:
             raise SparsityError(
                 f"first_iteration must be one of {', '.join(FIRST_ITERATIONS)} but got {first_iteration!r}"
             )
-        frozen = [target.name for target in targets if not target.weight.requires_grad]
+        frozen = [target.name for target in targets if not target.parameter.requires_grad]
         if frozen:
             raise SparsityError(f"ADMM must train its targets but {frozen[0]} does not require a gradient")
         self.targets = list(targets)
@@ -178,9 +178,9 @@ class Admm:
         for target in self.targets:
             gap = self._gap(target)
             norms.append(torch.linalg.vector_norm(gap))
-            if target.weight.grad is None:
-                target.weight.grad = torch.zeros_like(target.weight)
-            target.weight.grad.add_(gap.to(target.weight.grad.dtype), alpha=factor)
+            if target.parameter.grad is None:
+                target.parameter.grad = torch.zeros_like(target.parameter)
+            target.parameter.grad.add_(target.orient(gap).to(target.parameter.grad.dtype), alpha=factor)
         total: Tensor = factor * torch.linalg.vector_norm(torch.stack(norms))
         return total
 

@@ -67,7 +67,7 @@ class InputNorms(Importance):
     """
 
     def _measure(self) -> Iterator[Tensor]:
-        energy = {id(target.weight): torch.zeros((), device=target.weight.device) for target in self.targets}
+        energy = {id(target.parameter): torch.zeros((), device=target.weight.device) for target in self.targets}
 
         def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].detach().float().flatten(0, -2)
@@ -83,7 +83,7 @@ class InputNorms(Importance):
             for hook in hooks:
                 hook.remove()
         for target in self.targets:
-            yield energy[id(target.weight)].sqrt()
+            yield energy[id(target.parameter)].sqrt()
 
 
 class SecondMoments(Importance):
@@ -113,15 +113,15 @@ class SecondMoments(Importance):
 
     def _measure(self) -> Iterator[Tensor]:
         optimizer = self._optimizer()
-        states = [{} if optimizer is None else optimizer.state.get(target.weight, {}) for target in self.targets]
+        states = [{} if optimizer is None else optimizer.state.get(target.parameter, {}) for target in self.targets]
         moments = [state.get("exp_avg_sq") for state in states]
         if any(moment is None for moment in moments):
             moments = self._sum_squared_gradients()
-        for moment in moments:
-            yield moment.sqrt()
+        for target, moment in zip(self.targets, moments, strict=True):
+            yield target.orient(moment).sqrt()
 
     def _sum_squared_gradients(self) -> list[Tensor]:
-        weights = [target.weight for target in self.targets]
+        weights = [target.parameter for target in self.targets]
         squares = [torch.zeros_like(weight) for weight in weights]
         with _evaluation_mode(self._model), torch.enable_grad():
             for batch in self._batches:

@@ -108,8 +108,8 @@ class Masking:
     def mask_gradients_(self) -> None:
         """Zero the gradients of pruned weights, so that clipping depends only on the weights in training."""
         for target in self.targets:
-            if target.weight.grad is not None:
-                keep_(target.weight.grad, self._bits[target.name])
+            if target.gradient is not None:
+                keep_(target.gradient, self._bits[target.name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the masks as ``uint8`` tensors, by parameter name."""

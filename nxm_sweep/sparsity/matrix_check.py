@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,12 +91,15 @@ def check_targets(targets: Sequence[Target]) -> list[MatrixCheck]:
     return [check_matrix(target.name, target.weight, target.constraint) for target in targets]
 
 
-def check_file(path: Path, constraints: Mapping[str, Constraint]) -> list[MatrixCheck]:
+def check_file(
+    path: Path, constraints: Mapping[str, Constraint], inputs_first: Collection[str] = ()
+) -> list[MatrixCheck]:
     """Check matrices of a safetensors file, read back from disk one at a time.
 
     Args:
         path: The file.
         constraints: Constraint of each matrix, by its name in the file.
+        inputs_first: Names of those that are stored as ``(in_features, out_features)``.
 
     Raises:
         SparsityError: A matrix is not in the file, or cannot be divided into groups.
@@ -106,4 +109,8 @@ def check_file(path: Path, constraints: Mapping[str, Constraint]) -> list[Matrix
         missing = [name for name in constraints if name not in present]
         if missing:
             raise SparsityError(f"{path.name} holds no matrix {missing[0]!r}")
-        return [check_matrix(name, file.get_tensor(name), constraint) for name, constraint in constraints.items()]
+        stored = ((name, file.get_tensor(name), constraint) for name, constraint in constraints.items())
+        return [
+            check_matrix(name, tensor.T if name in inputs_first else tensor, constraint)
+            for name, tensor, constraint in stored
+        ]

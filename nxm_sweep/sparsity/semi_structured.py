@@ -80,9 +80,12 @@ def eligibility(shape: tuple[int, int], constraint: Constraint = TWO_OF_FOUR) ->
     """Describe which kernels support a matrix: ``cuSPARSELt, CUTLASS``, or why none does."""
     if not fits(constraint):
         return "none (not 2 of 4)"
-    refusals = {name: rule.refusal(shape) for name, rule in KERNELS.items()}
-    supported = [name for name, refusal in refusals.items() if not refusal]
-    return ", ".join(supported) if supported else f"none ({refusals['cuSPARSELt']})"
+    return ", ".join(supporting(shape)) or f"none ({KERNELS['cuSPARSELt'].refusal(shape)})"
+
+
+def supporting(shape: tuple[int, int]) -> list[str]:
+    """Return the backends whose kernels support a 2:4 matrix of a shape."""
+    return [name for name, rule in KERNELS.items() if not rule.refusal(shape)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,4 +205,17 @@ def to_kernels(packed: Packed, backend: str) -> Tensor | None:
                 meta_t=None,
                 compressed_swizzled_bitmask=None,
             )
-        return SparseSemiStructuredTensorCUSPARSELT.from_dense(unpack(packed))
+        return make_sparse(unpack(packed), backend)
+
+
+def make_sparse(weight: Tensor, backend: str) -> Tensor:
+    """Convert a dense 2:4 matrix to the tensor of a backend, as ``torch.sparse.to_sparse_semi_structured`` does.
+
+    Args:
+        weight: Shape ``(out_features, in_features)``, fp16 or bf16, on the CUDA device; of a shape that the backend supports.
+        backend: ``cuSPARSELt`` or ``CUTLASS``.
+    """
+    kind = SparseSemiStructuredTensorCUTLASS if backend == "CUTLASS" else SparseSemiStructuredTensorCUSPARSELT
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*SparseSemiStructuredTensor is in prototype stage.*")
+        return kind.from_dense(weight)

@@ -17,6 +17,8 @@ ENCODER_LAYERS = "layer*.[0-9]*.*"
 """Glob for the linear modules of every encoder layer of the common Transformers: query, key, value, attention output
 and the feed-forward matrices. Embeddings, pooler and classifier lie outside the layers and are not matched."""
 
+_CONV1D = "transformers.pytorch_utils"  # the module that defines it
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -52,15 +54,31 @@ class Target:
 
     Args:
         name: The parameter's name in ``model.state_dict()``.
-        weight: Shape ``(out_features, in_features)``.
+        parameter: The parameter as its module stores it, a matrix.
         constraint: The constraint to satisfy.
         factors: Factors that multiply its magnitudes before ranking; set by an importance metric.
+        inputs_first: Whether the parameter has shape ``(in_features, out_features)``, as in GPT-2's ``Conv1D``.
     """
 
     name: str
-    weight: nn.Parameter
+    parameter: nn.Parameter
     constraint: Constraint
     factors: Factors = field(default_factory=Factors)
+    inputs_first: bool = False
+
+    @property
+    def weight(self) -> Tensor:
+        """The parameter, or a view of it, with shape ``(out_features, in_features)``; writing to it in place counts."""
+        return self.orient(self.parameter)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The parameter's gradient in the shape of :attr:`weight`, or None."""
+        return None if self.parameter.grad is None else self.orient(self.parameter.grad)
+
+    def orient(self, stored: Tensor) -> Tensor:
+        """Return a tensor of the parameter's shape in that of :attr:`weight`, and the other way round."""
+        return stored.T if self.inputs_first else stored
 
     @property
     def group(self) -> str:
@@ -86,7 +104,8 @@ def encoder_rules(constraint: Constraint) -> list[Rule]:
 def select_targets(model: nn.Module, rules: Sequence[Rule] | Constraint) -> list[Target]:
     """Return the weight matrices of ``model`` that the rules constrain, in the model's order.
 
-    Only weights of ``nn.Linear`` are candidates; a weight shared by several modules is taken once, under its first name.
+    Only weights of ``nn.Linear`` and of Transformers' ``Conv1D`` (GPT-2), which is a linear layer stored transposed, are
+    candidates; a weight shared by several modules is taken once, under its first name.
     A module that no rule matches, or whose last matching rule says dense (no constraint, or one that keeps everything),
     is not a target.
 
@@ -99,7 +118,7 @@ def select_targets(model: nn.Module, rules: Sequence[Rule] | Constraint) -> list
     """
     if not isinstance(rules, Sequence):
         rules = [Rule("*", rules)]
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name: module for name, module in model.named_modules() if is_linear(module)}
     for rule in rules:
         if not any(rule.matches(name) for name in linears):
             raise SparsityError(
@@ -110,16 +129,27 @@ def select_targets(model: nn.Module, rules: Sequence[Rule] | Constraint) -> list
     for name, module in linears.items():
         matching = [rule for rule in rules if rule.matches(name)]
         constraint = matching[-1].constraint if matching else None
-        if constraint is None or constraint.is_dense or any(target.weight is module.weight for target in targets):
+        if constraint is None or constraint.is_dense or any(target.parameter is module.weight for target in targets):
             continue
         if not isinstance(module.weight, nn.Parameter):
             raise SparsityError(f"{name}: the weight is computed by a parametrization, not a parameter")
+        target = Target(f"{name}.weight", module.weight, constraint, inputs_first=is_conv1d(module))
         try:
-            check_projectable(module.weight, constraint)
+            check_projectable(target.weight, constraint)
         except SparsityError as error:
             raise SparsityError(f"{name}: {error.message}", error.hint) from error
-        targets.append(Target(f"{name}.weight", module.weight, constraint))
+        targets.append(target)
     return targets
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer, whatever the layout of its weight."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether a module is Transformers' ``Conv1D``, by name: patterns need no Transformers."""
+    return any(base.__qualname__ == "Conv1D" and base.__module__ == _CONV1D for base in type(module).__mro__)
 
 
 def describe_targets(targets: Sequence[Target]) -> list[dict[str, str | int]]:

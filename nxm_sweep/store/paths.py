@@ -20,13 +20,14 @@
         coordinators/           heartbeats of coordinators, one JSON file each
       studies/                  Optuna's storage: a view of the records, rebuilt when lost
       reports/                  output of `python -m nxm_sweep.report`
+      speed/                    output of `python -m nxm_sweep.speed`: a JSON file per model, GPU, type and batch
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-TRIALS, PLANS, STUDIES, REPORTS = "trials", "sweeps", "studies", "reports"
+TRIALS, PLANS, STUDIES, REPORTS, SPEEDS = "trials", "sweeps", "studies", "reports", "speed"
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.json"

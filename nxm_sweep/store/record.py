@@ -16,7 +16,7 @@ class Best(TypedDict):
     """The selected epoch."""
 
     epoch: int
-    """Number of the epoch, from 1."""
+    """Number of the epoch, from 1; 0 where nothing was trained."""
     value: float
     """Score that is reported: the selection metric of the pruned model on the first validation set."""
     unpruned_value: float | None
@@ -44,7 +44,7 @@ class Epoch(TypedDict):
     """One epoch."""
 
     epoch: int
-    """Number, from 1."""
+    """Number, from 1; 0 where nothing was trained."""
     step: int
     """Optimizer steps done."""
     selection: float
@@ -112,6 +112,8 @@ class LastPrune(TypedDict):
 
     relative_residual: float
     """``||W - P(W)|| / ||W||`` before it."""
+    residuals: NotRequired[list[float]]
+    """The same of each matrix, in the order of ``sparsity.targets``."""
     cost: float
     """Unpruned less pruned score of the last epoch."""
     advice: str
@@ -157,7 +159,7 @@ class DataFacts(TypedDict):
     """The rows."""
 
     layout: str
-    """Where they came from: ``hub``, ``glue download``, ``files`` or ``demo``."""
+    """Where they came from: ``hub``, ``hub folder``, ``glue download``, ``files`` or ``demo``."""
     digest: str
     """SHA-256 of their content."""
     labels: list[str]
@@ -172,6 +174,8 @@ class DataFacts(TypedDict):
     """Scores of the constant answer: the most frequent class, or the mean label, of the training rows."""
     duplicates: NotRequired[dict[str, dict[str, int]]]
     """Per validation set the rows that repeat a training row, and how many of them have its label."""
+    split_off: NotRequired[dict[str, int]]
+    """Rows of the validation sets that are a fixed slice of the source's training rows, which are not trained on."""
     left_out: NotRequired[dict[str, int]]
     """Broken lines of the source that were left out, per split."""
 

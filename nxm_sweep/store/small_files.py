@@ -34,9 +34,10 @@ class Process(TypedDict):
 
 
 class Coordinator(Process):
-    """``sweeps/coordinators/OWNER.json``."""
+    """``sweeps/coordinators/OWNER.json``; ``job_of`` is the plan of a detached job."""
 
     since: float
+    job_of: NotRequired[str]
 
 
 class Claim(Coordinator):

@@ -62,11 +62,12 @@ def note_stop_signals() -> None:
 
 
 def note_in_worker() -> None:
-    """Let a worker's running step be its trial's last on SIGTERM and SIGUSR1; its coordinator handles the rest."""
+    """Let a worker's running step be its trial's last on SIGTERM, SIGUSR1 and SIGUSR2; its coordinator handles the rest."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _note)
     signal.signal(signal.SIGUSR1, _note)
+    signal.signal(signal.SIGUSR2, _note)  # SLURM may signal every process of a job of submitit
 
 
 def restore_handlers() -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -25,6 +25,12 @@ from nxm_sweep.errors import ConfigError
 from nxm_sweep.store.attempts import classify
 from nxm_sweep.store.disk import explain_write_errors
 from nxm_sweep.sweep.planning.axes import command_line_word
+
+if TYPE_CHECKING:
+    from nxm_sweep.settings import TrialSettings
+    from nxm_sweep.sweep.run import Submit
+
+_JOBS_HINT = "sweep.workers is the number of local workers, hydra.launcher.array_parallelism that of a launcher's jobs"
 
 
 class CellSweeper(Sweeper):
@@ -60,25 +66,46 @@ class CellSweeper(Sweeper):
                 "a sweep starts its own processes",
                 hint="python -m nxm_sweep -m ... training.devices=2, without torchrun",
             )
-        launch = None if isinstance(self.launcher, LocalPool) else self._launch
+        own = isinstance(self.launcher, LocalPool)
         with apart() as run_apart:
-            find = None if launch is not None else functools.partial(run_apart, find_digests)
+            find = functools.partial(run_apart, find_digests) if own else None
             cells, settings = plan_cells(arguments, self._compose, self._context, find)
         if settings.force:
             raise ConfigError(
                 "force=true is for single trials: a sweep trains what has no record",
                 hint="to train points again, remove their folders under trials/",
             )
-        if launch is None:  # jobs of other launchers run elsewhere, on other devices
+        submit = None
+        if settings.sweep.detach:
+            own = True  # the pool of each job
+            submit = self._make_submit(arguments, settings)
+        elif settings.sweep.jobs is not None:
+            raise ConfigError("sweep.jobs holds for sweep.detach=true alone", hint=_JOBS_HINT)
+        if own and submit is None:  # jobs run elsewhere, on other devices
             for cell in cells:
                 check_device(cell.settings)
-        if launch is not None and settings.sweep.time_limit is not None:
+        if not own and settings.sweep.time_limit is not None:
             raise ConfigError(
                 "sweep.time_limit holds for hydra/launcher=pool alone",
                 hint="a cluster has its own: hydra.launcher.timeout_min for submitit_slurm",
             )
-        run_sweep(cells, settings, arguments, launch)
+        command = [argument for argument in arguments if not argument.startswith("sweep.cwd=")]
+        run_sweep(cells, settings, command, None if own else self._launch, submit=submit)
         return Path(settings.output_dir)
+
+    def _make_submit(self, arguments: Sequence[str], settings: TrialSettings) -> Submit | None:
+        """Return what submits the jobs of a detached sweep; None in such a job, which has ``sweep.cwd``."""
+        from nxm_sweep.sweep.execution.detached import Cluster, make_job, submit_missing  # noqa: PLC0415
+
+        sweep = settings.sweep
+        if sweep.cwd is not None:
+            sweep.retry_failed = False  # done before the jobs were submitted
+            return None
+        cluster = Cluster(self.launcher, self._config.hydra.runtime.choices["hydra/launcher"])
+        cluster.check(sweep)
+        job = make_job(self._config, self._loader.get_search_path().get_path(), arguments)
+        output_dir = Path(settings.output_dir)
+        return lambda plan, count: submit_missing(cluster, job, plan, count, output_dir=output_dir, sweep=sweep)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         def compose(some: list[str]) -> DictConfig:

@@ -21,7 +21,8 @@ from nxm_sweep.store.draws import best_mean, format_mean
 from nxm_sweep.store.paths import trial_folder
 from nxm_sweep.store.progress import format_progress
 from nxm_sweep.store.records import best_of, read_summary
-from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
+from nxm_sweep.sweep.execution.coordinator import Coordinator
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.estimate import Estimate
 from nxm_sweep.sweep.planning.plan import Plan
@@ -135,14 +136,21 @@ class LiveView:
 
     def _format_time_left(self, board: SweepState) -> str:
         """Return the time left as text: expected seconds of open points over running workers."""
-        left = [*self._coordinator.left, *(self._points[identity] for identity in board.running)]
-        seconds = [self._estimate.seconds(point) for point in left]
-        known = sum(value for value in seconds if value is not None)
-        if not known:
-            return "time left: not known before the first trial has finished"
-        unknown = sum(value is None for value in seconds)
-        text = f"about {format_duration(known / max(1, len(board.running)))} left"
-        return text + (f", besides {unknown} {self._plan.unit} of cells without a finished trial" if unknown else "")
+        now, waiting = self._now(), self._coordinator.left
+        spent = {identity: now - self._begun.get(identity, now) for identity in board.running}
+        undrawn = [
+            (Point(cell, {}, ""), self._plan.wanted(cell) - len(points))
+            for cell, points in zip(self._plan.cells, self._plan.points, strict=True)
+        ]
+        seconds, untimed = 0.0, 0
+        for point, count in [*((point, 1) for point in (*waiting, *map(self._points.__getitem__, spent))), *undrawn]:
+            guess = self._estimate.guess(point)
+            if guess is None:
+                return "time left: not known before the first trial has finished"
+            seconds += max(0.0, guess * count - spent.get(point.identity, 0.0))
+            untimed += 0 if self._estimate.knows(point.cell) else count
+        text = f"about {format_duration(seconds / max(1, len(board.running)))} left"
+        return text + (f"; {untimed} {self._plan.unit} are timed by those of other cells" if untimed else "")
 
 
 def final_report(plan: Plan, board: SweepState, output_dir: Path, console: Console, *, stopped: bool) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import shlex
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -15,8 +18,9 @@ from rich.console import Console
 
 from nxm_sweep.console import TextConsole
 from nxm_sweep.errors import RecordError, SweepIncompleteError
-from nxm_sweep.settings import SweepSettings, TrialSettings
-from nxm_sweep.store.paths import trial_folder
+from nxm_sweep.settings import SLICE_NOTE, SweepSettings, TrialSettings
+from nxm_sweep.store.attempts import forget_failures
+from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.plans import set_aside_damaged_plans
 from nxm_sweep.store.record import Record
 from nxm_sweep.store.records import read_record, read_summary
@@ -25,8 +29,9 @@ from nxm_sweep.store.state import FAILED, RUNNING, TO_DO, point_state
 from nxm_sweep.store.stop_signals import STOP_SIGNALS, TERMINATED, note_stop_signals, receive, received, signal_name
 from nxm_sweep.sweep.execution.batch_runner import BatchRunner, Launch, Runner
 from nxm_sweep.sweep.execution.claims import Claims
-from nxm_sweep.sweep.execution.coordinator import Coordinator, SweepState
+from nxm_sweep.sweep.execution.coordinator import Coordinator
 from nxm_sweep.sweep.execution.pool import Pool, Shape, shape_of_machine, start_imports
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.live_view import LiveView, final_report
 from nxm_sweep.sweep.planning.cell import Cell, Point
 from nxm_sweep.sweep.planning.estimate import Estimate, show_dry_run
@@ -37,6 +42,9 @@ from nxm_sweep.sweep.studies.storage import Storage, dashboard_address, in_use, 
 from nxm_sweep.sweep.studies.study import CellStudy
 from nxm_sweep.trial.digests import model_bytes
 
+Submit = Callable[[str, int], str]
+"""Submit the jobs of a plan with a number of open points; return what was submitted, as text."""
+
 
 def run_sweep(
     cells: Sequence[Cell],
@@ -44,6 +52,8 @@ def run_sweep(
     arguments: Sequence[str],
     launch: Launch | None,
     console: Console | None = None,
+    *,
+    submit: Submit | None = None,
 ) -> SweepState:
     """Run a sweep's cells until every point is settled.
 
@@ -53,6 +63,7 @@ def run_sweep(
         arguments: The command line, for the plan's file.
         launch: A Hydra launcher; None: the local pool.
         console: Output of the live view.
+        submit: Submits the jobs of a detached sweep, if points are open: the sweep then ends without waiting for them.
 
     Raises:
         SweepIncompleteError: Points have no record.
@@ -65,17 +76,14 @@ def run_sweep(
     if not sweep.dry_run:
         set_aside_damaged_plans(output_dir)
     plan.recall(output_dir)
-    for line in describe_changes(plan, output_dir):
+    for line in [*describe_changes(plan, output_dir), *_describe_slices(cells)]:
         console.print(line, soft_wrap=True)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
-        shape = _split_machine(plan, sweep)
-        if sweep.probe:
-            from nxm_sweep.trial.step_timer import seconds_per_row  # noqa: PLC0415 - seconds of imports
-
-            estimate.probe(plan, lambda point: seconds_per_row(point, shape.threads))
-        gain = None if launch is not None else _measure_bf16_gain  # jobs of a launcher run elsewhere
-        show_dry_run(plan, output_dir, sweep, estimate, console, workers=shape.workers, bf16_gain=gain)
+        elsewhere = launch is not None or submit is not None
+        _show_dry_run(plan, output_dir, sweep, estimate, console, gain=None if elsewhere else _measure_bf16_gain)
+        return SweepState()
+    if submit is not None and _submit_open(plan, output_dir, sweep, submit, console):
         return SweepState()
     if launch is None and any(_is_to_train(output_dir, point.identity, sweep) for point in plan):
         start_imports()
@@ -83,7 +91,8 @@ def run_sweep(
     storage = open_storage(
         sweep.storage, output_dir, sweep.storage_patience, lambda line: console.print(line, soft_wrap=True)
     )
-    with in_use(sweep.storage), Claims(output_dir, sweep.lease) as claims:
+    job_of = plan.key if sweep.detach else ""
+    with in_use(sweep.storage), Claims(output_dir, sweep.lease, job_of) as claims:
         claims.clear(point.identity for point in plan)
         lock = storage_lock(output_dir)
         with lock, _pause_collection():
@@ -91,15 +100,21 @@ def run_sweep(
             searches = [Search(study, sweep, lock) for study in studies.values()] if _is_search(sweep) else []
             for point in itertools.chain.from_iterable(search.adopt() for search in searches):
                 plan.add(point)
-            if searches:
-                plan.write(
-                    output_dir
-                )  # before a study is recreated: a sweep resumed after a crash here needs its points
+            if searches:  # before a study is recreated: a sweep resumed after a crash here needs its points
+                plan.write(output_dir)
             for study, points in zip(studies.values(), plan.points, strict=True):
                 _prepare(study, points, claims, output_dir, sweep)
         with _make_runner(plan, output_dir, sweep, launch, console) as runner:
             coordinator = Coordinator(
-                plan, output_dir, sweep, studies, claims, runner=runner, seconds_of=estimate.cost, searches=searches
+                plan,
+                output_dir,
+                sweep,
+                studies,
+                claims,
+                runner=runner,
+                seconds_of=estimate.cost,
+                searches=searches,
+                waits=not sweep.detach,
             )
             with (
                 LiveView(plan, output_dir, estimate, coordinator, console) as view,
@@ -107,18 +122,67 @@ def run_sweep(
             ):
                 board = coordinator.run(view.show)
     complete = final_report(plan, board, output_dir, console, stopped=coordinator.stopping)
+    _print_next_commands(output_dir, sweep, board, console)
+    if coordinator.stopping or board.failed or not (complete or sweep.detach):  # others train what is missing
+        raise SweepIncompleteError("stopped" if coordinator.stopping else "points have no record")
+    return board
+
+
+def _print_next_commands(output_dir: Path, sweep: SweepSettings, board: SweepState, console: Console) -> None:
+    """Print the commands that show the results: the report, once there is a record, and the studies' dashboard."""
+    if board.done:
+        folder = shlex.quote(str(output_dir))
+        console.print(f"report: python -m nxm_sweep report {folder}", markup=False, soft_wrap=True)
     console.print(
         f"studies: optuna-dashboard {dashboard_address(sweep.storage, output_dir)}", style="dim", soft_wrap=True
     )
-    if not complete:
-        raise SweepIncompleteError("stopped" if coordinator.stopping else "points have no record")
-    return board
+
+
+def _show_dry_run(
+    plan: Plan,
+    output_dir: Path,
+    sweep: SweepSettings,
+    estimate: Estimate,
+    console: Console,
+    *,
+    gain: Callable[[TrialSettings], float | None] | None,
+) -> None:
+    shape = _split_machine(plan, sweep)
+    if sweep.probe:
+        from nxm_sweep.trial.step_timer import seconds_per_row  # noqa: PLC0415 - seconds of imports
+
+        estimate.probe(plan, lambda point: seconds_per_row(point, shape.threads))
+    show_dry_run(plan, output_dir, sweep, estimate, console, workers=shape.workers, bf16_gain=gain)
+
+
+def _submit_open(plan: Plan, output_dir: Path, sweep: SweepSettings, submit: Submit, console: Console) -> bool:
+    """Submit the jobs of a detached sweep; return False if no point is open, and nothing was submitted."""
+    if sweep.retry_failed:
+        _forget_failures(plan, output_dir, sweep)
+        sweep = replace(sweep, retry_failed=False)
+    count = _count_open(plan, output_dir, sweep)
+    if not count:
+        return False
+    plan.write(output_dir)
+    where = shlex.quote(str(output_dir))
+    console.print(f"{len(plan.cells)} cells, {plan.count_words}: {count} to do", soft_wrap=True)
+    console.print(submit(plan.key, count), soft_wrap=True)
+    console.print(
+        f"nxm-sweep status {where} shows how far they are; the same command submits what is missing", soft_wrap=True
+    )
+    return True
 
 
 def _measure_bf16_gain(settings: TrialSettings) -> float | None:
     from nxm_sweep.sweep.planning.bf16_gain import bf16_gain  # noqa: PLC0415 - only where all is planned in fp32
 
     return bf16_gain(settings)
+
+
+def _describe_slices(cells: Sequence[Cell]) -> list[str]:
+    """Return a note per task whose validation rows are split off from its training rows."""
+    tasks = {cell.settings.task.name: cell.settings.task.split_off for cell in cells}
+    return [f"note: {name}: {' and '.join(sets)} {SLICE_NOTE}" for name, sets in tasks.items() if sets]
 
 
 def _plan_points(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:
@@ -143,6 +207,8 @@ def _prepare(study: CellStudy, points: list[Point], claims: Claims, output_dir: 
     if any(_differs(output_dir, *told) for told in study.recorded.items()) and claims.is_alone():
         warn(f"the study {study.cell.study_name!r} differs from its records; it is rebuilt from them")
         study.recreate()
+    if claims.is_alone():
+        study.unify_ranges()
     if study.cell.search:
         for point in study.add_missing(points):
             if (record := _load_record(output_dir, point.identity)) is not None:
@@ -184,6 +250,21 @@ def _is_to_train(output_dir: Path, identity: str, sweep: SweepSettings) -> bool:
     pruning = sweep.pruner != "none"
     state = point_state(output_dir, identity, lease=sweep.lease, max_attempts=sweep.max_attempts, pruning=pruning).state
     return state in {TO_DO, RUNNING} or (state == FAILED and sweep.retry_failed)
+
+
+def _count_open(plan: Plan, output_dir: Path, sweep: SweepSettings) -> int:
+    """Return the number of wanted trainings that are not settled, including those that a search has yet to draw."""
+    undrawn = sum(map(plan.wanted, plan.cells)) - len(plan)
+    return undrawn + sum(_is_to_train(output_dir, point.identity, sweep) for point in plan)
+
+
+def _forget_failures(plan: Plan, output_dir: Path, sweep: SweepSettings) -> None:
+    """Forget the failures of failed points once, before any job begins; a damaged record is never trained over."""
+    for point in plan:
+        folder = trial_folder(output_dir, point.identity)
+        found = point_state(output_dir, point.identity, lease=sweep.lease, max_attempts=sweep.max_attempts)
+        if found.state == FAILED and not os.path.lexists(folder / RESULT):
+            forget_failures(folder)
 
 
 def _split_machine(plan: Plan, sweep: SweepSettings) -> Shape:

@@ -13,7 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback
+from transformers.integrations.integration_utils import (
+    MLflowCallback,
+    TensorBoardCallback,
+    TrackioCallback,
+    WandbCallback,
+)
 
 from nxm_sweep.errors import first_line
 from nxm_sweep.formatting import format_duration
@@ -24,6 +29,10 @@ from nxm_sweep.training.trainer import SparseTrainer
 _SECONDS_BETWEEN_LINES = 20.0
 _MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 """Seconds per request, and how often one is repeated; MLflow's own are 120 and 7."""
+_WANDB_PATIENCE = {"WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "20"}
+"""Seconds to begin a run, and to send the rest of one; W&B's own are 90 and no limit."""
+PROJECT = "nxm_sweep"
+"""Project of the runs in W&B and Trackio, unless their environment variables name another."""
 TENSORBOARD = "tensorboard"
 """Folder of the TensorBoard files in a trial's folder."""
 
@@ -137,7 +146,7 @@ class GuardedReporter(TrainerCallback):
             getattr(self._reporter, event)(args, state, control, **kw)
         except Exception as error:  # noqa: BLE001 - whatever a tracker's network or disk raises, the trial goes on
             self._failed = True
-            name = type(self._reporter).__name__.removesuffix("Callback")
+            name = type(self._reporter).__name__.removesuffix("Callback").removeprefix("Trial")
             self._console.print(
                 f"warning: {name} failed and gets nothing more of this trial: {type(error).__name__}: {first_line(error)}",
                 highlight=False,
@@ -154,8 +163,37 @@ class GuardedReporter(TrainerCallback):
             self._reporter._auto_end_run = False  # noqa: SLF001 - else its __del__ asks the server once more
 
 
+class TrialWandbCallback(WandbCallback):
+    """W&B with a run for each trial, in the trial's folder; a process trains one trial after another.
+
+    A run that the caller has begun is used, and left open.
+
+    Args:
+        folder: The trial's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._folder, self._owns_run = folder, False
+
+    def setup(self, args: TrainingArguments, state: TrainerState, model: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self._wandb.run is None:
+            for name, value in _WANDB_PATIENCE.items():
+                os.environ.setdefault(name, value)
+            project, folder = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR", str(self._folder))
+            self._owns_run = True
+            self._wandb.init(project=project, name=args.run_name, dir=folder)
+        super().setup(args, state, model, **kwargs)  # type: ignore[no-untyped-call]
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, *rest: Any, **kw: Any) -> None:
+        super().on_train_end(args, state, control, *rest, **kw)
+        if self._owns_run:
+            self._owns_run = False
+            self._wandb.finish()
+
+
 def report_into(trainer: Trainer, folder: Path, console: Console) -> None:
-    """Write TensorBoard files below a trial's folder, and keep a tracker that fails from ending the training.
+    """Write the files of TensorBoard and W&B below a trial's folder, and keep a tracker that fails from ending the training.
 
     MLflow's location is set by its own environment variables, and so are its time-outs; those that are not set are made
     seconds instead of minutes.
@@ -164,6 +202,10 @@ def report_into(trainer: Trainer, folder: Path, console: Console) -> None:
     for index, callback in enumerate(callbacks):
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / TENSORBOARD)
+        elif isinstance(callback, WandbCallback):
+            callback = TrialWandbCallback(folder)  # noqa: PLW2901 - in its place
+        elif isinstance(callback, TrackioCallback):
+            pass  # its location is set by its own environment variables
         elif isinstance(callback, MLflowCallback):
             for name, value in _MLFLOW_PATIENCE.items():
                 os.environ.setdefault(name, value)

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.sparsity import distributed
+from nxm_sweep.training.heads import predicts_the_next, reads_rows_of_tokens
 
 _SEGMENTS = "token_type_ids"
+_ANSWERS = {"labels", "start_positions", "end_positions"}
+_IGNORED = -100  # label of a position that no loss of Transformers counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def class_term(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return ``T^2 * KL(teacher || student)`` of the softened class probabilities, averaged over rows.
 
     Args:
-        student: Logits, shape ``(rows, classes)``.
+        student: Logits, shape ``(rows, classes)``; a position of a text counts as a row.
         teacher: Logits of the same shape.
         temperature: T. The factor keeps the gradient's scale when T changes.
 
@@ -65,6 +68,21 @@ def class_term(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_teacher = (_upcast(teacher) / temperature).log_softmax(-1)
     rows = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
     return temperature**2 * rows.mean()
+
+
+def counted_positions(logits: Tensor, labels: Tensor | None, *, shifted: bool) -> Tensor | None:
+    """Return which positions of a text the task's loss counts, shape ``(rows, positions)``; None for all.
+
+    Args:
+        logits: Shape ``(rows, positions, classes)``.
+        labels: A label per position, -100 where the loss counts none; None, or of another shape, if there are none.
+        shifted: Whether a position's label stands at the next position, as for a causal language model.
+    """
+    if labels is None or labels.shape != logits.shape[:-1]:
+        return None
+    if shifted:
+        labels = nn.functional.pad(labels[..., 1:], (0, 1), value=_IGNORED)
+    return labels.ne(_IGNORED)
 
 
 def number_term(student: Tensor, teacher: Tensor) -> Tensor:
@@ -130,7 +148,8 @@ class Distillation:
     """A teacher, and the mixture of its terms with a student's loss.
 
     Args:
-        teacher: A sequence classifier with a trained head, of the student's task, labels and vocabulary. Set to
+        teacher: A model with a trained head of the student's kind, and of its task, labels and vocabulary: any that
+            returns ``logits`` of classes per row or per position, or ``start_logits`` and ``end_logits``. Set to
             evaluation mode, without gradients.
         mixture: Weights and temperature.
         separator: Token that ends each text of a row. Needed where the teacher reads ``token_type_ids`` that the
@@ -141,7 +160,10 @@ class Distillation:
         self.teacher: PreTrainedModel = teacher.eval().requires_grad_(requires_grad=False)  # type: ignore[no-untyped-call]
         self.mixture = mixture
         self._separator = separator
-        self._reads = set(inspect.signature(teacher.forward).parameters) - {"labels"}
+        self._reads = set(inspect.signature(teacher.forward).parameters)
+        if not teacher.config.is_encoder_decoder:  # a decoder reads the labels, shifted
+            self._reads -= _ANSWERS
+        self._student: PreTrainedModel | None = None
         self._sum, self._count = torch.zeros(()), 0
 
     @property
@@ -156,6 +178,13 @@ class Distillation:
         Raises:
             ModelError: The layers cannot be compared, or a model does not return its attention.
         """
+        self._student = student
+        if self.extras and not reads_rows_of_tokens(student):
+            raise ModelError(
+                f"hidden states and attention are compared of models that read one row of tokens and a "
+                f"{type(student).__name__} reads other inputs",
+                hint="distillation.hidden=0 and distillation.attention=0 compare outputs alone",
+            )
         self.teacher.to(device)  # type: ignore[arg-type]  # a decorator hides the signature
         self._sum = torch.zeros((), device=device)
         if self.extras:
@@ -177,17 +206,24 @@ class Distillation:
         """Reset the running mean of the term, or continue with the sum and the number of an interrupted run."""
         self._sum, self._count = torch.full_like(self._sum, running_sum[0]), running_sum[1]
 
-    def mix(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    def mix(
+        self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor], *, items: Tensor | float | None = None
+    ) -> Tensor:
         """Return the mixture for one micro-batch.
 
         Args:
-            task_loss: Mean over its rows.
+            task_loss: Mean over its rows, or positions; with ``items``, their sum divided by that.
             outputs: The student's outputs, including :attr:`extras`.
             inputs: The student's inputs.
+            items: Positions that the loss counts in all micro-batches of the optimizer step.
         """
         term = self.term(outputs, inputs)
         self._sum += term.detach()
         self._count += 1
+        if items is not None:
+            logits = _read_logits(outputs, self._student)[0]
+            counted = self._count_positions(logits, inputs)
+            term = term * ((logits[..., 0].numel() if counted is None else counted.sum()) / items)
         weight = self.mixture.weight
         return (1.0 - weight) * task_loss + weight * term
 
@@ -196,12 +232,15 @@ class Distillation:
         with torch.no_grad():
             teacher_outputs = self.teacher(**self._select_inputs(inputs), **self.extras)
         mixture, parts = self.mixture, []
-        if mixture.logits and outputs.logits.shape[-1] == 1:
-            parts.append(mixture.logits * number_term(outputs.logits, teacher_outputs.logits))
-        elif mixture.logits:
-            parts.append(mixture.logits * class_term(outputs.logits, teacher_outputs.logits, mixture.temperature))
-        mask = inputs.get("attention_mask")
-        mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+        if mixture.logits:
+            ours, theirs = (
+                _read_logits(each, model) for each, model in ((outputs, self._student), (teacher_outputs, self.teacher))
+            )
+            terms = [self._logits_term(*pair, inputs) for pair in zip(ours, theirs, strict=True)]
+            parts.append(mixture.logits * (terms[0] if len(terms) == 1 else torch.stack(terms).mean()))
+        if self.extras:
+            given = inputs.get("attention_mask")
+            mask = torch.ones_like(inputs["input_ids"]) if given is None else given
         if mixture.hidden:
             ours, theirs = outputs.hidden_states, teacher_outputs.hidden_states
             layers = [0, *matching_layers(len(ours) - 1, len(theirs) - 1)]  # 0: the embeddings' output
@@ -210,7 +249,31 @@ class Distillation:
             ours, theirs = outputs.attentions, teacher_outputs.attentions
             layers = [layer - 1 for layer in matching_layers(len(ours), len(theirs))]
             parts.append(mixture.attention * attention_term(ours, [theirs[layer] for layer in layers], mask))
-        return torch.stack(parts).sum() if parts else outputs.logits.new_zeros(())
+        return torch.stack(parts).sum() if parts else _read_logits(outputs, self._student)[0].new_zeros(())
+
+    def _logits_term(self, ours: Tensor, theirs: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return L of one kind of logits: over rows, or over the positions that the task's loss counts.
+
+        Raises:
+            ModelError: The logits are not those of classes, or of another shape than the teacher's.
+        """
+        problem = None if self._student is None else getattr(self._student.config, "problem_type", None)
+        if ours.shape != theirs.shape or ours.ndim not in (2, 3) or problem == "multi_label_classification":
+            raise ModelError(
+                f"distillation compares logits of one class of several per row or position, but the student's have shape "
+                f"{tuple(ours.shape)}, the teacher's {tuple(theirs.shape)}, and problem_type is {problem}",
+                hint="take a teacher of the student's task, with its labels and vocabulary",
+            )
+        if ours.shape[-1] == 1 or problem == "regression":
+            return number_term(ours, theirs)
+        if ours.ndim == 3:
+            counted = self._count_positions(ours, inputs)
+            ours, theirs = (each.flatten(0, 1) if counted is None else each[counted] for each in (ours, theirs))
+        return class_term(ours, theirs, self.mixture.temperature)
+
+    def _count_positions(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        shifted = self._student is not None and predicts_the_next(self._student)
+        return counted_positions(logits, inputs.get("labels"), shifted=shifted)
 
     def take_mean(self) -> float | None:
         """Return the term's mean over all ranks' micro-batches since the last call; None without any."""
@@ -225,6 +288,18 @@ class Distillation:
         if self._separator is not None and _SEGMENTS not in known:
             known[_SEGMENTS] = segments(inputs["input_ids"], inputs.get("attention_mask"), self._separator)
         return known
+
+
+def _read_logits(outputs: Any, model: PreTrainedModel | None) -> tuple[Tensor, ...]:
+    """Return a head's logits, or those of the start and the end of an answer.
+
+    Raises:
+        ModelError: It has none.
+    """
+    for names in (("logits",), ("start_logits", "end_logits")):
+        if all(isinstance(getattr(outputs, name, None), Tensor) for name in names):
+            return tuple(getattr(outputs, name) for name in names)
+    raise ModelError(f"distillation compares logits, and a {type(model).__name__} returns none")
 
 
 def _upcast(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The classifier head of a checkpoint: its weights, whether files contain one, and whether a task can keep it."""
+"""Heads of models: the classifier of a checkpoint and whether a task can keep it, and what the loss of a head averages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from nxm_sweep.errors import ModelError
 from nxm_sweep.formatting import format_names
@@ -19,6 +20,17 @@ from nxm_sweep.training.model_files import build_empty
 _DRAW = "model.head=new draws a new head from the seed"
 _SINGLE_LABEL = {None, "single_label_classification"}
 _REGRESSION = {None, "regression"}
+
+_AVERAGING = tuple(
+    f"For{task}"
+    for task in (
+        *("SequenceClassification", "TokenClassification", "ImageClassification"),
+        *("QuestionAnswering", "MultipleChoice", "MaskedLM"),
+    )
+)
+
+_WITHOUT_LOSS_TYPE = ("GPT2LMHeadModel", "CTRLLMHeadModel", "OpenAIGPTLMHeadModel", "BertLMHeadModel")
+"""Causal language models whose loss Transformers does not tell from the name of their class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +173,29 @@ def _check_names(folder: Path, names: list[str], labels: tuple[str, ...]) -> Non
             "in this order",
             hint=f"{_DRAW}; task=files takes an order: task.labels=[{','.join(names)}]",
         )
+
+
+def averages_micro_batches(model: Any) -> bool:
+    """Detect a loss that is the mean over a micro-batch: most heads accept ``num_items_in_batch`` but ignore it.
+
+    Of Transformers 5.23, decoder-only language models divide by it; hardly any other head does.
+    """
+    is_pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return is_pair or any(base.__name__.endswith(_AVERAGING) for base in type(model).__mro__)
+
+
+def predicts_the_next(model: Any) -> bool:
+    """Return whether a model's loss compares the logits of a position with the label at the next one."""
+    if not isinstance(model, PreTrainedModel) or model.config.is_encoder_decoder:
+        return False
+    is_old = any(base.__name__ in _WITHOUT_LOSS_TYPE for base in type(model).__mro__)
+    return is_old or LOSS_MAPPING.get(str(model.loss_type)) is ForCausalLMLoss
+
+
+def reads_rows_of_tokens(model: PreTrainedModel) -> bool:
+    """Return whether a model reads one row of tokens, whose mask fits its hidden states."""
+    is_choice = any(base.__name__.endswith("ForMultipleChoice") for base in type(model).__mro__)
+    return model.main_input_name == "input_ids" and not model.config.is_encoder_decoder and not is_choice
 
 
 def _locate_weights(folder: Path) -> dict[str, Path]:

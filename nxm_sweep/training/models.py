@@ -196,7 +196,7 @@ def _download_from_hub(model: ModelSettings) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelError(f"the hub has no model {model.path} at revision {model.revision or 'main'}") from error
     except HFValidationError as error:
-        raise ModelError(f"{model.path!r} is no hub id", hint="model=local model.path=... takes a folder") from error
+        raise ModelError(f"{model.path!r} is no hub id", hint="model=./DIR takes a folder") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if reachable:
             raise ModelError(f"the model {model.path} cannot be downloaded: {first_line(error)}") from error

@@ -27,6 +27,7 @@ from nxm_sweep.sparsity import distributed, pruned
 from nxm_sweep.store.files import follow_umask
 from nxm_sweep.training import checkpoint as files
 from nxm_sweep.training.distillation import Distillation
+from nxm_sweep.training.heads import averages_micro_batches, predicts_the_next
 from nxm_sweep.training.unfinished_epoch import Draw, RepeatableOrder, continue_epoch_, describe_unfinished_epoch
 
 
@@ -77,11 +78,12 @@ class SparseTrainer(Trainer):
         self._draw = Draw()
         self._unfinished_epoch: dict[str, Any] | None = None  # of the checkpoint that this run continues
         self._refuse_sharding()
-        if _is_row_mean(self.model):
+        if averages_micro_batches(self.model):
             self.model_accepts_loss_kwargs = False  # else the gradients of an accumulation are summed, not averaged
+        self._loss_shifts_labels = predicts_the_next(self.model)  # of GPT-2, the Trainer counts a label too many
         if distillation is not None:
-            if not isinstance(self.model, PreTrainedModel) or not _is_row_mean(self.model) or self.compute_loss_func:
-                raise ModelError("distillation needs a sequence classifier and its own loss, which is a mean over rows")
+            if not isinstance(self.model, PreTrainedModel) or self.compute_loss_func:
+                raise ModelError("distillation needs a model of Transformers and its own loss, not compute_loss_func")
             distillation.attach_(self.model, self.args.device)
         self.add_callback(_MethodHooks(self))
 
@@ -99,7 +101,10 @@ class SparseTrainer(Trainer):
         task_loss, outputs = super().compute_loss(
             model, extended, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        loss = self.distillation.mix(task_loss, outputs, inputs)
+        items = num_items_in_batch if self.model_accepts_loss_kwargs else None
+        if items is not None and self.args.average_tokens_across_devices:  # as the Trainer scales the task's loss
+            items = items / (self.accelerator.num_processes // self.get_tp_size())
+        loss = self.distillation.mix(task_loss, outputs, inputs, items=items)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -351,11 +356,6 @@ def _preserve_random_state() -> Iterator[None]:
     here = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(here):
         yield
-
-
-def _is_row_mean(model: Any) -> bool:
-    """Detect a loss that is a mean over rows: sequence classifiers accept ``num_items_in_batch`` but ignore it."""
-    return any(base.__name__.endswith("ForSequenceClassification") for base in type(model).__mro__)
 
 
 def _is_plain(value: Any) -> bool:

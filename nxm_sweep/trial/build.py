@@ -40,7 +40,7 @@ def _build_rule(rule: RuleSettings) -> Rule:
 def _freeze_the_rest(model: nn.Module, targets: list[Target]) -> None:
     """Train only the targets and, since they may start from random numbers, the task's head and the pooler."""
     encoder = model.base_model if isinstance(model, PreTrainedModel) else model
-    trained = {id(target.weight) for target in targets}
+    trained = {id(target.parameter) for target in targets}
     for name, weight in encoder.named_parameters():
         weight.requires_grad_(id(weight) in trained or name.startswith("pooler."))
 

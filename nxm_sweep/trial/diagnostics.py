@@ -66,8 +66,9 @@ def last_prune_of(trainer: TrialTrainer, start: Mapping[str, float] | None) -> d
         start: Result of :func:`~nxm_sweep.trial.diagnostics.distance_to_go` before the first step.
 
     Returns:
-        ``relative_residual`` (``||W - P(W)|| / ||W||`` at the end), ``cost`` (unpruned minus pruned score of the last
-        epoch, in the metric's unit) and ``advice``, one line, empty up to a residual of 0.05.
+        ``relative_residual`` (``||W - P(W)|| / ||W||`` at the end), ``residuals`` (that of each target), ``cost``
+        (unpruned minus pruned score of the last epoch, in the metric's unit) and ``advice``, one line, empty up to a residual
+        of 0.05.
     """
     method, last = trainer.sparse_method, trainer.epochs[-1]
     if not isinstance(method, Nxm) or not method.prunes:
@@ -80,7 +81,8 @@ def last_prune_of(trainer: TrialTrainer, start: Mapping[str, float] | None) -> d
             f"the weights ended {residual:.2f} (relative) off the pattern and the last prune cost {cost:.4f}; "
             f"{explain_residual(residual, 0.0 if start is None else start['residual_floor'], flips)}"
         )
-    return {"relative_residual": residual, "cost": cost, "advice": advice}
+    of_targets = [distance([target]) for target in method.targets]
+    return {"relative_residual": residual, "residuals": of_targets, "cost": cost, "advice": advice}
 
 
 def explain_residual(residual: float, floor: float, flips: float) -> str:

@@ -124,7 +124,7 @@ def _stamp_data(settings: TrialSettings) -> list[Any] | None:
         case "demo":
             return [_stamp_file(Path(str(module.__file__))) for module in (demo, demo_vocabulary)]
         case "files":
-            return _stamp_files(map(Path, settings.task.files.values()))
+            return _stamp_files(map(Path, filter(None, settings.task.files.values())))
     folder = Path(settings.data.path).expanduser()
     if folder.is_dir():
         return _stamp_folder(str(folder.resolve()))

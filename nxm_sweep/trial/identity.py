@@ -13,6 +13,9 @@ from nxm_sweep.settings import LEFT_OUT_AT, TrialSettings
 VERSION = 1
 """Incremented when a code change alters the meaning of the same settings."""
 
+_UNLEARNED = {"epochs", "max_length", "max_train_samples", "max_eval_samples", "subset", "precision", "devices"}
+"""Settings of a training that pruning once and scoring read, too: the rows may calibrate the importance."""
+
 
 def identity_of(
     settings: TrialSettings,
@@ -55,17 +58,28 @@ def identity_of(
             values["distillation"].pop("temperature")
     else:
         values.pop("distillation")
+    _drop_unlearned_(values)
     if values["training"]["max_train_samples"] is None and values["training"]["max_eval_samples"] is None:
         values["training"]["subset"] = LEFT_OUT_AT["training.subset"]  # there is no subset
     for key, usual in LEFT_OUT_AT.items():
         group, _, name = key.partition(".")
-        if values[group][name] == usual:
+        if values[group].get(name) == usual:
             values[group].pop(name)
     head = values.pop("model")["head"]
     if carries_head or head == "keep":
         values["model.head"] = head  # dotted, since "model" is the hash of its content
     values |= {"data": data_digest, "model": model_digest, "version": VERSION}
     return hash_of(values), json.loads(canonical_json(values))
+
+
+def _drop_unlearned_(values: dict[str, Any]) -> None:
+    """Drop what only a training reads from the values of a trial without epochs, in place."""
+    if values["training"]["epochs"] > 0:
+        return
+    for key in ("seed", "learning_rate"):
+        values.pop(key)
+    values["method"].pop("trained", None)
+    values["training"] = {name: value for name, value in values["training"].items() if name in _UNLEARNED}
 
 
 def hash_of(values: dict[str, Any]) -> str:

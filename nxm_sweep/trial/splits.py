@@ -12,7 +12,7 @@ from datasets import Dataset
 from nxm_sweep.data.loading import TaskRows, limit_rows
 from nxm_sweep.data.tokenization import training_rows
 from nxm_sweep.settings import TrialSettings
-from nxm_sweep.training.metrics import score_constant
+from nxm_sweep.training.metrics import check_metrics, score_constant
 
 _LEAK = 0.5  # above this share of duplicates, a score measures memory more than generalisation
 _BATCH = 10_000  # rows read at once
@@ -36,12 +36,32 @@ def describe_splits(rows: TaskRows, settings: TrialSettings) -> dict[str, Any]:
         name: part.select(limit_rows(range(len(part)), training.max_eval_samples, training.subset))
         for name, part in rows.validation.items()
     }
-    train_labels, regression = np.asarray(rows.train["label"][:])[list(used)], settings.task.problem == "regression"
+    train_labels = np.asarray(rows.train["label"][:])[list(used)]
     constant = {
-        name: score_constant(settings.task.metrics, train_labels, np.asarray(part["label"][:]), regression=regression)
+        name: score_constant(
+            settings.task.metrics,
+            train_labels,
+            np.asarray(part["label"][:]),
+            classes=len(rows.labels),
+            positive=rows.positive,
+        )
         for name, part in sets.items()
     }
     return {"constant": constant, "duplicates": count_duplicates(rows.train, used, sets)}
+
+
+def check_used_metrics(settings: TrialSettings, rows: TaskRows) -> None:
+    """Refuse metrics that cannot score the validation rows that are used.
+
+    Raises:
+        DataError: As :func:`~nxm_sweep.training.metrics.check_metrics`.
+    """
+    for name, part in rows.validation.items():
+        kept = limit_rows(range(len(part)), settings.training.max_eval_samples, settings.training.subset)
+        labels = np.asarray(part["label"][:])[list(kept)]
+        check_metrics(
+            settings.task.metrics, labels, classes=len(rows.labels), where=f"the split {name} of {settings.task.name}"
+        )
 
 
 def count_duplicates(train: Dataset, used: Sequence[int], sets: Mapping[str, Dataset]) -> dict[str, dict[str, int]]:

@@ -21,7 +21,7 @@ from nxm_sweep.data.loading import TaskRows, load_rows
 from nxm_sweep.data.tokenization import PadToLongest, Tokenised, tokenise
 from nxm_sweep.errors import NonFiniteError, SparsityError
 from nxm_sweep.methods import Iteration
-from nxm_sweep.settings import TrialSettings
+from nxm_sweep.settings import SLICE_NOTE, TrialSettings
 from nxm_sweep.sparsity import MatrixCheck, Target, check_file, describe_targets, distributed
 from nxm_sweep.store.files import replace_folder, write_text
 from nxm_sweep.store.paths import MODEL, PREDICTIONS
@@ -38,7 +38,7 @@ from nxm_sweep.training.teacher import Teacher, build_distillation, check_labels
 from nxm_sweep.trial.build import build_importance, build_method
 from nxm_sweep.trial.diagnostics import distance_to_go, last_prune_of, learning_rate_sum
 from nxm_sweep.trial.provenance import hardware, versions
-from nxm_sweep.trial.splits import describe_splits, warn_of_duplicates
+from nxm_sweep.trial.splits import check_used_metrics, describe_splits, warn_of_duplicates
 from nxm_sweep.trial.trainer import TrialTrainer
 
 HELDOUT = "heldout"
@@ -88,6 +88,7 @@ def prepare(settings: TrialSettings) -> Prepared:
     check_shapes(folder, files.config)
     teacher = find_teacher(settings, folder)
     rows = load_rows(settings.task, settings.data)
+    check_used_metrics(settings, rows)
     if teacher is not None:
         check_labels(settings.distillation, teacher, rows.labels)
     if settings.model.head == "keep":
@@ -239,12 +240,17 @@ def _compare_splits(settings: TrialSettings, prepared: Prepared, data: Tokenised
     rows = prepared.rows
     for name, count in rows.left_out.items():
         console.print(f"note: broken lines of {name}, left out as on the hub: {count:,}", highlight=False)
+    for name in rows.split_off:
+        count = len(rows.validation[name])
+        console.print(f"note: {name} {SLICE_NOTE}: {count:,} of {count + len(rows.train):,}", highlight=False)
     task, training = settings.task, settings.training
     rows_used = f"{training.max_train_samples} {training.max_eval_samples} {training.subset} {settings.selection}"
     key = f"splits {rows_used} {task.metrics} {task.problem}"
     if key not in prepared.derived:
         prepared.derived[key] = describe_splits(rows, settings)
     splits = {**prepared.derived[key], "left_out": dict(rows.left_out)}
+    if rows.split_off:
+        splits["split_off"] = {name: len(rows.validation[name]) for name in rows.split_off}
     warning = warn_of_duplicates(splits["duplicates"], {name: len(part) for name, part in data.validation.items()})
     if warning:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
@@ -322,12 +328,14 @@ def build_trainer(
     model = load_model(prepared.model_folder, prepared.rows.labels, keep_head=settings.model.head == "keep")
     if not uses_gpu(settings):
         use_fast_layers_(model, embeddings=distributed.count() == 1)
-        pack_(model)
+        if not settings.training.arguments.get("gradient_checkpointing"):  # recomputes layers outside a packed call
+            pack_(model)
     trainer = TrialTrainer(
         settings=settings,
         work=work,
         console=console,
         monitor=monitor,
+        positive=prepared.rows.positive,
         model=model,
         train_dataset=data.train,
         eval_dataset=data.validation if data.heldout is None else {HELDOUT: data.heldout},
@@ -366,7 +374,11 @@ def _verify(best: Path, targets: list[Target]) -> list[MatrixCheck]:
                     f"the trained weights hold NaN or infinity: {name}",
                     hint="lower learning_rate.value, or raise training.warmup_ratio",
                 )
-    checks = check_file(best / "model.safetensors", {target.name: target.constraint for target in targets})
+    checks = check_file(
+        best / "model.safetensors",
+        {target.name: target.constraint for target in targets},
+        inputs_first=[target.name for target in targets if target.inputs_first],
+    )
     for check in checks:
         if not check.holds:
             raise SparsityError(

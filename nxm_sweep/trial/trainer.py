@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,14 +19,15 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from nxm_sweep.config.training_arguments import pass_on
 from nxm_sweep.errors import ModelError
-from nxm_sweep.methods import Dense
+from nxm_sweep.methods import Budget, Dense
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance, distributed
 from nxm_sweep.store.files import follow_umask, write_json
 from nxm_sweep.store.paths import PREDICTIONS
 from nxm_sweep.training import checkpoint as files
-from nxm_sweep.training.callbacks import MonitorCallback, ProgressBar, end_reports, report_into
+from nxm_sweep.training.callbacks import PROJECT, MonitorCallback, ProgressBar, end_reports, report_into
 from nxm_sweep.training.distributed_trainer import RankTrainer
 from nxm_sweep.training.metrics import answers, score
 from nxm_sweep.training.monitor import Monitor, raise_if_stopped
@@ -41,19 +43,27 @@ class TrialTrainer(RankTrainer):
         work: Folder for the last two checkpoints and the best model so far.
         console: Output for progress.
         monitor: Receives steps and epochs, and may stop the trial.
+        positive: Number of the positive class, for metrics of two classes.
         **kwargs: As for :class:`RankTrainer`.
     """
 
     def __init__(
-        self, *, settings: TrialSettings, work: Path, console: Console, monitor: Monitor, **kwargs: Any
+        self,
+        *,
+        settings: TrialSettings,
+        work: Path,
+        console: Console,
+        monitor: Monitor,
+        positive: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             args=training_arguments(settings, work),
-            compute_metrics=lambda prediction: _score(settings.task, prediction),
+            compute_metrics=lambda prediction: _score(settings.task, prediction, positive),
             **kwargs,
         )
         self._task, self._console, self._monitor = settings.task, console, monitor
-        self._precision = settings.training.precision
+        self._precision, self._epochs = settings.training.precision, settings.training.epochs
         self._work = work
         self._reported: Path | None = None
         self._sealer = ThreadPoolExecutor(1, "seal")  # checksums and disk take seconds, in which the next epoch trains
@@ -103,11 +113,15 @@ class TrialTrainer(RankTrainer):
         return round(self.args.num_train_epochs) * math.ceil(batches / self.args.gradient_accumulation_steps)
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train from the start or from a checkpoint."""
+        """Train from the start or from a checkpoint; without epochs, prune once."""
         self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
         if checkpoint is not None:
             self._console.print(f"continuing after step {checkpoint.name.rpartition('-')[2]}", highlight=False)
         try:
+            if self._epochs == 0:
+                self.sparse_method.start_(Budget(steps=0, steps_per_epoch=1))
+                self._evaluate(None, None)
+                return
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except BaseException:
             end_reports(self)
@@ -292,16 +306,19 @@ def training_arguments(settings: TrialSettings, work: Path) -> TrainingArguments
         save_total_limit=None,  # see _save_checkpoint
         logging_nan_inf_filter=False,
         report_to=training.report_to or "none",
-        run_name=work.parent.name,  # the run's name in MLflow: the trial's identity
+        run_name=work.parent.name,  # the run's name in MLflow, W&B and Trackio: the trial's identity
+        project=os.environ.get("TRACKIO_PROJECT", PROJECT),
         disable_tqdm=True,
+        **pass_on(training.arguments),
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # noqa: SLF001 - else the Trainer multiplies the batch by the number of GPUs it sees
     return arguments
 
 
-def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
-    return score(task.metrics, _select_outputs(prediction.predictions), np.asarray(prediction.label_ids))
+def _score(task: TaskSettings, prediction: EvalPrediction, positive: int) -> dict[str, float]:
+    outputs, labels = _select_outputs(prediction.predictions), np.asarray(prediction.label_ids)
+    return score(task.metrics, outputs, labels, positive=positive)
 
 
 def _select_outputs(predictions: Any) -> np.ndarray[Any, Any]:

@@ -119,6 +119,8 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
             record["method"] = "gradual" if number % 2 else HOSTILE
             for layer, check in enumerate(record["sparsity"]["checked"]):
                 check["zeros"] = check["zeros"] * (100 - layer) // 100
+            of_targets = [place / 100 for place, _ in enumerate(record["sparsity"]["targets"])]
+            record["last_prune"] = {"relative_residual": 0.2, "cost": 0.01, "advice": "", "residuals": of_targets}
         copy = folder / "trials" / record["identity"] / "result.json"
         copy.parent.mkdir()
         copy.write_text(json.dumps(record))
@@ -184,8 +186,8 @@ def test_every_picture_is_drawn_inside_its_frame_and_nothing_is_complained_of(
 ) -> None:
     with Tab(browser, path, width) as tab:
         boxes = [svg.bounding_box() for svg in tab.page.locator(".panels svg").all()]
-        assert len(boxes) >= 11
-        assert all(box["width"] > 250 and box["height"] > 60 for box in boxes)
+        assert len(boxes) >= 10
+        assert all(box["width"] > 250 and box["height"] > 50 for box in boxes)
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
         assert tab.page.evaluate(OUTSIDE) == []
         assert tab.page.evaluate("window.broken") is None
@@ -196,7 +198,9 @@ def test_every_picture_is_drawn_inside_its_frame_and_nothing_is_complained_of(
 def test_every_kind_of_picture_is_there(browser: Any, rich: Path) -> None:
     with Tab(browser, rich) as tab:
         drawn = tab.page.locator("figure:has(svg)").evaluate_all("all => all.map((one) => one.id)")
-        assert len(drawn) == len(set(drawn)) == tab.page.locator("figure").count() == 10
+        assert len(drawn) == len(set(drawn)) == tab.page.locator("figure").count() == 11
+        assert drawn[:2] == ["picture-verdict", "picture-scores"]
+        assert tab.page.locator("#without").count() == 0
         names = tab.page.locator(".panels svg").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
         assert all(len(name) > 30 for name in names)
         ids = tab.page.evaluate("Array.from(document.querySelectorAll('[id]')).map((one) => one.id)")
@@ -240,21 +244,21 @@ def test_names_sort_as_names_and_from_the_keyboard(browser: Any, real: Path) -> 
         button = tab.page.locator("#trial-table th button").get_by_text("task", exact=True)
         button.focus()
         tab.page.keyboard.press("Enter")
-        assert tab.column("task") == ["glue/mrpc"] * 8 + ["glue/rte"] * 8
+        assert tab.column("task") == ["MRPC"] * 8 + ["RTE"] * 8
         tab.page.keyboard.press("Enter")
-        assert tab.column("task") == ["glue/rte"] * 8 + ["glue/mrpc"] * 8
+        assert tab.column("task") == ["RTE"] * 8 + ["MRPC"] * 8
 
 
 def test_filters_narrow_the_trials_together_and_are_counted(browser: Any, real: Path) -> None:
     with Tab(browser, real) as tab:
         said = tab.page.locator("#shown")
         assert said.inner_text() == "16 of 16 trials shown"
-        tab.choice("method").select_option("nxm")
-        assert tab.column("method") == ["nxm"] * 8
-        tab.choice("task").select_option("glue/rte")
+        tab.choice("method").select_option("NxM")
+        assert tab.column("method") == ["NxM"] * 8
+        tab.choice("task").select_option("RTE")
         assert said.inner_text() == "4 of 16 trials shown"
         tab.page.locator("#filters input").fill("751b4bff 2e-4")
-        assert tab.column("record") == ["751b4bff"]
+        assert tab.column("trial") == ["751b4bff"]
         tab.page.locator("#filters input").fill("nothing like it")
         assert said.inner_text() == "0 of 16 trials shown"
 
@@ -298,11 +302,81 @@ def test_without_javascript_the_trials_are_a_plain_table(browser: Any, real: Pat
         assert tab.page.locator("#trial-table button").count() == 0
 
 
-def test_a_link_opens_the_record(browser: Any, real: Path) -> None:
+def test_links_open_the_trial_its_record_and_the_report_again(browser: Any, real: Path) -> None:
     with Tab(browser, real) as tab:
-        tab.page.locator("#results a").first.click()
+        tab.page.locator("#results-table a").first.click()
+        tab.page.wait_for_url("**/trials/*.html")
+        assert tab.page.locator("h1").inner_text() == "Dense on MRPC"
+        tab.page.get_by_role("link", name="The whole report").click()
+        tab.page.wait_for_url("**/index.html")
+        tab.page.locator("#trial-table a").get_by_text("JSON", exact=True).first.click()
         tab.page.wait_for_url("**/result.json")
-        assert json.loads(tab.page.locator("pre").first.inner_text())["method"] == "dense"
+        assert json.loads(tab.page.locator("pre").first.inner_text())["task"] == "glue/mrpc"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
+def test_a_trial_has_a_page_with_its_curves_and_where_its_weights_lie(
+    browser: Any, rich: Path, width: int, scheme: str
+) -> None:
+    pages = sorted((rich.parent / "trials").glob("*.html"))
+    address = next(page for page in pages if "<h1>Gradual on RTE</h1>" in page.read_text())
+    with Tab(browser, address, width, color_scheme=scheme) as tab:
+        assert tab.page.locator("h1").inner_text() == "Gradual on RTE"
+        assert tab.page.locator("#picture-epochs svg").count() >= 3
+        assert tab.page.locator("#picture-residuals .panels svg").count() >= 2
+        assert tab.page.locator("#epochs tr.selected").count() == 1
+        for table in ("#kept", "#layer-residuals"):
+            assert tab.page.locator(f"{table} tbody tr").count() == 6  # layers of MiniLM
+        shown = tab.page.locator("#layer-residuals td").all_inner_texts()
+        assert sorted(shown) == [f"{place / 100:.4f}" for place in range(36)]
+        assert tab.page.evaluate("document.scrollingElement.scrollWidth") <= width
+        assert tab.page.evaluate(OUTSIDE) == []
+        assert [row for row in tab.page.evaluate(CONTRAST) if row[0] < SMALLEST_CONTRAST] == []
+        assert tab.complaints == []
+        assert tab.requests == [address.as_uri()]
+
+
+def test_a_phone_shows_the_verdict_and_the_table_on_its_first_screen(browser: Any, real: Path) -> None:
+    with Tab(browser, real, 390, has_touch=True, is_mobile=True) as tab:
+        tab.page.set_viewport_size({"width": 390, "height": 844})
+        assert "has the highest score of 2 sparse methods" in tab.page.locator(".verdict").inner_text()
+        box = tab.page.locator("#results-table tbody").bounding_box()
+        assert box["y"] + box["height"] <= 844
+        scroll = tab.page.locator(".scroll:has(#results-table)")
+        assert scroll.evaluate("box => box.scrollWidth <= box.clientWidth")  # no score is off the screen
+
+
+def test_the_verdict_comes_first_then_the_table_then_the_evidence(browser: Any, real: Path) -> None:
+    with Tab(browser, real) as tab:
+        parts = (".verdict", "#results-table", "#differences", "#pictures", "#trials", "#run")
+        tops = [tab.page.locator(part).bounding_box()["y"] for part in parts]
+        assert tops == sorted(tops)
+        assert tab.page.locator("#results-table").bounding_box()["y"] < 300
+        bold = tab.page.locator("#results-table td.best").all_inner_texts()
+        assert [text[:4] for text in bold] == ["79.5", "54.5", "67.0"]
+        assert bold[0].endswith("-2.4")  # the dense score is 82.0
+        assert tab.page.locator("#results-table tr.reference th").inner_text() == "Dense"
+
+
+def test_fourteen_trials_fit_below_4000_pixels(browser: Any, tmp_path: Path) -> None:
+    page = make_page(EXAMPLE.parent / "methods", tmp_path / "reports")
+    with Tab(browser, page) as tab:
+        assert tab.page.locator("#trial-table tbody tr").count() == 14
+        assert tab.page.evaluate("document.documentElement.scrollHeight") < 4000
+        assert tab.page.locator("#without").inner_text().startswith("Not drawn: ")
+        assert "Left out" not in tab.page.locator("body").inner_text()
+
+
+def test_dark_mode_has_colours_of_its_own(browser: Any, real: Path) -> None:
+    def colors(scheme: str) -> list[str]:
+        with Tab(browser, real, color_scheme=scheme) as tab:
+            marks = "#picture-scores svg g[style*='--nxm'], #picture-scores svg [style*='--asp']"
+            found = tab.page.locator(marks).evaluate_all("all => all.map((one) => getComputedStyle(one).fill)")
+            return [str(color) for color in found]
+
+    light, dark = colors("light"), colors("dark")
+    assert len(light) == len(dark) > 3
+    assert not set(light) & set(dark)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1400, "dark")])
@@ -341,7 +415,7 @@ def test_printing_gives_pages_on_white_without_controls(browser: Any, path: Path
 def test_a_watched_page_reloads_itself_and_keeps_its_filters(browser: Any, tmp_path: Path) -> None:
     with Tab(browser, make_page(EXAMPLE, tmp_path, watch=2.0)) as tab:
         with tab.page.expect_event("load", timeout=60_000):
-            tab.choice("method").select_option("asp")
-        assert tab.choice("method").input_value() == "asp"
-        assert tab.column("method") == ["asp"] * 4
+            tab.choice("method").select_option("ASP")
+        assert tab.choice("method").input_value() == "ASP"
+        assert tab.column("method") == ["ASP"] * 4
         assert tab.complaints == []

@@ -7,7 +7,7 @@ import random
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from nxm_sweep.config.explain import _groups, _keys, choices
+from nxm_sweep.config.explain import _groups, choices, keys_of
 from nxm_sweep.settings import TrialSettings
 
 _SCALARS = [
@@ -129,7 +129,7 @@ _EXTRA_KEYS = [
     *("", ".", "seed.", ".seed", "0", "sweep.axes.a.b", "task@_global_", "experiment", "defaults", "_target_", "[x]"),
 ]
 _PARSER = OverridesParser.create()
-KEYS = [*_keys(TrialSettings), *_groups(), *_groups(), *_EXTRA_KEYS]
+KEYS = [*keys_of(TrialSettings), *_groups(), *_groups(), *_EXTRA_KEYS]
 
 
 def draw_override(draw: random.Random) -> str:

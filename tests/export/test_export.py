@@ -348,7 +348,7 @@ def test_wrong_answers_of_onnx_runtime_fail_the_export(
         return open_onnx(Path(shutil.copyfile(shipped["onnx"][0] / "model.onnx", path)))
 
     monkeypatch.setattr(nxm_sweep.export.exporter, "write_onnx", write)
-    monkeypatch.setattr(nxm_sweep.export.exporter, "largest_difference", lambda *_: float("nan"))
+    monkeypatch.setattr(nxm_sweep.export.exporter, "largest_difference", lambda *_: (float("nan"), 1.0))
     answer = export(trial, "--to", tmp_path / "model", "--format", "onnx")
     assert answer.code == 1
     assert "ONNX Runtime differs from PyTorch by nan" in answer.err
@@ -604,3 +604,32 @@ def test_no_written_file_is_a_pickle(trial: Path, shipped: dict[str, tuple[Path,
         with pytest.raises(ValueError, match=r"opcode|pickle|string|exhausted"):
             pickletools.dis(path.read_bytes(), out=io.StringIO())
         assert not zipfile.is_zipfile(path), path  # what torch.save writes
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_code_of_the_card_answers_a_pair_of_texts(
+    kind: str,
+    shipped: dict[str, tuple[Path, Answer]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = shipped[kind]
+    (code,) = re.findall(r"```python\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)
+    assert '"a text", "its pair", truncation=True, max_length=32' in code
+    monkeypatch.chdir(folder)
+    exec(code.replace('device="cuda"', 'device="cpu"').replace('.to("cuda")', '.to("cpu")'), {})
+    labels = json.loads((folder / "config.json").read_text())["id2label"].values()
+    assert capsys.readouterr().out.strip() in labels
+
+
+def test_folder_of_a_trials_model_is_exported_with_its_record(trial: Path, tmp_path: Path) -> None:
+    answer = export(trial / "model", "--to", tmp_path / "model")
+    assert answer.code == 0
+    assert f"| identity of the trial | {trial.name} |" in (tmp_path / "model/README.md").read_text()
+
+
+def test_pattern_of_a_trial_is_its_records(trial: Path, tmp_path: Path) -> None:
+    answer = export(trial, "--to", tmp_path / "model", "--pattern", "2of4")
+    assert answer.code == 2
+    assert "--pattern is for a folder without a record" in answer.err
+    assert not (tmp_path / "model").exists()

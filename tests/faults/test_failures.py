@@ -109,6 +109,7 @@ def test_failures_end_alone_are_bounded_and_are_tried_again_when_asked(folder: F
     assert first.code == 1, first.err
     assert sorted(_recorded(folder)) == [KILLED_ONCE, *HEALTHY]
     assert "3 of 8 points have a record, 3 trained now, 5 failed" in first.out
+    assert "report: python -m nxm_sweep report " in first.out
     problems = dict(zip(FAULTS, sorted(first.problems), strict=True))  # equal but for the learning rate
     for learning_rate, fault in FAULTS.items():
         assert f"lr {learning_rate:.0e}".replace("e-0", "e-") in problems[learning_rate]

@@ -72,6 +72,7 @@ def test_sweep_stops_after_its_steps_and_goes_on_with_the_next(
     assert ended.err == ""
     assert f"{number.name}: stopping after the running steps" in ended.out
     assert "0 of 3 points have a record, 0 trained now, 3 not trained yet" in ended.out
+    assert "report:" not in ended.out  # there is nothing to report yet
     assert folder.claims == []
     assert {trial.state.name for trial in folder.trials()} == {"WAITING"}
     assert not list(folder.output.glob("trials/*/failures.json"))

@@ -252,11 +252,29 @@ def test_own_rows_are_answered_in_the_models_words(tiny_model: Path, tmp_path: P
     assert len(set(said)) > 1
 
 
+def test_probabilities_of_own_rows_are_those_of_the_saved_model(tiny_model: Path, tmp_path: Path) -> None:
+    words = ("yes", "no, never", "perhaps")
+    task = ("task=files", "task.text_columns=[q,a]", "task.labels=[yes,'no, never',perhaps]", "task.files.train=t.csv")
+    folder = finish(tmp_path, tiny_model, "f" * 16, tmp_path, *task)
+    rows, place = tmp_path / "own.jsonl", tmp_path / "answers.tsv"
+    rows.write_text("".join(json.dumps({"a": a, "q": q}) + "\n" for q, a in rows_of("own")))
+    assert command("fff", "--output-dir", tmp_path, "--rows", rows, "--to", place, "--probabilities").code == 0
+    header, *lines = (line.split("\t") for line in place.read_text().splitlines())
+    assert header == ["index", "prediction", *(f"p({word})" for word in words)]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    wanted = torch.softmax(_outputs(model, tokenizer, rows_of("own"), paired=True), dim=-1)
+    found = torch.tensor([[float(value) for value in line[2:]] for line in lines])
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+    assert [line[1] for line in lines] == [words[int(row.argmax())] for row in wanted]
+
+
 def test_own_numbers_are_not_brought_into_the_range_of_sts_b(tiny_model: Path, tmp_path: Path) -> None:
     folder = finish(tmp_path, tiny_model, "f" * 16, tmp_path, "task=glue/stsb")
     rows = tmp_path / "own.jsonl"
     rows.write_text("".join(json.dumps({"sentence1": a, "sentence2": b}) + "\n" for a, b in ROWS[10:]))
     assert command("fff", "--output-dir", tmp_path, "--rows", rows).code == 0
+    assert "glue/stsb is a regression" in refused("fff", "--output-dir", tmp_path, "--rows", rows, "--probabilities")
     said = [float(each) for each in answers_in(folder / "predicted" / "own.predictions.tsv")]
     assert min(said) < 0
     assert max(said) > 5
@@ -297,6 +315,7 @@ def test_bad_input_is_one_line_and_a_hint_before_a_model_loads(rte: Path, tmp_pa
     assert "cannot be made" in refused(rte, "--to", taken / "folder")
     (tmp_path / "rows.csv").write_text("text\na\n")
     assert "no column 'sentence1'" in refused(rte, "--rows", tmp_path / "rows.csv")
+    assert "a submission to GLUE has none" in refused(rte, "--probabilities")
 
 
 def test_trial_without_its_model_or_with_a_damaged_record_is_refused(rte: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
 from tests.report.records import plan, record, write
 
-FORMATS = ("markdown", "latex", "csv", "json", "html")
+FORMATS = ("markdown", "latex", "csv", "json", "html", "latex-document")
 
 CORPUS = (
     "<img src=x onerror='window.broken = 1'>",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 
 from nxm_sweep.report import __main__ as command
 from nxm_sweep.report.content import Content, entry_frame
-from nxm_sweep.report.formats.latex import latex, latex_text
+from nxm_sweep.report.formats.latex import latex, latex_document, latex_text
 from nxm_sweep.report.formats.markdown import markdown, markdown_text
 from nxm_sweep.report.formats.plain import to_csv
+from nxm_sweep.report.formats.write import DEFAULT_FORMATS
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
@@ -76,6 +78,9 @@ def test_latex_escapes_every_sign_that_it_would_read() -> None:
     assert latex_text("a\nb") == "a b"
     assert latex_text("[2cm]*") == "{[}2cm]{*}"  # after a row's end they would be its options
     assert latex_text("ü") == "{[}U+00FC]"
+    assert latex_text("a-b --- c") == "a-b -{}-{}- c"
+    assert latex_text("-1.5") == "$-1.5$"
+    assert latex_text("-1.5 to +2") == "$-1.5$ to $+2$"
 
 
 def test_markdown_text_stays_on_one_line() -> None:
@@ -85,7 +90,7 @@ def test_markdown_text_stays_on_one_line() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
 def test_latex_compiles(hostile: Path, tmp_path: Path) -> None:
     plan(hostile, ["z"])
-    (tmp_path / "table.tex").write_text(latex(content(hostile)))
+    (tmp_path / "table.tex").write_text(latex_document(content(hostile)))
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"],
         cwd=tmp_path,
@@ -95,6 +100,32 @@ def test_latex_compiles(hostile: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "table.pdf").stat().st_size > 10_000
+
+
+def test_the_latex_table_is_made_to_input_with_the_best_in_bold(tmp_path: Path) -> None:
+    scores = {"dense": 0.8, "asp": 0.7, "nxm": 0.75, "gradual": 0.7501}
+    write(tmp_path, *(record(name, value, method=name, constant=0.5) for name, value in scores.items()))
+    text = latex(content(tmp_path))
+    assert "documentclass" not in text
+    assert text.splitlines()[0] == r"% \input this file; the preamble needs \usepackage{booktabs}"
+    assert r"\label{tab:nxm-sweep}" in text
+    (caption,) = re.findall(r"\\caption\{(.*)\}", text)
+    assert "tiny, 2:4" in caption
+    assert "Bold: the best sparse score" in caption
+    assert [line.count("&") for line in text.splitlines() if line.endswith(r"\\")] == [2] * 6
+    bold = re.findall(r"\\textbf\{([^}]*)\}", text)
+    assert bold == ["75.0"] * 4  # NxM and Gradual are shown as equal, in the task and in the average
+    assert r"\textbf{80.0}" not in text
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_a_whole_document_is_written_on_request_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, record("a", 0.6))
+    assert run(str(tmp_path), "--formats", "latex", monkeypatch=monkeypatch) == 0
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["table.tex"]
+    assert run(str(tmp_path), "--formats", "latex-document", monkeypatch=monkeypatch) == 0
+    assert (tmp_path / "reports" / "document.tex").read_text().rstrip().endswith(r"\end{document}")
+    assert "latex-document" not in DEFAULT_FORMATS
 
 
 def test_json_is_whole_and_strict(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,8 +154,8 @@ def test_precisions_within_an_entry_are_told_apart_and_each_is_compared_with_its
         "asp (precision=bf16)": "40.0",
         "asp (precision=fp32)": "50.0",
     }
-    assert "Trained and scored in bf16 and fp32, which are not compared with each other: glue/rte." in table.notes
-    assert "Trained and scored in fp32: glue/cola." in table.notes
+    assert "Trained and scored in bf16 and fp32, which are not compared with each other: RTE." in table.notes
+    assert "Trained and scored in fp32: CoLA." in table.notes
     found = compare(report).differences
     means = {row["method"]: row["mean"] for row in found[found["against"] == "dense"].to_dict("records")}
     assert means == pytest.approx({"asp (precision=bf16)": -0.3, "asp (precision=fp32)": -0.1})

@@ -179,7 +179,7 @@ def test_sentences_quote_the_corrected_p_and_say_for_how_many_tests(six_seeds: P
     smaller = int((found.differences["p"] < raw["p"]).sum())
     assert raw["p_holm"] == pytest.approx((3 - smaller) * float(str(raw["p"])))
     assert "Holm's correction for the 3 tests of this table" in found.sentences[0]
-    (line,) = (line for line in found.sentences if "above asp" in line)
+    (line,) = (line for line in found.sentences if "above ASP" in line)
     assert f"p = {raw['p_holm']:.3g}, corrected" in line
 
 
@@ -199,7 +199,7 @@ def test_the_share_of_the_gap_has_fiellers_interval(tmp_path: Path) -> None:
         assert ttest_1samp((nxm - asp) - end * (dense - asp), 0.0).pvalue == pytest.approx(0.05)
     assert gap["low"] < gap["share"] < gap["high"]
     words = (
-        f"nxm (2of4) closes {100 * gap['share']:.0f}% (95% interval {100 * gap['low']:.0f}% to {100 * gap['high']:.0f}%"
+        f"NxM (2:4) closes {100 * gap['share']:.0f}% (95% interval {100 * gap['low']:.0f}% to {100 * gap['high']:.0f}%"
     )
     assert any(words in line for line in found.sentences)
 
@@ -207,8 +207,8 @@ def test_the_share_of_the_gap_has_fiellers_interval(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dense", "reason"),
     [
-        ([0.601], "too few, or too alike, for an interval"),
-        ([0.601, 0.58, 0.62, 0.59], "the gap's 95% interval includes 0"),
+        ([0.601], "too few seeds"),
+        ([0.601, 0.58, 0.62, 0.59], "within its noise"),
         ([0.501, 0.52, 0.51, 0.50], "dense is below ASP"),
     ],
 )
@@ -223,9 +223,8 @@ def test_a_gap_within_its_noise_has_no_share(tmp_path: Path, dense: list[float],
         )
     found = compare(read_report([tmp_path]))
     assert found.gaps["share"].isna().all()
-    (line,) = (line for line in found.sentences if "gap" in line)
-    assert reason in line
-    assert "%" not in line.replace("95%", "")
+    assert list(found.gaps["reason"]) == [reason]
+    assert not any("gap" in line or "closes" in line for line in found.sentences)
 
 
 def test_missing_pairs_are_counted_and_named(tmp_path: Path) -> None:
@@ -241,10 +240,10 @@ def test_missing_pairs_are_counted_and_named(tmp_path: Path) -> None:
     difference = row(found, "nxm", "asp")
     assert (difference["n"], difference["missing"]) == (2, 3)
     assert str(difference["note"]).startswith(
-        "3 of 5 pairs missing: no record of nxm with seed 1, 3, 4 and of asp with seed 4; "
-        "points without a record: nxm 1 non-finite, 2 to do"
+        "3 of 5 pairs missing: no record of NxM with seed 1, 3, 4 and of ASP with seed 4; "
+        "points without a record: NxM 1 non-finite, 2 to do"
     )
-    (line,) = (line for line in found.sentences if "above asp" in line)
+    (line,) = (line for line in found.sentences if "above ASP" in line)
     assert line.endswith("; 3 of 5 pairs missing).")
 
 
@@ -253,7 +252,7 @@ def test_a_reference_without_any_record_is_missing_not_absent(tmp_path: Path) ->
     plan(tmp_path, ["a"], cell="glue/rte asp 2of4 tiny")
     found = compare(read_report([tmp_path]))
     assert (row(found, "nxm", "asp")["n"], row(found, "nxm", "asp")["missing"]) == (0, 1)
-    assert any("1 of 1 pairs missing: no record of asp with seed 0" in line for line in found.sentences)
+    assert "1 of 1 pairs missing: no record of ASP with seed 0" in str(row(found, "nxm", "asp")["note"])
 
 
 def test_mnli_counts_with_one_value_in_table_differences_and_expected_best(tmp_path: Path) -> None:
@@ -350,7 +349,7 @@ def test_trials_of_other_budgets_or_precision_are_not_compared(tmp_path: Path, o
         0,
         f"2 of 2 trials left out: not of equal training.{next(iter(other))}",
     )
-    assert any("2 of 2 trials left out" in line for line in found.sentences)
+    assert not any("left out" in line for line in found.sentences)
 
 
 def test_an_average_needs_seeds_that_the_tasks_share(tmp_path: Path) -> None:
@@ -361,7 +360,7 @@ def test_an_average_needs_seeds_that_the_tasks_share(tmp_path: Path) -> None:
             record(f"n{seed}", 0.6, task=task, method="nxm", rho=1e-3, seed=seed),
         )
     found = row(compare(read_report([tmp_path])), "nxm", "asp", "average")
-    assert (found["n"], found["note"]) == (0, "over glue/cola, glue/rte; 2 of 2 seeds are not paired in every task")
+    assert (found["n"], found["note"]) == (0, "averages are over CoLA, RTE; 2 of 2 seeds are not paired in every task")
 
 
 def test_the_average_is_tested_over_the_means_of_each_seed(tmp_path: Path) -> None:
@@ -523,25 +522,23 @@ def test_few_seeds_edges_and_constant_scores_are_warned_of(tmp_path: Path) -> No
     )
     warnings = compare(read_report([tmp_path])).warnings
     assert any(line == "Differences rest on 1 seed: there is no test." for line in warnings)
-    assert "All 2 trials of glue/rte asp 2of4 tiny scored 0.6000: the training may have collapsed." in warnings
+    assert "All 2 trials of RTE ASP 2:4 tiny scored 0.6000: the training may have collapsed." in warnings
     (edge,) = (line for line in warnings if "edge" in line)
     assert edge.startswith("The best lies at an edge of learning_rate.value, so a wider grid may be better: ")
-    assert edge.endswith(": glue/rte asp 2of4 tiny: 1e-4, the lowest.")
+    assert edge.endswith(": RTE ASP 2:4 tiny: 1e-4, the lowest.")
 
 
 def test_findings_are_said_in_words(six_seeds: Path) -> None:
     sentences = compare(read_report([six_seeds])).sentences
     assert "chosen on other seeds than the one that is scored, by their scores on the reported rows" in sentences[1]
-    (line,) = (line for line in sentences if "above asp" in line)
-    assert line.startswith(
-        "On glue/rte (tiny), nxm (2of4) with rho 4e-3 is 2.7 points above asp (6 seeds; 95% interval +"
-    )
+    (line,) = (line for line in sentences if "above ASP" in line)
+    assert line.startswith("On RTE (tiny), NxM (2:4) with rho 4e-3 is 2.7 points above ASP (6 seeds; 95% interval +")
 
 
 @pytest.mark.parametrize(
     ("scores", "failed"),
     [
-        ((0.84, 0.83, 0.20), "Seed 2 of glue/rte asp 2of4 tiny scored 20.0, far below the median 83.0 of 3 seeds"),
+        ((0.84, 0.83, 0.20), "Seed 2 of RTE ASP 2:4 tiny scored 20.0, far below the median 83.0 of 3 seeds"),
         ((0.84, 0.83, 0.74), None),  # 9 deviations
         ((0.84, 0.84, 0.80), None),  # no deviation to speak of, but a loss of 4 points
         ((0.84, 0.20), None),
@@ -551,4 +548,4 @@ def test_a_seed_far_below_the_others_is_named(tmp_path: Path, scores: tuple[floa
     write(tmp_path, *(record(f"a{seed}", value, seed=seed) for seed, value in enumerate(scores)))
     write(tmp_path, record("other", 0.9, lr=2e-4))  # of other settings: it is compared with nothing
     found = [line for line in compare(read_report([tmp_path])).warnings if "may have failed" in line]
-    assert [line.partition(":")[0] for line in found] == ([failed] if failed else [])
+    assert [line.partition(": its")[0] for line in found] == ([failed] if failed else [])

@@ -111,7 +111,7 @@ def test_the_notes_say_what_seeds_and_numbers_of_trials_do_to_the_entries(tmp_pa
     report = read_report([tmp_path])
     best, means = make_table(report).notes, make_table(report, by="seed").notes
     assert "The best is also the best of up to 3 seeds: --by seed gives means, which are less optimistic." in best
-    assert any(note.startswith("Cells of glue/rte have 1 to 3 trials, and the best of more is higher") for note in best)
+    assert any(note.startswith("Cells of RTE have 1 to 3 trials, and the best of more is higher") for note in best)
     assert "Cells have 1 to 3 seeds; an entry without ± rests on one." in means
     assert not any("higher by chance" in note or "best of up to" in note for note in means)
 
@@ -228,7 +228,7 @@ def test_two_contents_of_one_models_name_are_told_apart(tmp_path: Path) -> None:
 def test_differing_budgets_are_said(tmp_path: Path) -> None:
     write(tmp_path, record("a", 0.6, epochs=2), record("b", 0.7, epochs=3))
     notes = make_table(read_report([tmp_path])).notes
-    assert "Budgets differ: glue/rte has trials with training.epochs 2, 3." in notes
+    assert "Budgets differ: RTE has trials with training.epochs 2, 3." in notes
 
 
 def test_details_name_the_trials(tmp_path: Path) -> None:
@@ -244,4 +244,4 @@ def test_two_sweeps_are_compared_entry_by_entry(tmp_path: Path) -> None:
     contents = [Content(report, make_table(report), compare(report)) for report in reports]
     frame = compare_sweeps(contents[0], contents[1], ("one", "two")).frame
     rows = {row["method"]: (row["one"], row["two"], row["difference"]) for row in frame.to_dict("records")}
-    assert rows == {"dense": ("70.0", "-", "-"), "asp": ("60.0", "65.0", "+5.0"), "nxm": ("-", "50.0", "-")}
+    assert rows == {"Dense": ("70.0", "-", "-"), "ASP": ("60.0", "65.0", "+5.0"), "NxM": ("-", "50.0", "-")}

@@ -18,7 +18,7 @@ from nxm_sweep.report.formats.trial_table import trial_rows
 from nxm_sweep.report.frames import read_report
 from nxm_sweep.report.statistics import compare
 from nxm_sweep.report.table import make_table
-from nxm_sweep.sweep.execution.coordinator import SweepState
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.live_view import LiveView, final_report
 from nxm_sweep.sweep.planning.cell import Cell
 from nxm_sweep.sweep.planning.estimate import Estimate

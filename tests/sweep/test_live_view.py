@@ -12,7 +12,7 @@ from rich.console import Console
 
 from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.store.attempts import failure
-from nxm_sweep.sweep.execution.coordinator import SweepState
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.live_view import LiveView, final_report
 from nxm_sweep.sweep.planning.cell import Cell
 from nxm_sweep.sweep.planning.estimate import Estimate
@@ -63,10 +63,10 @@ def test_without_a_terminal_every_event_is_a_line(plan: Plan, tmp_path: Path) ->
         view.show(board)
     assert file.getvalue().splitlines() == [
         "2 cells, 6 points: 1 have a record, 5 to do",
-        "start  glue/rte dense dense bert_base lr 1e-5",
-        "start  glue/rte dense dense bert_base lr 3e-5",
-        "2/6  glue/rte dense dense bert_base lr 1e-5  0.6250  1:05",
-        "3/6  glue/rte dense dense bert_base lr 3e-5  failed (killed): the worker was ended by SIGKILL  1:05",
+        "start  glue/rte dense bert_base lr 1e-5",
+        "start  glue/rte dense bert_base lr 3e-5",
+        "2/6  glue/rte dense bert_base lr 1e-5  0.6250  1 min 5 s",
+        "3/6  glue/rte dense bert_base lr 3e-5  failed (killed): the worker was ended by SIGKILL  1 min 5 s",
     ]
 
 
@@ -74,19 +74,56 @@ def test_a_terminal_shows_cells_running_trials_and_the_time_left(plan: Plan, tmp
     first, second, *_ = _identities(plan)
     console, file = _console(terminal=True)
     board = SweepState()
-    times = iter([0.0, 60.0, 60.0])
-    with _view(plan, board, tmp_path, console, lambda: next(times)) as view:
+    now = [0.0]
+    with _view(plan, board, tmp_path, console, lambda: now[0]) as view:
         board.running = {first: 1}
         view.show(board)
+        now[0] = 60.0
         board.running, board.done = {second: 2}, {first: 0.5}
         view.show(board)
         text = "\n".join(str(part) for part in _rendered(view, board))
-    assert "glue/rte dense dense bert_base" in text
+    assert "glue/rte dense bert_base" in text
     assert "1/3" in text
     assert "0.5000 lr 1e-5" in text
     assert "starting" in text
-    assert "about 1:00 left" in text  # the running one, at the seconds of the finished one
+    assert "about 1 min left" in text  # the running one, at the seconds of the finished one
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
+
+
+def test_the_time_left_is_known_from_the_first_finished_trial_of_any_cell(plan: Plan, tmp_path: Path) -> None:
+    first, second, third, *others = _identities(plan)
+    board = SweepState()
+    coordinator: Any = SimpleNamespace(board=board, left=[])
+    now = [0.0]
+    console, _ = _console()
+    with LiveView(plan, tmp_path, Estimate(plan, tmp_path), coordinator, console, now=lambda: now[0]) as view:
+        board.running = {first: 1}
+        view.show(board)
+        assert _rendered(view, board)[-1] == "time left: not known before the first trial has finished"
+        now[0] = 60.0
+        board.running, board.done = {others[0]: 4}, {first: 0.5, second: 0.5, third: 0.5}  # the cell of dense is done
+        coordinator.left = list(plan.points[1][1:])
+        view.show(board)
+        now[0] = 90.0  # of the running one, 30 s are over
+        assert _rendered(view, board)[-1] == "about 2 min 30 s left; 3 points are timed by those of other cells"
+
+
+def test_the_time_left_of_a_search_includes_the_points_that_are_not_drawn_yet(tmp_path: Path) -> None:
+    settings = compose_settings(["task=glue/rte", "method=asp"])
+    digests = Digests("data", "model", 100)
+    cell = Cell(settings=settings, axes={"learning_rate.value": RATES}, digests=digests, search="random")
+    plan = make_plan([cell], n_trials=3)
+    point = cell.point({"learning_rate.value": 1e-5})
+    plan.add(point)
+    board = SweepState(running={point.identity: 1})
+    console, _ = _console()
+    now = [0.0]
+    with _view(plan, board, tmp_path, console, lambda: now[0]) as view:
+        view.show(board)
+        now[0] = 60.0
+        board.running, board.done = {}, {point.identity: 0.5}
+        view.show(board)
+        assert _rendered(view, board)[-1] == "about 2 min left"
 
 
 def _rendered(view: LiveView, board: SweepState) -> list[str]:

@@ -367,8 +367,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_checkpoints_hold_no_teacher(
     assert losses[0] == losses[1]
 
 
-def test_a_loss_that_is_no_mean_over_rows_takes_no_teacher(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="its own loss, which is a mean over rows"):
+def test_a_loss_from_outside_the_model_takes_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its own loss, not compute_loss_func"):
         SparseTrainer(
             model=bert(),
             args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),

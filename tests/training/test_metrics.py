@@ -7,11 +7,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from nxm_sweep.config.checks import METRICS
-from nxm_sweep.errors import NonFiniteError
-from nxm_sweep.training.metrics import score
+from nxm_sweep.errors import DataError, NonFiniteError
+from nxm_sweep.training.metrics import check_metrics, score, score_constant
 
 Array = NDArray[np.float64]
 
@@ -126,6 +134,81 @@ def test_predicting_one_class_scores_zero_and_not_an_error(predicted: int) -> No
     scores = score(["f1", "matthews"], logits, np.array([0, 1, 0, 1, 0, 1]))
     assert scores["matthews"] == 0.0
     assert scores["f1"] == pytest.approx(2 / 3 if predicted else 0.0)
+
+
+SCORERS: dict[
+    str, Callable[[Array, Array, Array], float]
+] = {  # of labels, answers, and probabilities of the second class
+    "balanced_accuracy": lambda labels, guesses, _: balanced_accuracy_score(labels, guesses),
+    "f1_weighted": lambda labels, guesses, _: f1_score(labels, guesses, average="weighted"),
+    "precision": lambda labels, guesses, _: precision_score(labels, guesses),
+    "recall": lambda labels, guesses, _: recall_score(labels, guesses),
+    "roc_auc": lambda labels, _, chances: roc_auc_score(labels, chances),
+    "average_precision": lambda labels, _, chances: average_precision_score(labels, chances),
+    "neg_log_loss": lambda labels, _, chances: -log_loss(labels, chances),
+}
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "formula"), [*SCORERS.items(), ("f1", lambda labels, guesses, _: f1_score(labels, guesses))]
+)
+def test_scorer_of_scikit_learn_scores_the_positive_class(
+    name: str, formula: Callable[[Array, Array, Array], float], positive: int
+) -> None:
+    rng = np.random.default_rng(3)
+    labels, logits = rng.integers(0, 2, 50).astype(float), rng.normal(size=(50, 2))
+    chances = 1 / (1 + np.exp(logits[:, 1 - positive] - logits[:, positive]))
+    expected = formula((labels == positive).astype(int), (chances > 0.5).astype(int), chances)
+    assert score([name], logits, labels, positive=positive)[name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_scorers_take_more_classes_and_numbers() -> None:
+    rng = np.random.default_rng(4)
+    labels, logits = rng.integers(0, 4, 60).astype(float), rng.normal(size=(60, 4))
+    expected = recall_score(labels, logits.argmax(axis=1), average="macro")
+    assert score(["recall_macro"], logits, labels)["recall_macro"] == pytest.approx(expected)
+    targets, outputs = rng.normal(size=30), rng.normal(size=(30, 1))
+    found = score(["r2", "neg_mean_absolute_error"], outputs, targets)
+    error = np.abs(targets - outputs[:, 0]).mean()
+    r2 = 1 - np.square(targets - outputs[:, 0]).sum() / np.square(targets - targets.mean()).sum()
+    assert found == pytest.approx({"r2": r2, "neg_mean_absolute_error": -error, "mean": (r2 - error) / 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "classes", "reason"),
+    [
+        ("roc_auc", [0, 1, 2], 3, "cannot score the split dev of mine: multi_class must be in"),
+        ("roc_auc", [1, 1, 1], 2, "is not defined for the split dev of mine"),
+        ("precision", [0, 1, 2], 3, "cannot score the split dev of mine: Target is multiclass"),
+        ("r2", [0, 1, 1], 2, "scores numbers, but the split dev of mine has classes"),
+        ("balanced_accuracy", [0.5, 1.25, 3.0], 0, "cannot score the split dev of mine: "),
+        ("roc_auc", [0.5, 1.25, 3.0], 0, "cannot score the split dev of mine: "),
+    ],
+)
+def test_scorer_that_cannot_score_the_labels_is_refused(
+    name: str, labels: list[float], classes: int, reason: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        check_metrics([name], np.array(labels), classes=classes, where="the split dev of mine")
+    assert caught.value.message.startswith(f"the metric {name} {reason}")
+    assert "task.metrics takes others" in caught.value.hint
+
+
+def test_scorers_that_fit_pass_the_check() -> None:
+    for names, labels, classes in (
+        (["roc_auc", "precision", "neg_log_loss", "accuracy"], [0, 1, 1], 2),
+        (["recall_macro", "roc_auc_ovr", "f1_weighted"], [0, 1, 2], 3),
+        (["r2", "neg_mean_squared_error", "pearson"], [0.5, 1.0, 2.0], 0),
+    ):
+        check_metrics(names, np.array(labels), classes=classes, where="")
+
+
+def test_constant_answer_of_a_scorer() -> None:
+    train, labels = np.array([1, 1, 0]), np.array([1, 0, 1, 1])
+    found = score_constant(["balanced_accuracy", "roc_auc", "precision"], train, labels, classes=2)
+    assert found == pytest.approx({"balanced_accuracy": 0.5, "roc_auc": 0.5, "precision": 0.75, "mean": (1 + 0.75) / 3})
+    assert score_constant(["f1"], train, labels, classes=2, positive=0) == {"f1": 0.0}
 
 
 def test_labels_of_one_class_score_zero_matthews() -> None:

@@ -162,7 +162,7 @@ def test_hub_model_without_network_says_how_to_bring_it(unreachable: list[str]) 
 def test_path_that_is_no_hub_id_is_refused(unreachable: list[str], path: str) -> None:
     error = refusal(lambda: locate_model(from_hub(path)))
     assert "no hub id" in error.message
-    assert "model=local" in error.hint
+    assert "model=./DIR" in error.hint
 
 
 def test_download_never_takes_a_pickle(folder: Path, monkeypatch: pytest.MonkeyPatch, unreachable: list[str]) -> None:

@@ -371,7 +371,7 @@ def test_a_pattern_that_keeps_everything_is_dense_training_bit_for_bit(
 
 def test_a_mask_of_ones_is_dense_training_bit_for_bit(tmp_path: Path, dense_weights: dict[str, bytes]) -> None:
     model = bert()
-    whole = [Target(target.name, target.weight, Pattern(4, 4)) for target in targets_of(model)]
+    whole = [Target(target.name, target.parameter, Pattern(4, 4)) for target in targets_of(model)]
     trainer = trainer_of(tmp_path, model, Asp(whole), eval_strategy="epoch")
     trainer.train()
     assert weights_of(trainer) == dense_weights

@@ -105,7 +105,7 @@ def test_which_rows_a_limit_keeps_counts_only_with_a_limit(limit: str) -> None:
 # --- what is hashed ---------------------------------------------------------------------------------------------------
 
 METHODS_TESTED = ("dense", "asp", "nxm")
-TASK = {"task.problem", "task.metrics", "task.selection_metric"}
+TASK = {"task.problem", "task.metrics", "task.selection_metric", "task.positive_class"}
 SPARSITY = {f"sparsity.rules.0.{name}" for name in ("match", "keep", "group", "density", "dense")}
 RHO = {"rho.unit", "rho.value", "rho.schedule", "rho.start"}
 ADMM = {
@@ -128,7 +128,7 @@ TRAINING = {
     f"training.{name}"
     for name in (
         *("epochs", "batch_size", "gradient_accumulation", "max_length", "max_train_samples", "max_eval_samples"),
-        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision", "devices", "batching"),
+        *("schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "precision", "devices", "batching", "arguments"),
     )
 }
 ALWAYS = TASK | TRAINING | {"learning_rate.value", "seed", "method.name", "selection.name", "distillation.name"}
@@ -157,7 +157,10 @@ NOT_HASHED = {
     *("training.device", "training.threads", "data.path", "data.revision"),
     *(f"sweep.{name}" for name in ("cells", "axes", "exclude", "tie", "workers", "threads", "dry_run", "probe", "yes")),
     *(f"sweep.{name}" for name in ("retry_failed", "max_attempts", "time_limit", "lease", "storage", "point", "cwd")),
-    *(f"sweep.{name}" for name in ("sampler", "n_trials", "pruner", "workers_per_device", "storage_patience")),
+    *(
+        f"sweep.{name}"
+        for name in ("sampler", "n_trials", "pruner", "workers_per_device", "storage_patience", "detach", "jobs")
+    ),
     *("output_dir", "force", "save_model", "training.report_to"),
     *(f"distillation.teacher.{name}" for name in ("source", "path", "revision")),
     *(

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from nxm_sweep.config.compose import compose_settings
-from nxm_sweep.config.explain import _keys
+from nxm_sweep.config.explain import keys_of
 from nxm_sweep.methods import METHODS
 from nxm_sweep.settings import RuleSettings, SweepSettings, TrialSettings
 from nxm_sweep.sweep.planning.axes import assign_
@@ -66,6 +66,7 @@ VALUES: dict[str, tuple[Any, Any]] = {  # two values of every setting that a tra
     "training.max_grad_norm": (0.5, 0.1),
     "training.precision": ("fp32", "bf16"),
     "training.batching": ("by_length", "random"),
+    "training.arguments": ({}, {"adam_beta1": 0.5}),
 }
 ELSEWHERE = {  # settings that are not trained with here, and why
     "names and places, whose content has a digest in the identity": (
@@ -81,7 +82,14 @@ ELSEWHERE = {  # settings that are not trained with here, and why
         *("output_dir", "force", "save_model", "training.device", "training.threads", "training.report_to"),
     ),
     "hashed: which rows and tokens there are, what the loss is and which epoch is selected, whatever the method": (
-        *("task.problem", "task.metrics", "task.selection_metric", "selection.name", "selection.fraction"),
+        *(
+            "task.problem",
+            "task.metrics",
+            "task.selection_metric",
+            "task.positive_class",
+            "selection.name",
+            "selection.fraction",
+        ),
         *("training.max_length", "training.max_train_samples", "training.max_eval_samples", "training.subset"),
         *(f"distillation.{name}" for name in ("weight", "temperature", "logits", "hidden", "attention")),
     ),
@@ -184,7 +192,7 @@ def _bits(model: torch.nn.Module) -> bytes:
 
 def test_every_setting_is_trained_with_or_said_to_be_tested_elsewhere() -> None:
     elsewhere = [key for keys in ELSEWHERE.values() for key in keys]
-    settings = {re.sub(r"^(sparsity\.rules)\..*", r"\1", key) for key in _keys(TrialSettings)}
+    settings = {re.sub(r"^(sparsity\.rules)\..*", r"\1", key) for key in keys_of(TrialSettings)}
     assert sorted([*VALUES, *elsewhere]) == sorted(settings)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from nxm_sweep.formatting import display_name
 from nxm_sweep.report.figures.panels import Sheet, places, split_series
 from nxm_sweep.report.figures.score_plots import SAID
 from nxm_sweep.report.figures.style import FAINT, INK, Picture, truncate
@@ -31,7 +32,7 @@ def cost(trials: pd.DataFrame, names: Sequence[str]) -> Picture:
         measure for measure in _MEASURES if measure in set(measured.loc[measured["relative"].notna(), "measure"])
     ]
     seconds = "; ".join(_MEASURES[measure] for measure in measures)
-    sheet = Sheet("cost", "Cost of a step against score", f"{seconds},\nrelative to dense", "score times 100")
+    sheet = Sheet("cost", "What does a step cost?", f"{seconds},\nrelative to dense", "score times 100")
     if measured["step_cost"].isna().all():
         return sheet.without("no record holds the CPU seconds of its training (seconds.train_cpu)")
     points = mean_costs(measured, names)
@@ -59,19 +60,20 @@ def cost(trials: pd.DataFrame, names: Sequence[str]) -> Picture:
             line: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "label": "Pareto front"}
             axes.step(front["relative"], front["value"], where="post", **line)
         parts = [
-            f"{truncate(row.method)} {row.value:.1f} at {row.relative:.2f}" for row in group.head(SAID).itertuples()
+            f"{truncate(display_name('method', str(row.method)))} {row.value:.1f} at {row.relative:.2f}"
+            for row in group.head(SAID).itertuples()
         ]
         return "; ".join([*parts, _NO_FRONT if front is None else f"front of {len(front)}"])
 
     text = (
-        "Means over the seeds of each cell's best settings, with Student's 95% intervals; one seed has none. A step is divided "
-        "by the mean step of dense trials of the same machine, package versions and training settings."
+        "Means over the seeds of each cell's best settings, with 95% intervals, relative to the mean dense step on the same "
+        "machine, with the same versions and settings."
     )
     lacking = int(measured["relative"].isna().sum())
     if lacking:
         text += f" {lacking} of {len(measured)} trials lack such a dense trial, or their CPU seconds, and are left out."
     if any(sure_front(group) is None for _, group in places(points)):
-        text += " A front is drawn only where the intervals of its members, and of what they dominate, do not overlap."
+        text += " A front is drawn only where no intervals overlap."
     return sheet.draw(points, mark, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nxm_sweep.report.figures.cost import cost
@@ -9,6 +10,7 @@ from nxm_sweep.report.figures.score_plots import (
     SERIES,
     best_cells,
     cells_of,
+    differences,
     expected_best,
     heat_map,
     in_order,
@@ -20,10 +22,11 @@ from nxm_sweep.report.figures.training_curves import curves
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.statistics import Statistics
 from nxm_sweep.report.table import Table
+from nxm_sweep.report.verdict import Verdict
 
 
-def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
-    """Return every picture, including those left out for missing data; scores are times 100."""
+def draw(report: Report, table: Table, statistics: Statistics, verdicts: Sequence[Verdict]) -> list[Picture]:
+    """Return every picture, that of the verdict first, including those without data; scores are times 100."""
     tasks = [task.name for task in table.tasks]
     metrics = {task.name: task.metric for task in table.tasks}
     trials = in_order(report.trials, tasks).assign(value=100 * report.trials["value"])
@@ -41,6 +44,6 @@ def draw(report: Report, table: Table, statistics: Statistics) -> list[Picture]:
         *after,
     ]
     if len(shown_trials) < len(trials):
-        note = f"Of each task's methods and patterns the best {SERIES} are drawn."
+        note = f"The best {SERIES} of each task."
         pictures = [replace(one, words=f"{one.words} {note}") if one.panels else one for one in pictures]
-    return [scores(cells_of(table)), *pictures]
+    return [differences(verdicts), scores(cells_of(table)), *pictures]

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
-from nxm_sweep.formatting import format_value
-from nxm_sweep.report.figures.panels import PANELS, Sheet, make_figure, places, split_series
+from nxm_sweep.formatting import display_name, format_value
+from nxm_sweep.report.figures.limits import name_clipped, robust_limits
+from nxm_sweep.report.figures.panels import PANELS, Series, Sheet, make_figure, places, split_series
 from nxm_sweep.report.figures.style import (
-    FAINT,
     INK,
     Panel,
     Picture,
-    legend,
     log_ticks,
     open_figure,
     render_panel,
+    style_of,
     truncate,
 )
 from nxm_sweep.report.frames import CELL
 from nxm_sweep.report.table import Entry, Table
+from nxm_sweep.report.verdict import Verdict
 
 SAID = 40
 """Most scores in an alternative text."""
@@ -51,65 +51,123 @@ def _scale_entry(entry: Entry) -> dict[str, Any]:
 
 
 def scores(cells: pd.DataFrame) -> Picture:
-    """Draw every cell's score with its interval: a panel per model, a line per task, a mark per method and sparsity.
+    """Draw every cell's score with its interval: a panel per task and model, a row per method, a line at dense.
 
     Args:
         cells: As :func:`cells_of` returns them.
     """
-    name, title = "scores", "Scores by method and task"
+    name, title = "scores", "How good is each method?"
     if cells.empty:
-        return Picture(name, title, words="Left out: no cell has a score.")
-    models = [(str(model), group) for model, group in cells.groupby("model", sort=False)]
-    panels = [by_task(name, title, model, group, _draw_seeds) for model, group in models[:PANELS]]
+        return Picture(name, title, words="no cell has a score")
     intervals = cells["low"].notna()
-    text = "Lines are the table's intervals, ticks the seeds. " if intervals.any() else ""
+    text = "The broken line is dense. "
+    text += "Horizontal lines are the table's intervals, ticks the seeds. " if intervals.any() else ""
     if not intervals.all():
         text += "A mark without a line has no interval: the best of one seed, or too few seeds."
-    return make_figure(name, title, panels, len(models), text.strip())
+    return by_method(name, title, cells, _draw_seeds, words=text.strip())
 
 
-def _draw_seeds(axes: Axes, frame: pd.DataFrame, at: NDArray[np.float64]) -> None:
-    axes.hlines(at, frame["low"], frame["high"], color=INK, linewidth=0.9)
-    for line, each in zip(at, frame["scores"], strict=True):
-        if len(each) > 1:
-            axes.plot(each, [line] * len(each), linestyle="none", marker="|", markersize=6, color=INK)
+def _draw_seeds(axes: Axes, row: Any, at: float) -> None:
+    axes.hlines(at, row.low, row.high, color=INK, linewidth=0.9)
+    if len(row.scores) > 1:
+        axes.plot(row.scores, [at] * len(row.scores), linestyle="none", marker="|", markersize=6, color=INK)
 
 
-def by_task(
+def by_method(
     name: str,
     title: str,
-    model: str,
-    group: pd.DataFrame,
-    behind: Callable[[Axes, pd.DataFrame, NDArray[np.float64]], None],
+    cells: pd.DataFrame,
+    behind: Callable[[Axes, Any, float], None],
     *,
+    words: str,
     say: Callable[[Any], str] = lambda row: f"{row.value:.1f}",
-) -> Panel:
-    """Draw the cells of a model: a line per task, on it a mark per method and sparsity at ``value``.
+) -> Picture:
+    """Draw a panel per task and model: a row per method with its name, mark and number, and a line at dense.
+
+    An outlier does not squeeze the others: its mark is an arrow at the edge.
 
     Args:
         name: Picture name.
         title: Picture title.
-        model: Panel title.
-        group: Its cells.
-        behind: Draws behind the marks of a series, from its cells and their heights.
-        say: Formats a cell for the alternative text.
+        cells: A row per cell with ``value``, and ``low`` and ``high`` where there is an interval.
+        behind: Draws behind a mark, from the cell and its height.
+        words: Text beside the panels.
+        say: Formats a cell: the number at the right.
     """
-    tasks, rows = list(dict.fromkeys(group["task"])), list(split_series(group))
-    height = min(14.0, 0.75 + len(tasks) * max(0.3, 0.17 * len(rows)))
-    with open_figure(model, "score times 100 (each task's own metric)", "", height=height) as (figure, axes):
-        for index, row in enumerate(rows):
-            at = row.frame["task"].map(tasks.index).to_numpy(float) + (index - (len(rows) - 1) / 2) * 0.8 / len(rows)
-            behind(axes, row.frame, at)
-            axes.plot(row.frame["value"], at, linestyle="none", label=row.label, zorder=3, **row.style.marks())
-        axes.set_yticks(range(len(tasks)), [truncate(task) for task in tasks])
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        for line in range(1, len(tasks)):
-            axes.axhline(line - 0.5, color=FAINT, linewidth=0.5)
-        axes.grid(axis="x")
-        legend(axes)
-        parts = [f"{truncate(row.task)} {truncate(row.method)} {say(row)}" for row in group.head(SAID).itertuples()]
-        return render_panel(figure, f"{name}-{model}", f"{title}, {truncate(model)}: {'; '.join(parts)}.")
+    panels: list[Panel] = []
+    groups, clipped, is_cut = list(places(cells)), False, False
+    for heading, group in groups[:PANELS]:
+        ordered: list[tuple[Series, Any]] = [
+            (row, one) for row in split_series(group) for one in row.frame.itertuples()
+        ]
+        dense = group.loc[group["method"] == "dense", "value"]
+        ends = [group[end] for end in ("low", "high", "first") if end in group]
+        reach = pd.concat(ends) if ends else group["value"]
+        low, high = robust_limits(group["value"], reach, keep=dense)
+        is_cut |= bool((reach < low).any() or (reach > high).any())
+        clipped |= not group["value"].between(low, high).all()
+        height = min(14.0, 0.75 + 0.21 * len(ordered))
+        with open_figure(heading, "score times 100", "", height=height) as (figure, axes):
+            axes.set_xlim(low, high)
+            axes.grid(axis="x")
+            if len(dense):
+                axes.axvline(float(dense.iloc[0]), color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+            for at, (row, cell) in enumerate(ordered):
+                behind(axes, cell, at)
+                _draw_mark(axes, row, float(cell.value), at)
+                axes.text(1.02, at, say(cell), transform=axes.get_yaxis_transform(), va="center", fontsize=7)
+            _name_rows(axes, [row.label for row, _ in ordered])
+            parts = [f"{row.label} {say(cell)}" for row, cell in ordered[:SAID]]
+            panels.append(render_panel(figure, f"{name}-{len(panels)}", f"{title} {heading}: {'; '.join(parts)}."))
+    words += " An arrow at the edge is a score outside the axis." if clipped else ""
+    words += " A line that ends at the edge goes on outside." if is_cut else ""
+    return make_figure(name, title, panels, len(groups), words)
+
+
+def _draw_mark(axes: Axes, row: Series, value: float, at: float) -> None:
+    """Draw a score's mark; outside the axis it is an arrow at the edge."""
+    low, high = axes.get_xlim()
+    is_out = not low <= value <= high
+    marks = {**row.style.marks(), **({"marker": "<" if value < low else ">"} if is_out else {})}
+    axes.plot(min(max(value, low), high), at, linestyle="none", zorder=3, clip_on=not is_out, **marks)
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+
+
+def differences(verdicts: Sequence[Verdict]) -> Picture:
+    """Draw the differences of the best sparse methods to ASP and to dense: a row each, a line at no difference."""
+    name, title = "verdict", "The best sparse method against ASP and dense"
+    rows = [(verdict, difference) for verdict in verdicts for difference in verdict.differences]
+    if not rows:
+        return Picture(name, title, words="no sparse method has a reference")
+    several = len([verdict for verdict in verdicts if verdict.differences]) > 1
+    ends = [end for _, one in rows for end in (one.low, one.high) if end is not None]
+    low, high = robust_limits([0.0], keep=[0.0, *(one.mean for _, one in rows), *ends])  # nothing is outside
+    methods = {one.method for _, one in rows}
+    across = (
+        f"{truncate(display_name('method', methods.pop()))} less the reference" if len(methods) == 1 else "difference"
+    )
+    with open_figure("", f"{across} (points)", "", height=0.55 + 0.24 * len(rows)) as (figure, axes):
+        axes.set_xlim(low, high)
+        axes.axvline(0.0, color=INK, linewidth=0.8)
+        labels, parts = [], []
+        for at, (verdict, one) in enumerate(rows):
+            if one.low is not None and one.high is not None:
+                axes.hlines(at, one.low, one.high, color=INK, linewidth=1.2)
+            marks = {**style_of(one.method).marks(), "markersize": 7, "clip_on": False}
+            axes.plot(one.mean, at, linestyle="none", zorder=3, **marks)
+            axes.text(1.02, at, f"{one.mean:+.1f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+            place = f"{truncate(verdict.pattern, 12)} " if several else ""
+            place += f"{truncate(verdict.model, 14)} " if len({verdict.model for verdict, _ in rows}) > 1 else ""
+            labels.append(f"{place}against {one.reference}")
+            parts.append(f"{place}{truncate(verdict.method)} {one.mean:+.1f} against {one.reference} ({one.support})")
+        _name_rows(axes, labels)
+        panel = render_panel(figure, name, f"{title}: {'; '.join(parts)}.")
+    return Picture(name, title, (panel,))
 
 
 def best_cells(trials: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +185,7 @@ def in_order(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
 
 def plot_rho(trials: pd.DataFrame) -> Picture:
     """Draw the best score at every rho, over all other axes, with each trial as a dot behind."""
-    sheet = Sheet("rho", "Sensitivity to rho", "rho (strength of the penalty, no unit)", "score times 100")
+    sheet = Sheet("rho", "What does rho change?", "rho (strength of the penalty, no unit)", "score times 100")
     trials = trials.dropna(subset=["value", _RHO]) if _RHO in trials else trials.head(0)
     if trials.empty:
         return sheet.without("no trial has a penalty")
@@ -137,15 +195,18 @@ def plot_rho(trials: pd.DataFrame) -> Picture:
         return sheet.without(f"no task was trained with two values of rho (found: {values})")
 
     def mark(axes: Axes, group: pd.DataFrame) -> str:
-        parts = []
+        parts, lowest = [], {}
+        axes.set_ylim(*robust_limits(group["value"]))
         for row in split_series(group):
             best = row.frame.sort_values("rank").groupby(_RHO)["value"].first()
             dots = _thin(row.frame, 60)
             small = {**row.style.marks(), "markersize": 3.5, "markeredgewidth": 0.3, "alpha": 0.6}
             axes.plot(dots[_RHO], dots["value"], linestyle="none", **small)
             axes.plot(best.index, best, label=row.label, linestyle=row.style.line, **row.style.marks())
+            lowest[row.label] = best.min()
             parts.append(f"{row.label} {best.max():.1f} at {format_value(best.index[int(best.argmax())])}")
         log_ticks(axes, sorted(group[_RHO].unique()))
+        name_clipped(axes, lowest)
         return f"best {'; '.join(parts)}"
 
     return sheet.draw(
@@ -157,11 +218,11 @@ def plot_rho(trials: pd.DataFrame) -> Picture:
 
 def heat_map(trials: pd.DataFrame) -> Picture:
     """Draw the best score for each learning rate and batch size: a panel per task and model, a band of rows per method."""
-    name, title = "learning-rate-and-batch", "Learning rate and batch size"
+    name, title = "learning-rate-and-batch", "Which learning rate and batch size?"
     known = {_RATE, _BATCH} <= set(trials.columns)
     trials = trials.dropna(subset=["value", _RATE, _BATCH]) if known else trials.head(0)
     if trials.empty or trials[_RATE].nunique() * trials[_BATCH].nunique() < 2:
-        return Picture(name, title, words="Left out: all trials have one learning rate and one batch size.")
+        return Picture(name, title, words="all trials have one learning rate and one batch size")
     groups = list(places(trials))
     panels: list[Panel] = []
     for heading, group in groups[:PANELS]:
@@ -179,9 +240,7 @@ def heat_map(trials: pd.DataFrame) -> Picture:
                 f"and batch size {format_value(top[_BATCH])}"
                 for label, top in tops.items()
             ]
-            panels.append(
-                render_panel(figure, f"{name}-{len(panels)}", f"{title}, {heading}: best {'; '.join(parts)}.")
-            )
+            panels.append(render_panel(figure, f"{name}-{len(panels)}", f"{title} {heading}: best {'; '.join(parts)}."))
     text = "Best over all other axes; brighter is higher, on one scale per panel; a dash: no trial."
     return make_figure(name, title, panels, len(groups), text)
 
@@ -212,23 +271,29 @@ def expected_best(expected: pd.DataFrame) -> Picture:
     Args:
         expected: :data:`CELL`, ``trials`` (a count) and ``value``.
     """
-    title = "Expected best score against number of trials"
+    title = "How many trials are worth it?"
     sheet = Sheet("expected-best", title, "trials drawn (count)", "expected best times 100")
     if expected.empty or expected["trials"].max() < 2:
         return sheet.without("no cell has two trials")
 
     def mark(axes: Axes, group: pd.DataFrame) -> str:
-        parts = []
+        parts, lowest = [], {}
+        axes.set_ylim(*robust_limits(group["value"]))
         for row in split_series(group):
             line = row.frame.sort_values("trials")
             every = max(1, len(line) // 8)
             marks = {**row.style.marks(), "linestyle": row.style.line, "markevery": every}
             axes.plot(line["trials"], line["value"], label=row.label, **marks)
+            lowest[row.label] = line["value"].min()
             parts.append(f"{row.label} {line['value'].iloc[-1]:.1f} with {line['trials'].iloc[-1]:g}")
         axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+        name_clipped(axes, lowest)
         return f"expected best {'; '.join(parts)}"
 
-    text = "Drawn without replacement from the trials that were run; each line ends at the cell's best."
+    text = (
+        "Of trials drawn without replacement from those that were run (unbiased estimator, Tang et al., 2020); each line "
+        "ends at the cell's best."
+    )
     return sheet.draw(expected, mark, text)
 
 

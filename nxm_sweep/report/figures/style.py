@@ -15,10 +15,12 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nxm_sweep.formatting import format_value
 from nxm_sweep.report.labels import METHOD_ORDER, place_in
@@ -45,9 +47,6 @@ _MATPLOTLIB_STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.3,
     "hatch.color": INK,
     "hatch.linewidth": 0.4,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 2.4,
     "lines.linewidth": 1.2,
     "lines.markersize": 5,
     "savefig.transparent": True,
@@ -94,6 +93,19 @@ _OTHERS = (
     Style("#666666", ">", "**", (0, (4, 2, 1, 2))),
 )
 
+_COLOR_NAMES = {style.color.lower(): f"--{method.replace('_', '-')}" for method, style in _STYLES.items()}
+_COLOR = re.compile("|".join(name for name in _COLOR_NAMES if name != INK), re.IGNORECASE)
+_VARIABLE = re.compile(r"var\(--[a-z-]+, (#[0-9a-f]{6})\)", re.IGNORECASE)
+_SWATCH = (0.36, 0.14)  # inches of a mark beside its label
+
+
+@dataclass(frozen=True, slots=True)
+class Swatch:
+    """An entry of a legend: a mark as an SVG element, and its label."""
+
+    svg: str
+    label: str
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
@@ -102,12 +114,17 @@ class Panel:
     svg: str
     alt: str
 
-    def file(self) -> str:
-        """Return a standalone SVG file: dark ink on white in any viewer."""
+    def file(self, legend: Sequence[Swatch] = ()) -> str:
+        """Return a standalone SVG file with its legend: dark ink on white in any viewer."""
         style = "<style>svg{color:#1a1a1a;background:#fff;font-family:sans-serif}</style>"
         head, body = self.svg.split(">", 1)
-        width, height = re.findall(r"[\d.]+", head.partition("viewBox=")[2])[2:4]
-        return f'{head} width="{width}pt" height="{height}pt">{style}{body}\n'
+        width, height = map(float, re.findall(r"[\d.]+", head.partition("viewBox=")[2])[2:4])
+        below, added = _stack_legend(legend, width, height)
+        box = f'viewBox="0 0 {width:g} {height + added:g}"'
+        head = re.sub(r'viewBox="[^"]*"', box, head)
+        body = f"{body.removesuffix('</svg>').rstrip()}{below}</svg>"
+        text = f'{head} width="{width:g}pt" height="{height + added:g}pt">{style}{body}\n'
+        return _VARIABLE.sub(r"\1", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +134,16 @@ class Picture:
     Attributes:
         name: Of its file and its anchor in the page.
         title: Its title.
-        panels: Its drawings; empty when it was left out.
-        words: Text beside the drawings: why it was left out, what was cut, what the rules imply.
+        panels: Its drawings; empty where there is no data.
+        words: Text beside the drawings: what was cut, what the rules imply; without a drawing the reason.
+        legend: Marks of all its panels.
     """
 
     name: str
     title: str
     panels: Sequence[Panel] = field(default=())
     words: str = ""
+    legend: Sequence[Swatch] = field(default=())
 
 
 def style_of(method: str) -> Style:
@@ -147,7 +166,7 @@ def truncate(text: object, length: int = _NAME) -> str:
 
 
 @contextmanager
-def open_figure(title: str, across: str, up: str, *, height: float = 2.7) -> Iterator[tuple[Figure, Axes]]:
+def open_figure(title: str, across: str, up: str, *, height: float = 2.4) -> Iterator[tuple[Figure, Axes]]:
     """Yield a figure with one pair of labelled axes, in this module's style."""
     with mpl.rc_context(_MATPLOTLIB_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's font has the glyph
@@ -172,21 +191,20 @@ def render_panel(figure: Figure, name: str, alt: str) -> Panel:
 
 
 def _fit_axes(figure: Figure) -> None:
-    """Give the axes all room left by labels and legend; a legend of more than one line makes the figure taller.
+    """Give the axes all room left by labels. Matplotlib's own layouts need several passes, longer than the drawing.
 
-    Matplotlib's own layouts need several passes, which take longer than the drawing.
+    Axes of another size may have other ticks, so there are two passes.
     """
     renderer = _get_renderer()
     (axes,) = figure.axes
-    below = sum(legend.get_window_extent(renderer).height for legend in figure.legends)
-    figure.set_figheight(figure.get_figheight() + max(0.0, below / figure.dpi - 0.22))
-    inside = axes.get_window_extent(renderer)
-    outside = axes.get_tightbbox(renderer, for_layout_only=True) or inside
     pad, width, height = 0.04 * figure.dpi, figure.bbox.width, figure.bbox.height
-    left, bottom = inside.x0 - outside.x0 + pad, inside.y0 - outside.y0 + below + 2 * pad
-    right, top = outside.x1 - inside.x1 + pad, outside.y1 - inside.y1 + pad
-    size = (max(width - left - right, width / 4) / width, max(height - bottom - top, height / 8) / height)
-    axes.set_position((left / width, bottom / height, *size))
+    for _ in range(2):
+        inside = axes.get_window_extent(renderer)
+        outside = axes.get_tightbbox(renderer, for_layout_only=True) or inside
+        left, bottom = inside.x0 - outside.x0 + pad, inside.y0 - outside.y0 + pad
+        right, top = outside.x1 - inside.x1 + pad, outside.y1 - inside.y1 + pad
+        size = (max(width - left - right, width / 4) / width, max(height - bottom - top, height / 8) / height)
+        axes.set_position((left / width, bottom / height, *size))
 
 
 @cache
@@ -196,12 +214,58 @@ def _get_renderer() -> RendererBase:
     return renderer
 
 
-def legend(axes: Axes) -> None:
-    """Add a legend below the axes if they have labels; the longest label limits its columns."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        columns = max(1, min(3, len(handles), 54 // (max(map(len, labels)) + 6)))
-        axes.figure.legend(handles, labels, loc="lower left", ncols=columns, columnspacing=1.2, borderaxespad=0.2)
+class Legend:
+    """The marks of a picture's panels, each label once."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Line2D] = {}
+
+    def add(self, axes: Axes) -> None:
+        """Add what the axes have labels for."""
+        handles: list[Artist]
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            if isinstance(handle, Line2D):
+                self._handles.setdefault(label, handle)
+
+    def swatches(self, name: str) -> tuple[Swatch, ...]:
+        """Return the entries; ``name`` makes their ids unique in a page. One mark alone needs no legend."""
+        if len(self._handles) < 2:
+            return ()
+        return tuple(
+            Swatch(_draw_swatch(handle, f"{name}-{index}"), label)
+            for index, (label, handle) in enumerate(self._handles.items())
+        )
+
+
+def _draw_swatch(handle: Line2D, name: str) -> str:
+    with mpl.rc_context({**_MATPLOTLIB_STYLE, "svg.hashsalt": f"legend-{name}"}):
+        figure = Figure(figsize=_SWATCH)
+        line = Line2D([], [])
+        line.update_from(handle)
+        across = [0.5] if line.get_linestyle() in {"None", "none"} else [0.02, 0.5, 0.98]
+        line.set_data(across, [0.5] * len(across))
+        line.set(transform=figure.transFigure, markevery=[len(across) // 2], alpha=None, markersize=5, clip_on=False)
+        figure.add_artist(line)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _embed(file.getvalue(), "").replace('role="img" aria-label=""', 'aria-hidden="true"')
+
+
+def _stack_legend(legend: Sequence[Swatch], width: float, top: float) -> tuple[str, float]:
+    """Return the legend below a panel as SVG, and its height in points."""
+    if not legend:
+        return "", 0.0
+    columns = max(1, min(3, 54 // (max(len(one.label) for one in legend) + 6)))
+    wide, high = (72 * side for side in _SWATCH)
+    parts = []
+    for index, one in enumerate(legend):
+        row, column = divmod(index, columns)
+        x, y = 4 + column * (width - 4) / columns, top + 3 + 12 * row
+        swatch = one.svg.replace("<svg ", f'<svg x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}" ', 1)
+        label = f'<text x="{x + wide + 4:.1f}" y="{y + 7.5:.1f}" font-size="7" fill="currentColor">{escape(one.label)}</text>'
+        parts.append(f"{swatch}{label}\n")
+    return "".join(parts), 12.0 * (-(-len(legend) // columns)) + 5.0
 
 
 def log_ticks(axes: Axes, values: Sequence[float], which: str = "x") -> None:
@@ -242,4 +306,5 @@ def _clean_tag(match: re.Match[str]) -> str:
     tag = re.sub(r'^<g id="[^"]*"', "<g", match[0])  # axes_1 is in every figure
     tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag)
     tag = re.sub(r"(\.\d\d)\d+", r"\1", tag)
-    return tag.replace(INK, "currentColor").replace(FAINT, "currentColor; stroke-opacity: 0.35")
+    tag = tag.replace(INK, "currentColor").replace(FAINT, "currentColor; stroke-opacity: 0.35")
+    return _COLOR.sub(lambda color: f"var({_COLOR_NAMES[color[0].lower()]}, {color[0]})", tag)

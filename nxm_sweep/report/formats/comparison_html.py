@@ -6,18 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
+from nxm_sweep.formatting import display_name
 from nxm_sweep.report.comparison import Comparison, Pairing
 from nxm_sweep.report.content import Content
-from nxm_sweep.report.figures.panels import PANELS, make_figure
-from nxm_sweep.report.figures.score_plots import by_task
+from nxm_sweep.report.figures.score_plots import by_method
 from nxm_sweep.report.figures.style import INK, Picture
 from nxm_sweep.report.formats.html import drawn, facts, fill
-from nxm_sweep.report.formats.trial_table import Column, TableCell, filters_of, link
+from nxm_sweep.report.formats.trial_table import Column, TableCell, drop_empty, filters_of, link
 from nxm_sweep.report.table import Entry, shown
 from nxm_sweep.store.paths import REPORTS
 
@@ -34,11 +32,13 @@ def comparison_page(comparison: Comparison, target: Path) -> dict[str, str]:
     columns.append(Column("difference", "", numeric=True))
     columns += [Column(name, "", numeric=name != "95% interval") for name in _TESTED]
     columns += [Column(name, "") for name in ("trials", "hyperparameters", "note")]
-    rows = [_make_row(pairing, comparison.sides, target) for pairing in comparison.pairings]
+    columns, rows = drop_empty(
+        columns, [_make_row(pairing, comparison.sides, target) for pairing in comparison.pairings]
+    )
     values = {
         "title": f"N:M sparsity sweeps: {' against '.join(_name_folder(side) for side in comparison.sides)}",
         "watch": None,
-        "sections": ("Sweeps", "Entries", "Differences", "Notes"),
+        "sections": ("Entries", "Differences", "Notes", "Sweeps"),
         "sides": [
             _describe_side(name, side, target) for name, side in zip(comparison.names, comparison.sides, strict=True)
         ],
@@ -52,14 +52,14 @@ def comparison_page(comparison: Comparison, target: Path) -> dict[str, str]:
         "from records alone.",
     }
     files = {
-        f"pictures/{image.name}{f'-{index}' if index else ''}.svg": panel.file()
+        f"pictures/{image.name}{f'-{index}' if index else ''}.svg": panel.file(image.legend)
         for index, panel in enumerate(image.panels)
     }
     return {"comparison.html": fill("comparison.html.jinja", values), **files}
 
 
 def changes(pairings: Sequence[Pairing]) -> Picture:
-    """Draw each entry's change of score: a panel per model, a line per task, tick to mark per method and sparsity."""
+    """Draw each entry's change of score: a panel per task and model, a row per method from a tick to a mark."""
     both = pd.DataFrame(
         [
             {
@@ -76,23 +76,14 @@ def changes(pairings: Sequence[Pairing]) -> Picture:
         ]
     )
     if both.empty:
-        return Picture("differences", _TITLE, words="Left out: the sweeps have no entry in common.")
+        return Picture("differences", _TITLE, words="The sweeps have no entry in common.")
 
-    def mark(axes: Axes, frame: pd.DataFrame, at: NDArray[np.float64]) -> None:
-        axes.hlines(at, frame["first"], frame["value"], color=INK, linewidth=0.9)
-        axes.plot(frame["first"], at, linestyle="none", marker="|", markersize=7, color=INK)
+    def mark(axes: Axes, row: Any, at: float) -> None:
+        axes.hlines(at, row.first, row.value, color=INK, linewidth=0.9)
+        axes.plot(row.first, at, linestyle="none", marker="|", markersize=7, color=INK)
 
-    models = [(str(model), group) for model, group in both.groupby("model", sort=False)]
-    panels = [
-        by_task("differences", _TITLE, model, group, mark, say=_format_scores) for model, group in models[:PANELS]
-    ]
-    return make_figure(
-        "differences", _TITLE, panels, len(models), "Ticks are the first sweep's scores, marks the second's."
-    )
-
-
-def _format_scores(row: Any) -> str:
-    return f"{row.first:.1f} and {row.value:.1f}"
+    words = "Ticks are the first sweep's scores, marks and numbers the second's; the broken line is its dense score."
+    return by_method("differences", _TITLE, both, mark, words=words)
 
 
 def _describe_side(name: str, side: Content, target: Path) -> dict[str, Any]:
@@ -106,7 +97,7 @@ def _name_folder(side: Content) -> str:
 
 
 def _make_row(pairing: Pairing, sides: Sequence[Content], target: Path) -> list[TableCell]:
-    names = [TableCell(" ".join(getattr(pairing, name).split())) for name in _NAMES]
+    names = [TableCell(" ".join(display_name(name, getattr(pairing, name)).split())) for name in _NAMES]
     scores = [_make_score_cell(entry, side, target) for entry, side in zip(pairing.entries, sides, strict=True)]
     difference = pairing.difference
     value = "" if difference is None else f"{difference:.12g}"

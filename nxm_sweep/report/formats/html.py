@@ -17,18 +17,34 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nxm_sweep.report.content import SOURCE, Content, difference_frame
+from nxm_sweep.formatting import display_name
+from nxm_sweep.report.content import SOURCE, SPEED, Content, difference_frame, problem_frame, speed_frame
 from nxm_sweep.report.figures.style import Picture
-from nxm_sweep.report.formats.trial_table import columns_of, filters_of, link, trial_rows
+from nxm_sweep.report.formats.trial_table import columns_of, drop_empty, filters_of, link, page_addresses, trial_rows
 from nxm_sweep.report.frames import Report
 from nxm_sweep.report.labels import CONSTANT, replace_unprintable
-from nxm_sweep.report.statistics import ESTIMATOR, Statistics
-from nxm_sweep.report.table import PAPER_FIGURES, Entry, Table, constant_average, constant_text
+from nxm_sweep.report.statistics import Statistics
+from nxm_sweep.report.table import (
+    PAPER_FIGURES,
+    Entry,
+    Table,
+    best_entries,
+    constant_average,
+    constant_text,
+    difference_to_dense,
+)
 
 LARGEST = 3_000_000  # bytes of the page
 TRIALS = 1500  # rows of the table of trials, at most
 _PROBLEMS = 200
 _WARNINGS = 60
+_AVERAGED = 3  # most tasks named in the head of the average
+_BESIDE = 5  # most tasks of a table that leaves room for cautions beside it
+DENSE_STORAGE = (
+    "Sparse matrices are stored densely: seconds are those of training and say nothing of a sparse model's speed."
+)
+VERDICT = "verdict"
+"""Name of the picture beside the verdict."""
 
 
 def fill(template: str, values: dict[str, Any]) -> str:
@@ -54,8 +70,13 @@ def _replace_unprintable(value: Any) -> Any:
 
 def drawn(picture: Picture) -> dict[str, Any]:
     """Return a picture as values of a template."""
-    panels = [Markup(panel.svg) for panel in picture.panels]  # noqa: S704 - matplotlib escapes what it writes
-    return {"name": picture.name, "title": picture.title, "words": picture.words, "panels": panels}
+    return {
+        "name": picture.name,
+        "title": picture.title,
+        "words": picture.words,
+        "panels": [Markup(panel.svg) for panel in picture.panels],  # noqa: S704 - matplotlib escapes what it writes
+        "legend": [{"svg": Markup(one.svg), "label": one.label} for one in picture.legend],  # noqa: S704 - the same
+    }
 
 
 @cache
@@ -90,35 +111,54 @@ def _drop_panels(picture: Picture, share: float) -> Picture:
 def _render_page(content: Content, pictures: Sequence[Picture], most: int) -> str:
     report, table, statistics = content.report, content.table, content.statistics
     trials, trials_text = trial_rows(report, content.target, most)
-    columns, many_models = columns_of(report), len({row.model for row in table.rows}) > 1
+    columns, trials = drop_empty(columns_of(report), trials)
+    many_models = len({row.model for row in table.rows}) > 1
+    verdict, others = _split_pictures(pictures)
     values = {
         "title": f"N:M sparsity sweep: {', '.join(folder.name or str(folder) for folder in report.folders)}",
         "watch": None if content.watch is None else max(1, round(content.watch)),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        "run": list(facts(report)),
-        "commands": report.commands,
-        "problems": list(_list_problems(report)),
-        "problem_count": len(report.problems),
+        "verdicts": content.verdicts,
+        "verdict_picture": verdict,
+        "limits": list(_list_limits(content)),
         "caption": _make_caption(table),
-        "many_models": many_models,
+        "wide": len(table.tasks) > _BESIDE,
         "tasks": table.tasks,
-        "averaged": ", ".join(task.label for task in table.tasks if task.name in table.averaged),
+        "averaged": _name_averaged(table),
         "rows": list(_make_rows(report, table, content.target)),
-        "notes": table.notes,
-        "references": [*PAPER_FIGURES, ("source", SOURCE)],
+        "notes": [*table.notes, DENSE_STORAGE],
         "warnings": _cut_lines(statistics.warnings, _WARNINGS),
         "sentences": _cut_lines(statistics.sentences, 2 * _WARNINGS),
         "differences": _make_differences(statistics, many_models),
-        "pictures": [drawn(_add_estimator(picture)) for picture in pictures],
+        "speed": _make_speed(report),
+        "pictures": [drawn(picture) for picture in others if picture.panels],
+        "without": [f"{picture.name.replace('-', ' ')} ({picture.words})" for picture in others if not picture.panels],
         "filters": list(filters_of(columns, trials)),
         "columns": columns,
         "trials": trials,
         "trial_words": trials_text,
-        "limits": list(_list_limits(content)),
+        "run": list(facts(report)),
+        "commands": report.commands,
+        "problems": list(_list_problems(report)),
+        "problem_count": len(report.problems),
+        "references": [*PAPER_FIGURES, ("source", SOURCE)],
         "made": _describe_origin(report),
-        "sections": ("Run", "Table", "Statistics", "Pictures", "Trials", "Limits"),
+        "sections": ("Results", "Differences", "Pictures", "Trials", "Run"),
     }
     return fill("page.html.jinja", values)
+
+
+def _name_averaged(table: Table) -> str:
+    """Return the averaged tasks, or their number where it is large; empty without any."""
+    labels = [task.label for task in table.tasks if task.name in table.averaged]
+    return ", ".join(labels) if len(labels) <= _AVERAGED else f"{len(labels)} tasks"
+
+
+def _split_pictures(pictures: Sequence[Picture]) -> tuple[dict[str, Any] | None, list[Picture]]:
+    """Return the verdict's picture, if it is drawn, and the others."""
+    of_verdict = [picture for picture in pictures if picture.name == VERDICT]
+    drawn_verdict = drawn(of_verdict[0]) if of_verdict and of_verdict[0].panels else None
+    return drawn_verdict, [picture for picture in pictures if picture.name != VERDICT]
 
 
 def facts(report: Report) -> Iterator[tuple[str, str]]:
@@ -130,14 +170,18 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
         f"{len(trials):,} under {', '.join(map(str, report.folders))}; {hours:,.1f} hours of training in all",
     )
     for name, column in (("tasks", "task"), ("methods", "method"), ("patterns", "sparsity"), ("models", "model")):
-        yield name, _list_values(trials[column])
+        yield name, _list_values(trials[column].map(lambda value, kind=column: _name_value(kind, value)))
     for name, column in (("epochs", "training.epochs"), ("seeds", "seed"), ("devices", "device")):
         if column in trials:
             yield name, _list_values(trials[column])
-    yield "finished", f"{_format_minute(trials['finished'].min())} to {_format_minute(trials['finished'].max())}"
+    yield "finished", f"{format_minute(trials['finished'].min())} to {format_minute(trials['finished'].max())}"
     if trials["commit"].any():
         yield "commits", _list_values(trials["commit"].map(lambda commit: commit[:12] or "none"))
     yield "versions", "; ".join(_list_versions(trials))
+
+
+def _name_value(kind: str, value: str) -> str:
+    return "dense" if value == "dense" and kind == "sparsity" else display_name(kind, value)
 
 
 def _list_versions(trials: pd.DataFrame) -> Iterator[str]:
@@ -150,7 +194,7 @@ def _list_versions(trials: pd.DataFrame) -> Iterator[str]:
         yield f"{package} {', '.join(sorted(versions)[:10])}"
 
 
-def _format_minute(time: str) -> str:
+def format_minute(time: str) -> str:
     """Return ``2026-11-22 21:02 UTC`` for a record's time; any other text stays as it is."""
     try:
         return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -167,63 +211,92 @@ def _list_values(values: pd.Series[Any]) -> str:
 
 
 def _list_problems(report: Report) -> Iterator[dict[str, str]]:
-    for row in report.problems.head(_PROBLEMS).drop(columns="seed").fillna("").to_dict("records"):
-        cell = " ".join(str(row[name]) for name in ("task", "method", "sparsity", "model", "point") if row[name])
-        yield {"where": cell or f"trial {row['identity']}", "kind": str(row["kind"]), "reason": str(row["reason"])}
+    for row in problem_frame(report).head(_PROBLEMS).fillna("").to_dict("records"):
+        cell = " ".join(str(row[name]) for name in ("task", "method", "pattern", "model", "point") if row[name])
+        yield {"where": cell or f"trial {row['identity']}", "kind": str(row["what"]), "reason": str(row["reason"])}
 
 
 def _make_caption(table: Table) -> str:
-    what = "Best of each cell's trials" if table.by == "best" else "Mean over seeds ± half of the 95% interval"
-    return f"{what}; n is the cell's number of trials. Scores times 100; a link leads to the record."
+    counts = [entry.trials for row in table.rows for entry in row.entries.values() if entry.trials]
+    trials = " to ".join(dict.fromkeys(map(str, (min(counts), max(counts))))) if counts else "no"
+    best = f"best of {trials} trials" if trials != "1" else "one trial each"
+    what = best if table.by == "best" else "mean over seeds ± half of the 95% interval"
+    text = f"Scores times 100: {what}; a score leads to its trial."
+    text += " Small: less the dense score." if any(row.is_dense for row in table.rows) else ""
+    return text + (" Bold: the best sparse score of its pattern." if best_entries(table) else "")
 
 
 def _make_rows(report: Report, table: Table, target: Path) -> Iterator[dict[str, Any]]:
+    pages = page_addresses(report)
     paths = dict(zip(report.trials["identity"], report.trials["path"], strict=True))
-    for row in table.rows:
-        entries = [_make_entry(row.entries.get(task.name), paths, target) for task in table.tasks]
-        average = "-" if row.average is None else f"{100 * row.average:.1f}"
+    best = best_entries(table)
+    patterns = len({row.sparsity for row in table.rows if not row.is_dense}) > 1
+    models = len({row.model for row in table.rows}) > 1
+    for index, row in enumerate(table.rows):
+        entries = [
+            {
+                **_make_entry(row.entries.get(task.name), paths, pages, target),
+                "difference": _format_points(difference_to_dense(table, row, task.name)),
+                "best": (index, task.name) in best,
+            }
+            for task in table.tasks
+        ]
+        average = {
+            "text": "-" if row.average is None else f"{100 * row.average:.1f}",
+            "difference": _format_points(difference_to_dense(table, row, "average")),
+            "best": (index, "average") in best,
+        }
+        names = {kind: display_name(kind, text) for kind, text in row.names.items()}
+        kinds = [kind for kind, shown in (("pattern", patterns), ("model", models)) if shown and names[kind] != "-"]
         yield {
-            "method": row.method,
-            "sparsity": row.sparsity,
-            "model": row.model,
+            "method": names["method"],
+            "of": ", ".join(names[kind] for kind in kinds),
             "entries": entries,
             "average": average,
+            "dense": row.is_dense,
         }
-    constants = [{"text": constant_text(task), "href": "", "words": ""} for task in table.tasks]
-    average = constant_average(table)
-    yield {"method": CONSTANT, "sparsity": "-", "model": "-", "entries": constants, "average": average}
+    plain = {"href": "", "words": "", "missing": "", "difference": "", "best": False}
+    constants = [{**plain, "text": constant_text(task)} for task in table.tasks]
+    average = {**plain, "text": constant_average(table)}
+    if any(task.constants for task in table.tasks):
+        yield {"method": CONSTANT, "of": "", "entries": constants, "average": average, "dense": False}
 
 
-def _make_entry(entry: Entry | None, paths: dict[Any, Any], target: Path) -> dict[str, str]:
+def _format_points(difference: float | None) -> str:
+    return "" if difference is None else f"{100 * difference:+.1f}"
+
+
+def _make_entry(entry: Entry | None, paths: dict[Any, Any], pages: dict[str, str], target: Path) -> dict[str, str]:
+    """Return an entry's text, the address of its trial, and where it comes from as its title."""
     if entry is None:
-        return {"text": "-", "href": "", "words": "not run"}
-    path = paths.get(entry.identities[0]) if entry.identities else None
-    parts = [f"n {entry.trials}"] if entry.trials else []
-    parts += [f"{entry.seeds} seeds"] if entry.seeds > 1 else []
+        return {"text": "-", "href": "", "words": "not run", "missing": ""}
+    path = str(paths[entry.identities[0]]) if entry.identities and entry.identities[0] in paths else ""
+    parts = [f"best of {entry.trials} trials" if entry.seeds < 2 else f"{entry.seeds} seeds"] if entry.trials else []
     parts += [entry.hyperparameters] if entry.hyperparameters else []
-    parts += [f"{count} {kind}" for kind, count in entry.problems.items()]
-    return {"text": entry.text, "href": link(str(path), target) if path else "", "words": "; ".join(parts)}
+    missing = ", ".join(f"{count} {kind}" for kind, count in entry.problems.items())
+    href = pages.get(path) or (link(path, target) if path else "")
+    return {"text": entry.text, "href": href, "words": "; ".join(parts), "missing": missing}
 
 
 def _make_differences(statistics: Statistics, many_models: bool) -> dict[str, Any]:
-    """Return the table of differences: heads with their type (name, number, words), rows, and their total."""
-    frame = difference_frame(statistics.differences.head(_PROBLEMS))
+    """Return the table of differences: heads with their type (name, number, words), rows, and what all rows share."""
+    frame, shared = difference_frame(statistics.differences)
     if not many_models:
         frame = frame.drop(columns="model", errors="ignore")
     names = ("task", "method", "pattern", "model")
     types = ["name" if name in names else "words" if name == "note" else "number" for name in frame.columns]
-    rows = frame.itertuples(index=False, name=None)
-    return {
-        "heads": list(zip(frame.columns, types, strict=True)),
-        "rows": list(rows),
-        "all": len(statistics.differences),
-    }
+    rows = list(frame.head(_PROBLEMS).itertuples(index=False, name=None))
+    count = f"{len(rows)} of {len(frame)}" if len(rows) < len(frame) else f"{len(frame)}"
+    caption = f"{count} row{'' if count == '1' else 's'}, in points (score times 100), paired by seed."
+    if statistics.differences["low"].notna().any():
+        caption += " In brackets the 95% interval, Student's; p after Holm's correction for all tests of the table."
+    caption += f" Of all: {shared}." if shared else ""
+    return {"heads": list(zip(frame.columns, types, strict=True)), "rows": rows, "caption": caption}
 
 
-def _add_estimator(picture: Picture) -> Picture:
-    if picture.name != "expected-best" or not picture.panels:
-        return picture
-    return replace(picture, words=f"{picture.words} Estimator: {ESTIMATOR}.")
+def _make_speed(report: Report) -> dict[str, Any]:
+    frame = speed_frame(report)
+    return {"heads": list(frame.columns), "rows": list(frame.itertuples(index=False, name=None)), "words": SPEED}
 
 
 def _cut_lines(lines: Sequence[str], most: int) -> list[str]:
@@ -245,10 +318,9 @@ def _list_limits(content: Content) -> Iterator[str]:
         yield "Scores were selected on the rows that they are reported on: they are optimistic, the more so the more trials."
     if len(set(trials["device"])) > 1 or len(set(trials["versions"])) > 1:
         yield "Records of different devices or package versions stand side by side."
-    yield "Sparse matrices are stored densely: seconds are those of training and say nothing of a sparse model's speed."
 
 
 def _describe_origin(report: Report) -> str:
     folders = " ".join(map(str, report.folders))
-    newest = _format_minute(report.trials["finished"].max())
+    newest = format_minute(report.trials["finished"].max())
     return f"Made by python -m nxm_sweep.report {folders} from records alone; the newest is of {newest}."

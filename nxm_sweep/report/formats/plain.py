@@ -35,6 +35,7 @@ def to_json(content: Content) -> str:
     """Return everything as JSON: table, trials, problems, statistics."""
     statistics, table = content.statistics, content.table
     whole = {
+        "verdicts": [verdict.sentence for verdict in content.verdicts],
         "table": asdict(table),
         "paper": {"source": SOURCE, "figures": dict(PAPER_FIGURES)},
         "trials": _to_records(content.report.trials),
@@ -44,6 +45,7 @@ def to_json(content: Content) -> str:
         "expected_best": {"estimator": ESTIMATOR, "values": _to_records(statistics.expected)},
         "warnings": statistics.warnings,
         "sentences": statistics.sentences,
+        "speeds": list(content.report.speeds),
         "commands": content.report.commands,
     }
     parts = (f"{json.dumps(name)}: {_dump_lines(value)}" for name, value in whole.items())

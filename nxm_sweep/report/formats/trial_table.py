@@ -11,13 +11,16 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from nxm_sweep.formatting import format_value, short_name
+from nxm_sweep.formatting import display_name, format_value, short_name
 from nxm_sweep.report.frames import CELL, Report
 from nxm_sweep.report.labels import MARK
+from nxm_sweep.store.paths import TRIALS
 
 _FILTERS = ("task", "method", "pattern", "model")
 _CHOICES = 200  # most of a filter
 _AXES = 6  # most hyperparameters with a column
+PAGES = 40  # most trials with a page of their own: a page takes half a second
+_LONGEST_FILE = 200  # bytes of an identity that can be a file's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ def columns_of(report: Report) -> list[Column]:
         Column("residual", "residual", numeric=True, form="{:.3f}"),
         Column("epoch", "epoch", numeric=True, form="{:.0f}"),
         Column("seconds", "seconds", numeric=True, form="{:.0f}"),
-        Column("record", "identity"),
+        Column("trial", "identity"),
+        Column("record", "path"),
     ]
 
 
@@ -82,12 +86,38 @@ def trial_rows(report: Report, target: Path, most: int) -> tuple[list[list[Table
     columns = columns_of(report)
     wanted = [column.source for column in columns]
     rows = kept[wanted].itertuples(index=False, name=None)
-    links = [link(str(path), target) for path in kept["path"]]
+    pages, links = page_addresses(report), [link(str(path), target) for path in kept["path"]]
+    pages_of_rows = [pages.get(str(path), record) for path, record in zip(kept["path"], links, strict=True)]
     marks = [MARK if above is False else "" for above in kept["beats_constant"]]
     return [
-        [_make_cell(column, value, href, mark) for column, value in zip(columns, row, strict=True)]
-        for row, href, mark in zip(rows, links, marks, strict=True)
+        [
+            _make_cell(column, value, page if column.source == "identity" else record, mark)
+            for column, value in zip(columns, row, strict=True)
+        ]
+        for row, page, record, mark in zip(rows, pages_of_rows, links, marks, strict=True)
     ], text
+
+
+def page_addresses(report: Report) -> dict[str, str]:
+    """Return the address, relative to the report's page, of each trial that has a page, by its record's path.
+
+    The best trials of every cell have one, at most :data:`PAGES` in all.
+    """
+    best = report.trials.sort_values(["rank", *CELL], kind="stable").drop_duplicates("identity").head(PAGES)
+    names = zip(best["path"], best["identity"], strict=True)
+    return {
+        str(path): quote(f"{TRIALS}/{identity}.html")
+        for path, identity in names
+        if len(identity.encode(errors="replace")) <= _LONGEST_FILE
+    }
+
+
+def drop_empty(
+    columns: Sequence[Column], rows: Sequence[Sequence[TableCell]]
+) -> tuple[list[Column], list[list[TableCell]]]:
+    """Return the columns with a text in any row, and the rows without the others."""
+    kept = [index for index in range(len(columns)) if any(row[index].text for row in rows)]
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
 
 
 def filters_of(columns: Sequence[Column], rows: Sequence[Sequence[TableCell]]) -> Iterator[dict[str, Any]]:
@@ -104,11 +134,12 @@ def link(path: str, target: Path) -> str:
 
 
 def _make_cell(column: Column, value: Any, href: str, mark: str) -> TableCell:
-    if column.source == "identity":
-        return TableCell(str(value)[:8], href=href)
+    if column.source in {"identity", "path"}:
+        return TableCell(str(value)[:8] if column.source == "identity" else "JSON", href=href)
     missing = value is None or bool(pd.isna(value))
     if not column.numeric:
-        return TableCell("" if missing else " ".join(format_value(value).split()))  # as the page's script reads it
+        text = display_name(column.source, str(value)) if column.source in CELL else format_value(value)
+        return TableCell("" if missing else " ".join(text.split()))  # as the page's script reads it
     if missing:
         return TableCell("", numeric=True)
     text = column.form.format(column.factor * float(value)) if column.form else format_value(value)

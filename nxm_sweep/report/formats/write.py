@@ -12,23 +12,24 @@ from nxm_sweep.report.content import Content, entry_frame
 from nxm_sweep.report.figures.draw import draw
 from nxm_sweep.report.formats.comparison_html import comparison_page
 from nxm_sweep.report.formats.html import render
-from nxm_sweep.report.formats.latex import latex, latex_table
+from nxm_sweep.report.formats.latex import latex, latex_document, latex_frame, latex_frame_document
 from nxm_sweep.report.formats.markdown import markdown, markdown_list, markdown_table
 from nxm_sweep.report.formats.plain import to_csv, to_json
+from nxm_sweep.report.formats.trial_html import trial_pages
 from nxm_sweep.store.files import write_text
 
 Files = dict[str, str]
 
 
 def page_files(content: Content) -> Files:
-    """Return the page, and its pictures as separate files."""
-    pictures = draw(content.report, content.table, content.statistics)
+    """Return the page, the pages of trials, and the pictures as separate files."""
+    pictures = draw(content.report, content.table, content.statistics, content.verdicts)
     panels = {
-        f"pictures/{picture.name}{f'-{index}' if index else ''}.svg": panel.file()
+        f"pictures/{picture.name}{f'-{index}' if index else ''}.svg": panel.file(picture.legend)
         for picture in pictures
         for index, panel in enumerate(picture.panels)
     }
-    return {"index.html": render(content, pictures), **panels}
+    return {"index.html": render(content, pictures), **panels, **trial_pages(content)}
 
 
 FORMATS: dict[str, Callable[[Content], Files]] = {
@@ -41,14 +42,20 @@ FORMATS: dict[str, Callable[[Content], Files]] = {
     },
     "json": lambda content: {"report.json": to_json(content)},
     "html": page_files,
+    "latex-document": lambda content: {"document.tex": latex_document(content)},
 }
 """Files and their text, by the name of a format."""
+DEFAULT_FORMATS = tuple(name for name in FORMATS if name != "latex-document")
+"""Formats that are written unless others are named."""
 COMPARISON_FORMATS: dict[str, Callable[[Comparison, Path], Files]] = {
     "markdown": lambda comparison, _: {"comparison.md": comparison_markdown(comparison)},
-    "latex": lambda comparison, _: {"comparison.tex": latex_table(comparison.frame, comparison.notes)},
+    "latex": lambda comparison, _: {"comparison.tex": comparison_latex(comparison)},
     "csv": lambda comparison, _: {"comparison.csv": to_csv(comparison.frame)},
     "json": lambda comparison, _: {"comparison.json": comparison_json(comparison)},
     "html": comparison_page,
+    "latex-document": lambda comparison, _: {
+        "comparison-document.tex": latex_frame_document(comparison.frame, comparison.notes)
+    },
 }
 """The same of a comparison; links are relative to the folder."""
 
@@ -86,6 +93,14 @@ def _write_files(files: Files, folder: Path) -> Iterator[Path]:
 def comparison_json(comparison: Comparison) -> str:
     """Return the rows and the notes as JSON."""
     return json.dumps({"rows": comparison.frame.to_dict("records"), "notes": comparison.notes}, indent=1) + "\n"
+
+
+def comparison_latex(comparison: Comparison) -> str:
+    """Return the scores of both sweeps, and their difference with its test, as a table."""
+    caption = f"Scores times 100 of two sweeps ({comparison.names[0]}; {comparison.names[1]}), and their difference."
+    heads = dict(zip(comparison.names, ("sweep 1", "sweep 2"), strict=True))
+    frame = comparison.frame.drop(columns=["trials", "hyperparameters", "note", "missing pairs"]).rename(columns=heads)
+    return latex_frame(frame, caption, "tab:nxm-sweep-comparison")
 
 
 def comparison_markdown(comparison: Comparison) -> str:

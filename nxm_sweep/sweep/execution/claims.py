@@ -29,10 +29,11 @@ class Claims:
     Args:
         output_dir: Root of trials, shared by all coordinators of a sweep.
         lease: Seconds without a heartbeat after which a coordinator on another machine counts as dead.
+        job_of: Key of the plan that this coordinator shares as a detached job; empty if it is none.
     """
 
-    def __init__(self, output_dir: Path, lease: float) -> None:
-        self._output_dir, self._lease = output_dir, lease
+    def __init__(self, output_dir: Path, lease: float, job_of: str = "") -> None:
+        self._output_dir, self._lease, self._job_of = output_dir, lease, job_of
         self.owner = uuid.uuid4().hex[:12]
         self._sign = coordinator_file(output_dir, self.owner)
         self._heartbeat = Heartbeat(self._sign, lease / 6)
@@ -66,7 +67,8 @@ class Claims:
                     _clear(folder)
 
     def _announce(self) -> None:
-        write_json(self._sign, {**this_process(), "since": time.time()})
+        job = {"job_of": self._job_of} if self._job_of else {}
+        write_json(self._sign, {**this_process(), "since": time.time(), **job})
 
     def holds(self, identity: str) -> bool:
         """Return whether this coordinator still holds a point that it has taken: its lease may have run out."""
@@ -124,17 +126,30 @@ class Claims:
         others = [file for file in self._sign.parent.glob("*.json") if file != self._sign]
         return not any(map(self._is_alive, others))
 
-    def is_taken(self, identity: str) -> bool:
-        """Return whether a live coordinator holds a point, or a live process trains it."""
+    def is_taken(self, identity: str, within: float | None = None) -> bool:
+        """Return whether a live coordinator holds a point, or a live process trains it.
+
+        Args:
+            identity: The point's identity.
+            within: Age in seconds up to which a heartbeat from another machine counts; None: the lease.
+        """
         folder = trial_folder(self._output_dir, identity)
+        lease = self._lease if within is None else within
         claim: Claim | None = read_small_file(folder / CLAIM, Claim)
-        if claim is not None and is_alive(claim, coordinator_file(self._output_dir, claim["owner"]), self._lease):
+        if claim is not None and is_alive(claim, coordinator_file(self._output_dir, claim["owner"]), lease):
             return True
-        return is_training(folder, self._lease)
+        return is_training(folder, lease)
 
     def _is_alive(self, file: Path) -> bool:
         """Return whether a coordinator is alive; that of a damaged file is as long as it touches the file."""
         return is_alive(read_small_file(file, Coordinator) or {}, file, self._lease)
+
+
+def count_jobs(output_dir: Path, plan: str, lease: float) -> int:
+    """Return the number of live detached jobs that share a plan."""
+    files = coordinator_file(output_dir, "").parent.glob("*.json")
+    read = ((file, read_small_file(file, Coordinator) or {}) for file in files)
+    return sum(entry.get("job_of") == plan and is_alive(entry, file, lease) for file, entry in read)
 
 
 def _clear(folder: Path) -> None:

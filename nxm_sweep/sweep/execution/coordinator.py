@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from nxm_sweep.errors import RecordError
@@ -28,11 +28,12 @@ from nxm_sweep.store.attempts import (
 )
 from nxm_sweep.store.disk import is_full, write_error
 from nxm_sweep.store.paths import RESULT, STOP, WORK, trial_folder
-from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, read_pruned, request_stop
-from nxm_sweep.store.records import read_record, read_summary, selected_value
+from nxm_sweep.store.progress import INTERRUPTED, PRUNED, read_progress, request_stop
+from nxm_sweep.store.records import read_record, selected_value
 from nxm_sweep.sweep.execution.backfill import Backfill
 from nxm_sweep.sweep.execution.batch_runner import Runner
 from nxm_sweep.sweep.execution.claims import Claims
+from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.planning.cell import Point
 from nxm_sweep.sweep.planning.plan import Plan
 from nxm_sweep.sweep.studies.search import Search
@@ -43,27 +44,6 @@ _TICK_SECONDS = 0.25
 _LOOK_AROUND_SECONDS = 5.0
 _CATCH_UP_SECONDS = 0.1
 """Time per tick for adding the records of other sweeps to the studies."""
-
-
-@dataclass
-class SweepState:
-    """State of every point of a plan.
-
-    Attributes:
-        done: Points with a record; the value is the best score, or None until it has been read.
-        failed: Points that will not be retried, with their last failure.
-        pruned: Points that a pruner has stopped, with their last score.
-        running: Points that this coordinator has submitted, with their trial number in the study.
-        elsewhere: Points that other coordinators work on.
-        trained: Number of attempts of this sweep that ended with a record.
-    """
-
-    done: dict[str, float | None] = field(default_factory=dict)
-    failed: dict[str, Failure] = field(default_factory=dict)
-    pruned: dict[str, float | None] = field(default_factory=dict)
-    running: dict[str, int] = field(default_factory=dict)
-    elsewhere: set[str] = field(default_factory=set)
-    trained: int = 0
 
 
 class Coordinator:
@@ -78,6 +58,8 @@ class Coordinator:
         runner: Trains the points.
         seconds_of: Expected seconds of a point; the longest come first, after those that have checkpoints.
         searches: Sources of points that the plan does not list, and of early stopping.
+        waits: Whether to wait for the points of other coordinators. If not, the run ends once nothing can begin here
+            and every other claimant has given a sign of life since.
     """
 
     def __init__(
@@ -91,10 +73,12 @@ class Coordinator:
         runner: Runner,
         seconds_of: Callable[[Point], float],
         searches: Sequence[Search] = (),
+        waits: bool = True,
     ) -> None:
         self._plan, self._output_dir, self._settings = plan, output_dir, settings
         self._studies, self._claims, self._runner = studies, claims, runner
         self._searches = {search.study.cell.study_name: search for search in searches}
+        self._waits, self._busy_until = waits, time.monotonic()
         self._points = {point.identity: point for point in plan}
         self.board = SweepState()
         self._stop_reason: str | None = None
@@ -104,7 +88,7 @@ class Coordinator:
                 if not self._has_file(identity, RESULT):  # a damaged record is never trained over
                     forget_failures(self._folder(identity))
                     del self.board.failed[identity]
-        open_points = [point for point in plan if not self._is_settled(point.identity)]
+        open_points = [point for point in plan if not self.board.is_settled(point.identity)]
         begun = {point.identity for point in open_points if self._has_file(point.identity, WORK)}
         order = sorted(open_points, key=lambda point: (point.identity in begun, seconds_of(point)), reverse=True)
         self._to_do = deque(order)  # stable: ties in the plan's order
@@ -138,8 +122,8 @@ class Coordinator:
         show(self.board)
         while self._tick():
             show(self.board)
-        self._add_results(self._catch_up.finish())
-        self._recheck()
+        self.board.add(self._catch_up.finish())
+        self.board.recheck(self._output_dir)
         show(self.board)
         return self.board
 
@@ -163,7 +147,9 @@ class Coordinator:
             self._monitor(identity)
         if time.monotonic() - self._looked >= _LOOK_AROUND_SECONDS or not (self.board.running or ended):
             self._check_elsewhere()
-        self._add_results(self._catch_up.work(_CATCH_UP_SECONDS))
+        self.board.add(self._catch_up.work(_CATCH_UP_SECONDS))
+        if self.board.running or ended:
+            self._busy_until = time.monotonic()
         if self.board.running:
             return True
         if ended and not self._has_points_left():
@@ -173,7 +159,14 @@ class Coordinator:
     def _has_points_left(self) -> bool:
         """Return whether points are open that are not being trained here."""
         searching = any(search.wants_more for search in self._searches.values())
-        return bool(self._to_do or self.board.elsewhere or searching)
+        if self._waits:
+            return bool(self._to_do or self.board.elsewhere or searching)
+        return searching or any(self._study(point).may_begin(point) for point in self._to_do) or self._may_inherit()
+
+    def _may_inherit(self) -> bool:
+        """Return whether a claimant elsewhere may be dead: it has not touched its heartbeat since this one is idle."""
+        idle = time.monotonic() - self._busy_until
+        return any(not self._claims.is_taken(identity, within=idle) for identity in self.board.elsewhere)
 
     def _search(self) -> None:
         """Ask the searches for points while workers are free and no waiting point can begin."""
@@ -213,7 +206,7 @@ class Coordinator:
         try:
             record = read_record(self._folder(identity)) if identity in self.board.done else None
         except RecordError as error:
-            self._add_results({identity: classify(error)})
+            self.board.add({identity: classify(error)})
             record = None
         if record is not None:
             search.study.complete(trial, record)
@@ -348,7 +341,7 @@ class Coordinator:
         study.prune(trial)
         study.close(point.identity, self._claims)
         self._read_states(member for member in study.members(point.identity) if member not in self.board.running)
-        self._to_do = deque(left for left in self._to_do if not self._is_settled(left.identity))
+        self._to_do = deque(left for left in self._to_do if not self.board.is_settled(left.identity))
 
     def _check_elsewhere(self) -> None:
         """Take up what other coordinators have settled or left behind."""
@@ -369,58 +362,10 @@ class Coordinator:
 
     def _read_states(self, identities: Iterable[str]) -> int:
         """Read the states of points from disk; return how many are settled."""
-        settled = 0
-        for identity in identities:
-            folder = self._folder(identity)
-            if self._read_record(identity):
-                settled += 1
-                continue
-            if self._settings.pruner != "none" and (pruned := read_pruned(folder)) is not None:
-                epochs = pruned["epochs"]
-                self.board.pruned[identity] = epochs[-1]["selection"] if epochs else None
-            elif (failures := read_failures(folder)) and not is_worth_a_try(failures, self._settings.max_attempts):
-                self.board.failed[identity] = failures[-1]
-            else:
-                continue
-            settled += 1
-        return settled
-
-    def _read_record(self, identity: str) -> bool:
-        """Read a point's record, or that it is damaged, into the state; return whether there is one."""
-        try:
-            record = read_summary(self._folder(identity))
-        except RecordError as error:
-            self.board.done.pop(identity, None)
-            self.board.failed[identity] = classify(error)
-            return True
-        if record is None:
-            return False
-        self.board.done[identity] = record.score
-        return True
-
-    def _recheck(self) -> None:
-        """Compare the final state with the disk: a record may have been removed or damaged since it was read."""
-        for identity in list(self.board.done):
-            if not self._read_record(identity):
-                del self.board.done[identity]
-        for identity in list(self.board.pruned):
-            if read_pruned(self._folder(identity)) is None:
-                del self.board.pruned[identity]
-
-    def _add_results(self, read: Mapping[str, float | Failure]) -> None:
-        """Add what was read from records of other sweeps to the state."""
-        for identity, result in read.items():
-            if isinstance(result, Failure):
-                self.board.done.pop(identity, None)
-                self.board.failed[identity] = result
-            else:
-                self.board.done[identity] = result
+        return sum(self.board.read(identity, self._output_dir, self._settings) for identity in identities)
 
     def _is_in_study(self, point: Point) -> bool:
         return point.identity in self._study(point).recorded
-
-    def _is_settled(self, identity: str) -> bool:
-        return identity in self.board.done or identity in self.board.failed or identity in self.board.pruned
 
     def _study(self, point: Point) -> CellStudy:
         return self._studies[point.cell.study_name]

@@ -184,7 +184,7 @@ def _start_server() -> None:
     """Start the fork server, which survives the stop signals that are sent to the whole process group."""
     if threading.current_thread() is not threading.main_thread():
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (*STOP_SIGNALS, signal.SIGUSR2)}
     try:
         multiprocessing.forkserver.ensure_running()
     finally:

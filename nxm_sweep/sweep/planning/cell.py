@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nxm_sweep.config.checks import check_fit, check_value
-from nxm_sweep.formatting import cell_name, pattern_label
+from nxm_sweep.formatting import cell_name, cell_title, pattern_label
 from nxm_sweep.methods import METHODS
-from nxm_sweep.settings import PRECISION, TrialSettings
+from nxm_sweep.settings import EPOCHS, PRECISION, TrialSettings
 from nxm_sweep.sparsity.pattern import constraint
 from nxm_sweep.sweep.planning.axes import (
     Axes,
@@ -78,7 +78,7 @@ class Cell:
     @property
     def title(self) -> str:
         """Display name, with the pattern of the targets: the name of the rules does not give it for every method."""
-        return cell_name({**self.names, "sparsity": self.pattern})
+        return cell_title({**self.names, "sparsity": self.pattern})
 
     @property
     def names(self) -> dict[str, str]:
@@ -271,7 +271,7 @@ def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Word
     """Return the hashed settings per combination of categorical values; numeric ones are placeholders."""
     scratch = copy.deepcopy(settings)
     by_categories = {}
-    for values in combinations({key: values for key, values in axes.items() if _is_categorical(values)}):
+    for values in combinations({key: values for key, values in axes.items() if _is_categorical(key, values)}):
         assign_(scratch, values)
         _, hashed = identity_of(
             scratch,
@@ -285,12 +285,14 @@ def variants(settings: TrialSettings, axes: Axes, digests: Digests) -> dict[Word
 
 
 def _select_categories(values: Mapping[str, Any]) -> Words:
-    return tuple(sorted((key, value) for key, value in values.items() if not _is_number(value)))
+    return tuple(sorted((key, value) for key, value in values.items() if _is_category(key, value)))
 
 
-def _is_categorical(values: tuple[Any, ...] | Range) -> bool:
-    return isinstance(values, tuple) and not all(map(_is_number, values))
+def _is_categorical(key: str, values: tuple[Any, ...] | Range) -> bool:
+    return isinstance(values, tuple) and any(_is_category(key, value) for value in values)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_category(key: str, value: Any) -> bool:
+    """Return whether a value decides which other keys a trial reads: a text may, and a training of no epochs does."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return not is_number or (key == EPOCHS and value == 0)

@@ -20,7 +20,7 @@ from nxm_sweep.config.explain import unknown_setting
 from nxm_sweep.config.precision import resolve_precision
 from nxm_sweep.console import track
 from nxm_sweep.errors import ConfigError
-from nxm_sweep.settings import PRECISION, SweepSettings, TrialSettings
+from nxm_sweep.settings import EPOCHS, PRECISION, SweepSettings, TrialSettings
 from nxm_sweep.store.paths import digest_memo
 from nxm_sweep.sweep.planning.axes import Axes, Range, can_be_axis, canonical, command_line_word, count, exists, listed
 from nxm_sweep.sweep.planning.cell import Cell, live_axes
@@ -249,6 +249,11 @@ def check_search(settings: SweepSettings, axes: Axes) -> None:
         ConfigError: ``n_trials`` is set for a grid or missing for a search, or the sampler does not support the axes.
     """
     ranges = [key for key, values in axes.items() if isinstance(values, Range)]
+    epochs = axes.get(EPOCHS)
+    if isinstance(epochs, Range) and epochs.low < 1:
+        raise ConfigError(
+            f"{EPOCHS} is searched from 0, which trains nothing", hint=f"{EPOCHS}='interval(1, {epochs.high})'"
+        )
     if settings.sampler == "grid":
         _check_grid(settings, ranges)
         return

@@ -83,6 +83,10 @@ class Estimate:
         speeds = [fmean(values) / self._size[name] for name, values in self._seconds_per_row.items() if values]
         return (fmean(speeds) if speeds else 1.0) * self._size[point.cell.study_name] * rows_trained(point)
 
+    def guess(self, point: Point) -> float | None:
+        """Return the expected seconds, of an untimed cell by the speed of the others; None before any trial was timed."""
+        return self.cost(point) if any(self._seconds_per_row.values()) else None
+
     def probe(self, plan: Plan, time_steps: Callable[[TrialSettings], float]) -> None:
         """Time a few steps of one point per cell without a finished trial; ``time_steps`` returns seconds per row."""
         for cell, points in zip(plan.cells, plan.points, strict=True):
@@ -160,7 +164,8 @@ def show_dry_run(
     console.print(f"{plan.count_words} in {len(plan.cells)} cells: {totals}", soft_wrap=True)
     if total:
         console.print(
-            f"about {format_duration(total / workers)} on {workers} workers, {estimate.source}", soft_wrap=True
+            f"about {format_duration(total / workers)} on {workers} worker{'' if workers == 1 else 's'}, {estimate.source}",
+            soft_wrap=True,
         )
     if unknown:
         console.print(
@@ -199,7 +204,11 @@ def axes_words(axes: Mapping[str, Any]) -> str:
 
 
 def _format_axis(values: Any) -> str:
-    return " ".join(map(format_value, values)) if isinstance(values, tuple) else f"[{values.low:g}, {values.high:g}]"
+    return (
+        " ".join(map(format_value, values))
+        if isinstance(values, tuple)
+        else f"[{format_value(values.low)}, {format_value(values.high)}]"
+    )
 
 
 def _read_state(output_dir: Path, identity: str, sweep: SweepSettings) -> str:

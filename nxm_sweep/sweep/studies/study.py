@@ -44,10 +44,12 @@ class CellStudy:
         self.recorded: dict[str, float] = {}
         self.seconds: list[float] = []
         self._reported: dict[int, int] = {}
+        self._ranges: dict[str, BaseDistribution] = {}
 
     def read(self) -> dict[int, str]:
         """Read every trial; return the running ones with their points' identities."""
         trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        self._ranges = self._unite_ranges(trials)
         by_state = {state: [trial for trial in trials if trial.state == state] for state in TrialState}
         self._waiting = {identity_in(trial): _id(trial) for trial in by_state[TrialState.WAITING]}
         self.recorded = {identity_in(trial): float(trial.value or 0.0) for trial in by_state[TrialState.COMPLETE]}
@@ -62,6 +64,32 @@ class CellStudy:
         self.storage.delete_study(self.study_id)
         self.study_id = find_or_create(self.storage, self.cell)
         self.read()
+
+    def unify_ranges(self) -> None:
+        """Give all trials of a grown grid the same ranges: Optuna's importances leave out what lies outside the first ones.
+
+        A finished trial cannot be changed, so the study is created anew. The caller is alone and holds the lock.
+        """
+        trials = self.storage.get_all_trials(self.study_id)
+        if all(axis == self._ranges.get(key, axis) for trial in trials for key, axis in trial.distributions.items()):
+            return
+        self.storage.delete_study(self.study_id)
+        self.study_id = find_or_create(self.storage, self.cell)
+        for trial in trials:
+            trial.distributions = {key: self._ranges.get(key, axis) for key, axis in trial.distributions.items()}
+            self.storage.create_new_trial(self.study_id, template_trial=trial)
+        self.read()
+
+    def _unite_ranges(self, trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+        """Return the ranges of a grid's numbers over this command's values and all trials."""
+        if self.cell.search:
+            return {}
+        united = {key: distribution(self.cell, key) for key in self.cell.drawn_keys}
+        for trial in trials:
+            for key, axis in trial.distributions.items():
+                if key in united:
+                    united[key] = _unite(united[key], axis)
+        return united
 
     def queue(self, points: Iterable[Point]) -> None:
         """Queue points to be trained; only the first hundred are shown as waiting."""
@@ -140,6 +168,7 @@ class CellStudy:
             template_trial=_make_template(
                 point,
                 TrialState.COMPLETE,
+                self._ranges,
                 value=selected_value(record),
                 intermediate_values={entry["epoch"]: entry["selection"] for entry in record["epochs"]},
                 attributes=main_figures(record),
@@ -186,7 +215,7 @@ class CellStudy:
         return self._waiting.pop(identity, running)
 
     def _create(self, point: Point, state: TrialState) -> int:
-        return self.storage.create_new_trial(self.study_id, template_trial=_make_template(point, state))
+        return self.storage.create_new_trial(self.study_id, template_trial=_make_template(point, state, self._ranges))
 
 
 def main_figures(record: Record) -> dict[str, Any]:
@@ -284,6 +313,7 @@ def _compare(storage: BaseStorage, study_id: int, cell: Cell) -> list[str]:
 def _make_template(
     point: Point,
     state: TrialState,
+    ranges: Mapping[str, BaseDistribution],
     *,
     value: float | None = None,
     intermediate_values: dict[int, float] | None = None,
@@ -296,13 +326,22 @@ def _make_template(
         state=state,
         value=value,
         params=params,
-        distributions={key: distribution(point.cell, key) for key in params},
+        distributions={key: ranges.get(key) or distribution(point.cell, key) for key in params},
         intermediate_values=intermediate_values,
         user_attrs={**identity_attribute(point), **(attributes or {})},
     )
     if started is not None:
         trial.datetime_start, trial.datetime_complete = started, finished
     return trial
+
+
+def _unite(first: BaseDistribution, second: BaseDistribution) -> BaseDistribution:
+    """Return the smallest range that holds two ranges of one kind; anything else is the first."""
+    if isinstance(first, FloatDistribution) and isinstance(second, FloatDistribution):
+        return FloatDistribution(min(first.low, second.low), max(first.high, second.high), log=first.log)
+    if isinstance(first, IntDistribution) and isinstance(second, IntDistribution):
+        return IntDistribution(min(first.low, second.low), max(first.high, second.high), log=first.log)
+    return first
 
 
 def _id(trial: FrozenTrial) -> int:

@@ -137,7 +137,7 @@ def test_a_dry_run_goes_by_finished_trials(tmp_path: Path) -> None:
     _finish(plan.points[0][0], tmp_path, 10.0)
     said = _dry_run(plan, tmp_path, Estimate(plan, tmp_path), workers=2)
     assert "6 points in 1 cells: 1 done, 0 failed, 5 to do" in said
-    assert "about 0:40 on 2 workers, going by finished trials\n" in said  # 2 of 10 s and 3 of 20 s, halved
+    assert "about 40 s on 2 workers, going by finished trials\n" in said  # 2 of 10 s and 3 of 20 s, halved
     assert "not known" not in said
 
 
@@ -146,7 +146,10 @@ def test_a_dry_run_says_that_timed_steps_are_not_all(tmp_path: Path) -> None:
     estimate = Estimate(plan, tmp_path)
     estimate.probe(plan, lambda _: 0.1)
     said = _dry_run(plan, tmp_path, estimate)
-    assert "about 1:30 on 1 workers, going by a few timed steps (evaluation, loading and saving come on top)\n" in said
+    assert (
+        "about 1 min 30 s on 1 worker, going by a few timed steps (evaluation, loading and saving come on top)\n"
+        in said
+    )
     assert "finished trials" not in said
 
 
@@ -201,7 +204,7 @@ def test_a_dry_run_of_a_search_counts_what_it_will_ask_for(tmp_path: Path) -> No
     _finish(plan.points[0][0], tmp_path, 60.0)
     said = _dry_run(plan, tmp_path, Estimate(plan, tmp_path))
     assert "4 points in 1 cells: 1 done, 0 failed, 3 to do" in said
-    assert "about 3:00 on 1 workers, going by finished trials" in said
+    assert "about 3 min on 1 worker, going by finished trials" in said
 
 
 # --- timed steps ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shlex
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -244,6 +245,7 @@ def _rate(trial: FrozenTrial) -> float:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_sampler_is_given_one_mean_per_drawn_point(bench: Bench, workers: int) -> None:
     out = bench.sweep(n_trials=5, workers=workers)
+    assert f"report: python -m nxm_sweep report {shlex.quote(str(bench.output_dir))}\n" in out
     assert len(bench.records) == 15
     assert set(bench.trained.values()) == {1}
     trials = bench.study().trials
@@ -460,7 +462,7 @@ def test_dry_run_counts_points_seeds_and_trainings(bench: Bench) -> None:
     out = bench.sweep("sweep.dry_run=true", n_trials=4)
     assert "a search by tpe: 4 points of each cell" in out
     assert "4 points x 3 seeds = 12 trainings in 1 cells: 0 done, 0 failed, 12 to do" in out
-    assert "learning_rate.value in [1e-05, 0.001]; each with seed 0 1 2" in out
+    assert "learning_rate.value in [1e-5, 1e-3]; each with seed 0 1 2" in out
     bench.sweep(n_trials=4)
     out = bench.sweep("sweep.dry_run=true", n_trials=4, seeds=(0, 1, 2, 3))
     assert "4 points x 4 seeds = 16 trainings in 1 cells: 12 done, 0 failed, 4 to do" in out
