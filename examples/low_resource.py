@@ -43,7 +43,7 @@ def main() -> None:
                 *rows,
                 *arguments.overrides,
             ]
-            common += ["model=minilm_l6", "training.batch_size=32"]
+            common += ["model=minilm_l6", "training.batch_size=16"]
             tuned = tune(arguments, task, common)
             for method, rate in tuned.items() if arguments.seeds else ():
                 seeds = f"seed=range({arguments.seeds})"
