@@ -33,6 +33,7 @@ from nxm_sweep.store.paths import REPORTS
 from nxm_sweep.store.records import read_record
 
 _PERIOD = 30.0
+_IDENTITY = 8  # shown digits of a trial's identity
 _ONLY_IN_FILES = ["missing pairs", "trials", "hyperparameters", "note"]  # of a comparison: a terminal is too narrow
 _SHOWN_PROBLEMS = 10
 _SHOWN_DETAILS = 40
@@ -129,7 +130,7 @@ def _show_report(arguments: argparse.Namespace, console: Console) -> None:
         console.print(verdict.sentence, markup=False, soft_wrap=True)
     console.print()
     _print_frame(table_frame(content.table), console)
-    details = detail_frame(content.table).drop(columns=["trial", "without a record"])
+    details = _shorten_identities(detail_frame(content.table).drop(columns="without a record"))
     if len(details) <= _SHOWN_DETAILS:
         console.print()
         _print_frame(_drop_one_model(details), console)
@@ -216,6 +217,14 @@ def _print_written(paths: Sequence[Path], target: Path, console: Console) -> Non
     folders = Counter(path.parent.name for path in paths if path.parent != target)
     counts = [f"{count} files in {name}/" for name, count in folders.items()]
     console.print(f"wrote to {target}: {', '.join([*files, *counts])}", markup=False, soft_wrap=True)
+
+
+def _shorten_identities(details: pd.DataFrame) -> pd.DataFrame:
+    """Show as much of a trial's identity as export and predict need; drop those of means over seeds, and counts of one."""
+    if details["trial"].str.contains(",").any():
+        return details.drop(columns="trial")
+    counts = ["seeds", *(["trials"] if (details["trials"] <= 1).all() else [])]
+    return details.drop(columns=counts).assign(trial=details["trial"].str[:_IDENTITY])
 
 
 def _drop_one_model(frame: pd.DataFrame) -> pd.DataFrame:

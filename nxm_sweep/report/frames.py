@@ -198,7 +198,7 @@ def _group_values(iteration: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 def _read_settings(hashed: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
     settings = {
         "seed": hashed.get("seed", seed),
-        **LEFT_OUT_AT,
+        **dict(_flatten(LEFT_OUT_AT)),
         **{key: value for key, value in _flatten(hashed) if "." in key},
     }
     return {**settings, **{key: _to_number(settings[key]) for key in _NUMBERS if key in settings}}

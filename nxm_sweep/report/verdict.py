@@ -59,6 +59,8 @@ class Difference:
     @property
     def position(self) -> str:
         """Where the method stands, without a claim: ``4.0 points above ASP``."""
+        if abs(self.mean) < 0.05:
+            return f"level with {self.reference}"
         return f"{abs(self.mean):.1f} points {'above' if self.mean >= 0 else 'below'} {self.reference}"
 
     @property

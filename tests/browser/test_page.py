@@ -365,6 +365,9 @@ def test_fourteen_trials_fit_below_4000_pixels(browser: Any, tmp_path: Path) -> 
         assert tab.page.evaluate("document.documentElement.scrollHeight") < 4000
         assert tab.page.locator("#without").inner_text().startswith("Not drawn: ")
         assert "Left out" not in tab.page.locator("body").inner_text()
+    with Tab(browser, page, 390, has_touch=True, is_mobile=True) as tab:
+        box = tab.page.locator(".scroll:has(.differences)")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth")  # no difference is off a phone's screen
 
 
 def test_dark_mode_has_colours_of_its_own(browser: Any, real: Path) -> None:

@@ -131,7 +131,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
     planned: list[Cell] = []
     monkeypatch.setattr(nxm_sweep.trial.train, "prepare", prepare)
-    monkeypatch.setattr("nxm_sweep.sweep.run.run_sweep", lambda cells, *_: planned.extend(cells))
+    monkeypatch.setattr("nxm_sweep.sweep.run.run_sweep", lambda cells, *_, **__: planned.extend(cells))
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> list[Cell]:

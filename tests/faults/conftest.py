@@ -40,7 +40,11 @@ class Ended:
         """The final table and what follows it, without counts of this run and without paths."""
         lines = self.out.splitlines()
         begin = next(number for number, line in enumerate(lines) if line.startswith("cell "))
-        return [line for line in lines[begin:] if "trained now" not in line and not line.startswith("studies:")]
+        return [
+            line
+            for line in lines[begin:]
+            if "trained now" not in line and line.split()[0] not in ("report:", "studies:")
+        ]
 
     @property
     def problems(self) -> list[str]:

@@ -55,6 +55,21 @@ def hostile(tmp_path: Path) -> Path:
     )
 
 
+def test_the_terminal_names_the_trial_to_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a mean over seeds there is none."""
+    monkeypatch.setenv("COLUMNS", "120")
+    write(tmp_path, *(record(f"{seed}123456789abcdef", 0.7 + seed / 100, seed=seed) for seed in (0, 1)))
+    assert run(str(tmp_path), monkeypatch=monkeypatch) == 0
+    head, row = capsys.readouterr().out.split("\n\n")[2].splitlines()[:2]
+    assert head.split() == ["task", "method", "pattern", "score", "trials", "hyperparameters", "trial"]
+    assert row.split()[-1] == "11234567"
+    assert run(str(tmp_path), "--by", "seed", monkeypatch=monkeypatch) == 0
+    head = capsys.readouterr().out.split("\n\n")[2].splitlines()[0]
+    assert head.split() == ["task", "method", "pattern", "score", "trials", "seeds", "hyperparameters"]
+
+
 def test_a_formula_reaches_no_spreadsheet(hostile: Path) -> None:
     rows = list(csv.reader(io.StringIO(to_csv(content(hostile).report.trials))))
     cells = [cell for row in rows for cell in row]

@@ -41,6 +41,13 @@ def test_one_seed_has_no_interval_and_no_gain(tmp_path: Path) -> None:
     )
 
 
+def test_equal_scores_are_level(tmp_path: Path) -> None:
+    for method, score in (("dense", 0.80), ("asp", 0.7504), ("nxm", 0.7506)):
+        add(tmp_path, method, [score])
+    (sentence,) = sentences(tmp_path)
+    assert sentence.endswith("it scores level with ASP and 4.9 points below dense (one seed: no interval).")
+
+
 def test_a_gain_and_a_loss_have_their_intervals(tmp_path: Path) -> None:
     for method, score in (("dense", 0.80), ("asp", 0.70), ("nxm", 0.75)):
         wobble = SPREAD if method == "nxm" else [0.0] * 5
