@@ -168,10 +168,11 @@ def load_hub(path: str, config: str | None, revision: str | None) -> dict[str, A
             reason = first_line(error)
             hint = "task.config names one of its configurations" if "onfig" in str(error) else ""
             raise DataError(f"the data set {name} cannot be loaded: {reason}", hint=hint) from error
+        folder = path.rpartition("/")[2]
         raise DataError(
             f"the data set {name} is not on this machine and the hub cannot be reached",
-            hint=f"where there is a network, run `hf download {path} --repo-type dataset --local-dir data`, copy the folder "
-            "here and set data.path=data; for GLUE, its official download works too",
+            hint=f"where there is a network, run `hf download {path} --repo-type dataset --local-dir {folder}`, copy the "
+            f"folder here and set data.path={folder}; for GLUE, its official download works too",
         ) from error
 
 

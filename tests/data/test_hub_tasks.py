@@ -266,7 +266,7 @@ def test_wrong_places_and_splits_are_refused_with_the_way_out(superglue: Path, t
     (tmp_path / "empty").mkdir()
     assert "cannot be loaded" in refusal(lambda: load(*line, f"data.path={tmp_path / 'empty'}")).message
     error = refusal(lambda: load(*line, "data.path=owner/set"))  # tests have no network
-    assert "--local-dir data" in error.hint
+    assert "--local-dir set" in error.hint
 
 
 def test_glue_is_still_read_as_glue(superglue: Path) -> None:
