@@ -32,6 +32,9 @@ _TASKS = {
     "glue/rte": "RTE",
     "glue/qqp": "QQP",
     "glue/wnli": "WNLI",
+    "superglue/boolq": "BoolQ",
+    "superglue/cb": "CB",
+    "superglue/wic": "WiC",
     "demo/acceptability": "Acceptability",
     "demo/paraphrase": "Paraphrase",
     "demo/similarity": "Similarity",
@@ -145,8 +148,8 @@ def format_names(names: Iterable[object]) -> str:
 
 
 def format_score(value: float | None) -> str:
-    """Format a score with four decimals; None is a dash."""
-    return "-" if value is None else f"{value:.4f}"
+    """Format a score times 100 with two decimals, as everywhere on a screen; None is a dash. Tables have one decimal."""
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def format_duration(seconds: float) -> str:

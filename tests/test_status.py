@@ -61,8 +61,8 @@ def test_each_point_is_told_by_what_is_on_disk(
     code, out = _status(tmp_path, monkeypatch, capsys)
     assert code == 1
     assert "4 points: 1 done, 1 running, 1 failed, 1 to do; about 2 min left" in out  # two to go at 60 s on one worker
-    assert "0.7500 lr 1e-5" in out
-    assert "step 30/40  epoch 1: 0.6250" in out
+    assert "75.00 lr 1e-5" in out
+    assert "step 30/40  epoch 1: 62.50" in out
     assert f"problem: glue/rte nxm 2of4 tiny lr 3e-5  non-finite: the loss became nan  ({IDENTITIES[2]})" in out
     assert _files(tmp_path) == before
 
@@ -124,12 +124,12 @@ def test_best_of_a_search_with_several_seeds_is_the_best_mean_of_a_finished_poin
         _record(tmp_path, identities[key], value)
     code, out = _status(tmp_path, monkeypatch, capsys)
     assert code == 1
-    assert "0.6500 lr 2e-5, mean over 2 seeds" in out  # not 0.95 or 0.9, which are one seed's
+    assert "65.00 lr 2e-5, mean over 2 seeds" in out  # not 0.95 or 0.9, which are one seed's
     assert "3 points x 2 seeds = 6 trainings: 5 done, 1 to do" in out
     failure = {"kind": "non-finite", "message": "the loss became nan", "when": "2026-01-01T00:00:00+00:00"}
     write_json(tmp_path / "trials" / identities[3e-5, 1] / "failures.json", [failure])
     _, out = _status(tmp_path, monkeypatch, capsys)
-    assert "0.9500 lr 3e-5, mean over 1 of 2 seeds" in out  # the other will not come: as the sampler was told
+    assert "95.00 lr 3e-5, mean over 1 of 2 seeds" in out  # the other will not come: as the sampler was told
 
 
 def test_a_finished_sweep_is_exit_code_0(
@@ -140,7 +140,7 @@ def test_a_finished_sweep_is_exit_code_0(
         _record(tmp_path, identity, number / 8)
     code, out = _status(tmp_path, monkeypatch, capsys)
     assert code == 0
-    assert "0.3750 lr 4e-5" in out
+    assert "37.50 lr 4e-5" in out
     assert "4 points: 4 done\n" in out
 
 

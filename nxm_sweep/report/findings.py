@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from nxm_sweep.formatting import display_name, format_value
+from nxm_sweep.formatting import display_name, format_score, format_value
 from nxm_sweep.report.frames import BUDGET, CELL, Report
 from nxm_sweep.report.labels import MARK
 from nxm_sweep.report.pairing import NONE, OTHER_SEEDS, SAME_SEED
@@ -183,7 +183,7 @@ def _warn_collapsed(trials: pd.DataFrame) -> Iterator[str]:
             do = "does" if len(below) == 1 else "do"
             yield f"{of_cell} {do} not beat the constant answer ({', '.join(constants)}): {why}."
         if len(unknown) > 1 and len(set(value[unknown])) == 1:
-            yield f"All {len(unknown)} trials of {label} scored {value[unknown[0]]:.4f}: {why}."
+            yield f"All {len(unknown)} trials of {label} scored {format_score(value[unknown[0]])}: {why}."
         elif len(unknown) and is_constant(Path(trials["path"].iloc[unknown[rank[unknown].argmin()]]).parent):
             yield f"The best trial of {label} gives every row the same answer: {why}."
 

@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from rich.console import Console
 from rich.table import Table
 
-from nxm_sweep.formatting import constraint_text, display_name, format_value
+from nxm_sweep.formatting import constraint_text, display_name, format_score, format_value
 from nxm_sweep.report.labels import CONSTANT, MARK, METHOD_ORDER, place_in
 from nxm_sweep.store.paths import RESULT, trial_folder
 from nxm_sweep.store.record import Record
@@ -62,10 +62,10 @@ def trial_summary(record: Record, output_dir: str, console: Console) -> None:
     for header in headers if pruned else ["epoch", metric, "training loss"]:
         table.add_column(header, justify="right")
     for entry in record["epochs"]:
-        cells = [str(entry["epoch"]), _format_number(entry["selection"])]
+        cells = [str(entry["epoch"]), format_score(entry["selection"])]
         if pruned:
-            cells.append(_format_number(entry["unpruned_selection"]))
-        cells.append(_format_number(entry["training_loss"]))
+            cells.append(format_score(entry["unpruned_selection"]))
+        cells.append(_format_number(entry["training_loss"], 4))
         if pruned:
             cells.append(_format_number(entry["relative_distance"], 3))
         table.add_row(*cells, style="bold" if entry["epoch"] == record["best"]["epoch"] else None)
@@ -98,18 +98,20 @@ def print_trials(records: Iterable[Record], console: Console) -> None:
             table.add_row(*_format_row(record))
             metrics.add(record["selection"]["metric"])
             constants.add(constant_value(record))
-        known = sorted(_format_number(constant) for constant in constants - {None}) or ["-"]
+        known = [format_score(constant) for constant in sorted(constants - {None})] or ["-"]
         score = " to ".join(dict.fromkeys([known[0], known[-1]]))
         table.add_row(CONSTANT, *"----", score, score, *"---")
         console.print(table)
-        console.print(f"score: {', '.join(sorted(metrics))}; {MARK} does not beat the constant answer", style="dim")
+        console.print(
+            f"score times 100: {', '.join(sorted(metrics))}; {MARK} does not beat the constant answer", style="dim"
+        )
 
 
 def _format_row(record: Record) -> list[str]:
     config = record["config"]
     epoch, value = selected_epoch(record), reported_value(record)
     pruned = bool(epoch["pruned"])
-    score = _format_number(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
+    score = format_score(value) + (MARK if beats(float(value), constant_value(record)) is False else "")
     return [
         display_name("method", record["method"]),
         display_name("pattern", pattern_of(record)),
@@ -117,7 +119,7 @@ def _format_row(record: Record) -> list[str]:
         str(config["training"]["batch_size"]),
         format_value(config["rho"]["value"]) if "rho" in record["hashed"] else "-",
         score if pruned else "-",
-        _format_number(unpruned_value(record)) if pruned else score,
+        format_score(unpruned_value(record)) if pruned else score,
         str(epoch["epoch"]),
         _format_number(epoch["relative_distance"], 3),
         f"{record['seconds']['total']:.0f}",
@@ -135,11 +137,11 @@ def _sort_key(record: Record) -> tuple[Any, ...]:
 def _describe_best(record: Record) -> str:
     best, selection, precision = record["best"], record["selection"], record["config"]["training"]["precision"]
     if selection.get("name", "dev") == "dev":
-        return f"best {selection['metric']} {_format_number(best['value'])} at epoch {best['epoch']}, in {precision}"
+        return f"best {selection['metric']} {format_score(best['value'])} at epoch {best['epoch']}, in {precision}"
     return (
-        f"selected epoch {best['epoch']}: {selection['metric']} {_format_number(best['selection_value'])} on held-out "
+        f"selected epoch {best['epoch']}: {selection['metric']} {format_score(best['selection_value'])} on held-out "
         "training rows; "
-        f"{_format_number(best['value'])} on {selection['reported_set']}, in {precision}"
+        f"{format_score(best['value'])} on {selection['reported_set']}, in {precision}"
     )
 
 
@@ -152,5 +154,5 @@ def _describe_verification(record: Record) -> str:
     return f"verified from the saved file: {exact} of {len(checked)} matrices hold exactly {constraints}"
 
 
-def _format_number(value: float | None, digits: int = 4) -> str:
+def _format_number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"

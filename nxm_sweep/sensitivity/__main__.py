@@ -23,6 +23,7 @@ from nxm_sweep.config.compose import compose_settings
 from nxm_sweep.config.sparsity_rules import SCHEMA, read_scan
 from nxm_sweep.console import BAD_INPUT, TextConsole, error_console, path_argument, print_error, program
 from nxm_sweep.errors import ConfigError, NxmSweepError
+from nxm_sweep.formatting import format_score
 from nxm_sweep.sensitivity.scanner import Unfinished
 from nxm_sweep.settings import DataSettings
 from nxm_sweep.sparsity.allocation import chosen_of, settle, sizes_of
@@ -202,14 +203,14 @@ def show_scan(scan: Mapping[str, Any], console: Console) -> None:
     console.print(_build_table(scan))
     console.print(f"{_describe_rows(scan['rows'])}; in {scan.get('precision', 'fp32')}")
     metric, dense = scan["metric"], scan["dense"]
-    console.print(f"dense: loss {dense['loss']:.4f}, {metric} {_format_score(dense['score'])}")
+    console.print(f"dense: loss {dense['loss']:.4f}, {metric} {format_score(dense['score'])}")
     for name, measured in scan["everywhere"].items():
-        score = _format_score(measured["score"])
+        score = format_score(measured["score"])
         console.print(f"{name} everywhere: loss {measured['loss']:.4f}, {metric} {score}; no training after")
     chosen = scan["chosen"]
     count = Counter(chosen["matrices"].values())
     parts = ", ".join(f"{constraint} in {count[constraint]}" for constraint in sorted(count))
-    result = "" if chosen["loss"] is None else f": loss {chosen['loss']:.4f}, {metric} {_format_score(chosen['score'])}"
+    result = "" if chosen["loss"] is None else f": loss {chosen['loss']:.4f}, {metric} {format_score(chosen['score'])}"
     console.print(
         f"chosen for a density of {scan['settings']['density']:g}: {parts} matrices; density {chosen['density']:.4f}{result}"
     )
@@ -249,11 +250,7 @@ def _format_signed(value: float) -> str:
 
 
 def _format_drop(value: float | None) -> str:
-    return "-" if value is None else _format_signed(-value)
-
-
-def _format_score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{round(-100 * value, 2) + 0.0:+.2f}"
 
 
 if __name__ == "__main__":

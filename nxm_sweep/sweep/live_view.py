@@ -156,10 +156,9 @@ class LiveView:
 def final_report(plan: Plan, board: SweepState, output_dir: Path, console: Console, *, stopped: bool) -> bool:
     """Print the best point of each cell and the failures; return whether none failed or is missing."""
     console.print(best_table(plan, board, output_dir))
-    console.print(
-        "The best epoch and the best point are selected on the set that they are reported on: optimistic, as in the paper.",
-        style="dim",
-    )
+    on_reported = any(cell.settings.selection.name == "dev" for cell in plan.cells)
+    rows = "the set that they are reported on: optimistic, as in the paper" if on_reported else "held-out training rows"
+    console.print(f"Scores times 100. The best epoch and the best point are selected on {rows}.", style="dim")
     failed = [(point, board.failed[point.identity]) for point in plan if point.identity in board.failed]
     for point, why in failed[:_PROBLEMS_SHOWN]:
         line = (

@@ -78,7 +78,7 @@ def last_prune_of(trainer: TrialTrainer, start: Mapping[str, float] | None) -> d
     if residual > _CLOSE:
         flips = method.iterations[-1].residuals.support_flips if method.iterations else 0.0
         advice = (
-            f"the weights ended {residual:.2f} (relative) off the pattern and the last prune cost {cost:.4f}; "
+            f"the weights ended {residual:.2f} (relative) off the pattern and the last prune cost {100 * cost:.2f} points; "
             f"{explain_residual(residual, 0.0 if start is None else start['residual_floor'], flips)}"
         )
     of_targets = [distance([target]) for target in method.targets]

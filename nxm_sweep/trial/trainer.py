@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from nxm_sweep.config.training_arguments import pass_on
 from nxm_sweep.errors import ModelError
+from nxm_sweep.formatting import format_score
 from nxm_sweep.methods import Budget, Dense
 from nxm_sweep.settings import TaskSettings, TrialSettings
 from nxm_sweep.sparsity import distance, distributed
@@ -270,9 +271,9 @@ class TrialTrainer(RankTrainer):
         write_json(self.predictions_file, {"epoch": epoch, "precision": self._precision, "sets": kept}, indent=None)
 
     def _print_epoch(self, entry: Mapping[str, Any], *, is_best: bool) -> None:
-        parts = [f"epoch {entry['epoch']}: {self._task.selection_metric} {entry['selection']:.4f}"]
+        parts = [f"epoch {entry['epoch']}: {self._task.selection_metric} {format_score(entry['selection'])}"]
         if entry["pruned"] and entry["unpruned"]:
-            parts.append(f"unpruned {entry['unpruned_selection']:.4f}")
+            parts.append(f"unpruned {format_score(entry['unpruned_selection'])}")
         if entry["relative_distance"]:
             parts.append(f"residual {entry['relative_distance']:.3f}")
         self._console.print("  ".join(parts) + ("  (best so far)" if is_best else ""), highlight=False)

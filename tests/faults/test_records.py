@@ -83,7 +83,7 @@ def test_changed_record_is_shown(copy: Folder) -> None:
     _change(_result(copy, identity), best={**best, "value": 0.987654})
     again = copy.run(*GRID)
     assert again.code == 0, again.err
-    assert "0.9877" in "\n".join(again.table)
+    assert "98.77" in "\n".join(again.table)
     assert 0.987654 in {trial.value for trial in copy.trials()}
 
 

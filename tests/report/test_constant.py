@@ -89,9 +89,9 @@ def test_every_trial_that_does_not_beat_it_is_marked(tmp_path: Path) -> None:
     records = [json.loads(Path(path).read_text()) for path in report.trials["path"]]
     print_trials([cast("Record", {**one, "config": _config(one)}) for one in records], Console(file=file, width=140))
     lines = {line.split()[0]: line for line in file.getvalue().splitlines() if line.strip()}
-    assert "0.5000\u2020" in lines["Gradual"]
+    assert "50.00\u2020" in lines["Gradual"]
     assert "\u2020" not in lines["Dense"]
-    assert lines["constant"].split()[2:] == ["-", "-", "-", "-", "0.7500", "0.7500", "-", "-", "-"]
+    assert lines["constant"].split()[2:] == ["-", "-", "-", "-", "75.00", "75.00", "-", "-", "-"]
 
 
 def _config(one: dict[str, Any]) -> dict[str, Any]:

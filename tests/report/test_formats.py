@@ -249,7 +249,7 @@ def test_trials_are_listed_beside_a_damaged_one(
     (tmp_path / "trials" / "b" / "result.json").write_text("{")
     assert run(str(tmp_path), "--trials", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
-    assert "0.6000" in out
+    assert "60.00" in out
     assert "no record: (b): unreadable" in out.replace("  ", " ")
 
 

@@ -522,7 +522,7 @@ def test_few_seeds_edges_and_constant_scores_are_warned_of(tmp_path: Path) -> No
     )
     warnings = compare(read_report([tmp_path])).warnings
     assert any(line == "Differences rest on 1 seed: there is no test." for line in warnings)
-    assert "All 2 trials of RTE ASP 2:4 tiny scored 0.6000: the training may have collapsed." in warnings
+    assert "All 2 trials of RTE ASP 2:4 tiny scored 60.00: the training may have collapsed." in warnings
     (edge,) = (line for line in warnings if "edge" in line)
     assert edge.startswith("The best lies at an edge of learning_rate.value, so a wider grid may be better: ")
     assert edge.endswith(": RTE ASP 2:4 tiny: 1e-4, the lowest.")

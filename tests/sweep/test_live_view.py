@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,7 +66,7 @@ def test_without_a_terminal_every_event_is_a_line(plan: Plan, tmp_path: Path) ->
         "2 cells, 6 points: 1 have a record, 5 to do",
         "start  glue/rte dense bert_base lr 1e-5",
         "start  glue/rte dense bert_base lr 3e-5",
-        "2/6  glue/rte dense bert_base lr 1e-5  0.6250  1 min 5 s",
+        "2/6  glue/rte dense bert_base lr 1e-5  62.50  1 min 5 s",
         "3/6  glue/rte dense bert_base lr 3e-5  failed (killed): the worker was ended by SIGKILL  1 min 5 s",
     ]
 
@@ -84,7 +85,7 @@ def test_a_terminal_shows_cells_running_trials_and_the_time_left(plan: Plan, tmp
         text = "\n".join(str(part) for part in _rendered(view, board))
     assert "glue/rte dense bert_base" in text
     assert "1/3" in text
-    assert "0.5000 lr 1e-5" in text
+    assert "50.00 lr 1e-5" in text
     assert "starting" in text
     assert "about 1 min left" in text  # the running one, at the seconds of the finished one
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
@@ -139,13 +140,26 @@ def test_the_end_names_the_first_of_equal_bests_and_every_failed_point(plan: Pla
     console, file = _console()
     assert final_report(plan, board, tmp_path, console, stopped=False) is False
     text = file.getvalue()
-    assert "0.7500 lr 3e-5" in text
+    assert "75.00 lr 3e-5" in text
     assert (
         f"problem: glue/rte asp 2of4 bert_base lr 1e-5  non-finite: the loss became nan at step 3  ({identities[3]})"
         in text
     )
     assert "3 of 6 points have a record, 2 trained now, 1 failed, 2 not trained yet\n" in text
-    assert "optimistic" in text
+    assert (
+        "Scores times 100. The best epoch and the best point are selected on the set that they are reported on" in text
+    )
+    held_out = replace(
+        plan,
+        cells=tuple(
+            replace(cell, settings=replace(cell.settings, selection=replace(cell.settings.selection, name="heldout")))
+            for cell in plan.cells
+        ),
+    )
+    console, file = _console()
+    final_report(held_out, board, tmp_path, console, stopped=False)
+    assert "are selected on held-out training rows." in file.getvalue()
+    assert "optimistic" not in file.getvalue()
 
 
 def test_a_sweep_is_complete_when_every_point_has_a_record_or_was_pruned(plan: Plan, tmp_path: Path) -> None:
@@ -157,4 +171,4 @@ def test_a_sweep_is_complete_when_every_point_has_a_record_or_was_pruned(plan: P
     board.pruned = {identities[-1]: 0.875}
     console, file = _console()
     assert final_report(plan, board, tmp_path, console, stopped=False) is True
-    assert "0.8750" not in file.getvalue()  # a pruned score is nobody's best
+    assert "87.50" not in file.getvalue()  # a pruned score is nobody's best

@@ -14,7 +14,7 @@ import pandas as pd
 
 import nxm_sweep
 from nxm_sweep.errors import RecordError
-from nxm_sweep.formatting import constraint_text, display_name, format_duration, format_value, short_name
+from nxm_sweep.formatting import constraint_text, display_name, format_duration, format_score, format_value, short_name
 from nxm_sweep.report.content import Content
 from nxm_sweep.report.figures.training_curves import add_shares
 from nxm_sweep.report.figures.trial_curves import trial_pictures
@@ -68,7 +68,14 @@ def render_trial(report: Report, trial: Mapping[Any, Any], target: Path, key: st
         "metric": metric,
         "rank": int(trial["rank"]),
         "facts": list(_list_facts(trial, names)),
-        "scores": [(row["set"], row["metric"], f"{row['value']:.4f}") for row in scores.to_dict("records")],
+        "scores": [
+            (
+                row["set"],
+                row["metric"],
+                f"{row['value']:.4f}" if row["metric"] == "loss" else format_score(row["value"]),
+            )
+            for row in scores.to_dict("records")
+        ],
         "epochs": list(_list_epochs(epochs, trial)),
         "has_residual": bool(epochs["residual"].notna().any()),
         "pictures": [drawn(picture) for picture in trial_pictures(epochs, iterations, str(trial["method"]), metric)],
