@@ -476,6 +476,14 @@ def _shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_first_sweep_prints_nothing_on_stderr(demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker tokenises, for which Datasets has a progress bar, and is killed at the end."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    done = _shell(tmp_path, "-m", *demo, "method=dense", "sweep.workers=1", f"output_dir={tmp_path / 'outputs'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 of 1 points have a record, 1 trained now" in done.stdout
+
+
 def test_help_lists_groups_and_keys(tmp_path: Path) -> None:
     done = _shell(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from tqdm import tqdm
 
 from nxm_sweep.console import TextConsole
 from nxm_sweep.errors import TrialStoppedError
@@ -43,6 +44,7 @@ def warm_up(preload: str, threads: int, device: str | None) -> None:
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     importlib.import_module(preload)
+    tqdm.set_lock(threading.RLock())  # its own holds a semaphore, which a worker, ended by SIGKILL, would leave behind
     gc.freeze()  # what is loaded now stays: a collection after every trial would scan all of it, for 0.3 s
     torch.set_num_threads(threads)  # OMP_NUM_THREADS is too late: starting a process has imported torch
 
