@@ -476,7 +476,9 @@ def _shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_first_sweep_prints_nothing_on_stderr(demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_sweep_prints_nothing_on_stderr(
+    demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its worker tokenises, for which Datasets has a progress bar, and is killed at the end."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     done = _shell(tmp_path, "-m", *demo, "method=dense", "sweep.workers=1", f"output_dir={tmp_path / 'outputs'}")
