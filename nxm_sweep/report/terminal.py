@@ -98,7 +98,7 @@ def print_trials(records: Iterable[Record], console: Console) -> None:
             table.add_row(*_format_row(record))
             metrics.add(record["selection"]["metric"])
             constants.add(constant_value(record))
-        known = [format_score(constant) for constant in sorted(constants - {None})] or ["-"]
+        known = [format_score(constant) for constant in sorted(one for one in constants if one is not None)] or ["-"]
         score = " to ".join(dict.fromkeys([known[0], known[-1]]))
         table.add_row(CONSTANT, *"----", score, score, *"---")
         console.print(table)
