@@ -203,7 +203,7 @@ def _download_from_hub(model: ModelSettings) -> Path:
         raise ModelError(
             f"the model {model.path} is not on this machine and the hub cannot be reached",
             hint=f"where there is a network, run `hf download {model.path} --local-dir model`, copy the folder here and set "
-            "model=local model.path=model; or use model=minilm_l6, which needs no network",
+            "model=./model; or use model=minilm_l6, which needs no network",
         ) from error
 
 
