@@ -21,6 +21,7 @@ from nxm_sweep.store.stop_signals import end_at_once, received, restore_handlers
 end_at_once(__name__)
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from nxm_sweep import __version__
@@ -162,11 +163,15 @@ def _run_trial(config: DictConfig) -> None:
 
     from nxm_sweep.report.terminal import trial_summary  # noqa: PLC0415
     from nxm_sweep.training.quiet import silence_known_noise  # noqa: PLC0415
+    from nxm_sweep.trial.identity import find_unread, identity_of  # noqa: PLC0415
     from nxm_sweep.trial.run import run_point  # noqa: PLC0415
 
     silence_known_noise()
     console = TextConsole(quiet=_IS_FOLLOWER)
     console.print(f"{settings.task.name}  {settings.method.name}  {settings.model.name}", style="bold")
+    _, hashed = identity_of(settings, data_digest="", model_digest="")
+    for key in find_unread(HydraConfig.get().overrides.task, [hashed]):
+        console.print(f"note: method={settings.method.name} does not read {key}", soft_wrap=True)
     record, trained = run_point(settings, console)
     if not trained:
         console.print("this trial is finished: its record is shown; force=true trains it again")

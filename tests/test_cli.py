@@ -25,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import nxm_sweep.trial.train
 from nxm_sweep.__main__ import main
 from nxm_sweep.data.demo import generate
+from nxm_sweep.errors import ConfigError
 from nxm_sweep.store.record import Record
 from tests.answer import Answer, ask
 from tests.store.keys import undescribed
@@ -436,6 +437,33 @@ def test_a_diverged_training_is_exit_code_1_and_leaves_no_record(
     monkeypatch.undo()
     assert _command(*demo, "method=nxm", f"output_dir={tmp_path}").code == 0
     assert _record(tmp_path)["resumed_from_step"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (("method=asp", "rho.value=1e-3"), "method=asp does not read rho.value"),
+        (("method=nxm", "rho=relative"), "method=nxm does not read rho"),
+        (("method=nxm_paper", "rho.value=1e-3"), ""),
+        (
+            ("method=nxm", "method.sr_ste.decay=1e-3", "method.admm.dense_fraction=0"),
+            "method=nxm does not read method.sr_ste.decay",
+        ),
+        (("-m", "method=dense,asp", "rho.value=1e-3"), "no method of this sweep reads rho.value"),
+        (("-m", "method=asp,nxm_paper", "rho.value=1e-3,1e-2"), ""),
+    ],
+)
+def test_a_setting_that_no_method_reads_is_noted(
+    given: tuple[str, ...], line: str, demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise ConfigError("the trial would begin")
+
+    monkeypatch.setattr("nxm_sweep.trial.run.run_point", refuse)
+    options = ["sweep.dry_run=true"] if given[0] == "-m" else []
+    answer = _command(*given[:1], *demo, *given[1:], *options, f"output_dir={tmp_path}")
+    notes = [one.removeprefix("note: ") for one in answer.out.splitlines() if " read" in one]
+    assert notes == ([line] if line else [])
 
 
 def test_one_bad_point_of_several_is_found_before_any_is_trained(demo: list[str], tmp_path: Path) -> None:

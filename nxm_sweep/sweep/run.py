@@ -33,14 +33,15 @@ from nxm_sweep.sweep.execution.coordinator import Coordinator
 from nxm_sweep.sweep.execution.pool import Pool, Shape, shape_of_machine, start_imports
 from nxm_sweep.sweep.execution.sweep_state import SweepState
 from nxm_sweep.sweep.live_view import LiveView, final_report
-from nxm_sweep.sweep.planning.cell import Cell, Point
+from nxm_sweep.sweep.planning.cell import Cell, Point, variants
 from nxm_sweep.sweep.planning.estimate import Estimate, show_dry_run
 from nxm_sweep.sweep.planning.plan import Plan, describe_changes, make_plan
 from nxm_sweep.sweep.studies.search import Search
 from nxm_sweep.sweep.studies.seed_means import SeedMeanStudy
 from nxm_sweep.sweep.studies.storage import Storage, dashboard_address, in_use, open_storage, storage_lock
 from nxm_sweep.sweep.studies.study import CellStudy
-from nxm_sweep.trial.digests import model_bytes
+from nxm_sweep.trial.digests import Digests, model_bytes
+from nxm_sweep.trial.identity import find_unread
 
 Submit = Callable[[str, int], str]
 """Submit the jobs of a plan with a number of open points; return what was submitted, as text."""
@@ -76,7 +77,7 @@ def run_sweep(
     if not sweep.dry_run:
         set_aside_damaged_plans(output_dir)
     plan.recall(output_dir)
-    for line in [*describe_changes(plan, output_dir), *_describe_slices(cells)]:
+    for line in [*describe_changes(plan, output_dir), *_describe_slices(cells), *_describe_unread(cells, arguments)]:
         console.print(line, soft_wrap=True)
     estimate = Estimate(plan, output_dir)
     if sweep.dry_run:
@@ -183,6 +184,12 @@ def _describe_slices(cells: Sequence[Cell]) -> list[str]:
     """Return a note per task whose validation rows are split off from its training rows."""
     tasks = {cell.settings.task.name: cell.settings.task.split_off for cell in cells}
     return [f"note: {name}: {' and '.join(sets)} {SLICE_NOTE}" for name, sets in tasks.items() if sets]
+
+
+def _describe_unread(cells: Sequence[Cell], arguments: Sequence[str]) -> list[str]:
+    """Return a note on settings of the command line that no cell's method reads."""
+    hashed = [values for cell in cells for values in variants(cell.settings, cell.axes, Digests()).values()]
+    return [f"note: no method of this sweep reads {key}" for key in find_unread(arguments, hashed)]
 
 
 def _plan_points(cells: Sequence[Cell], sweep: SweepSettings, arguments: Sequence[str]) -> Plan:

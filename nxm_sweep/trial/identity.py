@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nxm_sweep.methods import METHODS
@@ -15,6 +17,7 @@ VERSION = 1
 
 _UNLEARNED = {"epochs", "max_length", "max_train_samples", "max_eval_samples", "subset", "precision", "devices"}
 """Settings of a training that pruning once and scoring read, too: the rows may calibrate the importance."""
+_OF_SOME_METHODS = re.compile(r"(rho|method\.(?:admm|sr_ste|gradual|warmup_asp))(?:\.|$)")
 
 
 def identity_of(
@@ -85,6 +88,19 @@ def _drop_unlearned_(values: dict[str, Any]) -> None:
 def hash_of(values: dict[str, Any]) -> str:
     """Return the identity of values from :func:`identity_of`, with or without changed numbers."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:16]
+
+
+def find_unread(overrides: Iterable[str], hashed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of a command line that belong to another method: ``rho.value`` for ``asp``, ``method.sr_ste.decay``.
+
+    Args:
+        overrides: The command line.
+        hashed: The values that each trial's identity hashes.
+    """
+    read = {f"method.{name}" for values in hashed for name in values["method"]}
+    read |= {"rho" for values in hashed if "rho" in values}
+    keys = dict.fromkeys(word.partition("=")[0] for word in overrides)
+    return [key for key in keys if (group := _OF_SOME_METHODS.match(key)) and group[1] not in read]
 
 
 def canonical_json(value: Any) -> str:
