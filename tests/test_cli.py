@@ -118,7 +118,7 @@ def test_a_trial_ends_with_a_record_and_says_where(method: str, trained: dict[st
         "model",
     }
     assert f"record: {outputs}/trials/{record['identity']}/result.json" in answer.out
-    assert f"best accuracy {record['best']['value']:.4f} at epoch {record['best']['epoch']}" in answer.out
+    assert f"best accuracy {100 * record['best']['value']:.2f} at epoch {record['best']['epoch']}" in answer.out
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -241,7 +241,7 @@ def test_what_the_last_prune_cost_is_said_in_one_line(trained: dict[str, tuple[P
             continue
         (note,) = notes
         assert note == f"note: {record['last_prune']['advice']}"
-        assert f"cost {record['last_prune']['cost']:.4f}" in note
+        assert f"cost {100 * record['last_prune']['cost']:.2f} points" in note
 
 
 def test_held_out_rows_select_and_the_validation_set_is_scored_once(
@@ -275,7 +275,7 @@ def test_held_out_rows_select_and_the_validation_set_is_scored_once(
     right = logits.argmax(dim=1) == torch.tensor([int(row["label"]) for row in rows])
     assert record["best"]["value"] == record["reported"]["validation"]["accuracy"]
     assert record["best"]["value"] == pytest.approx(float(right.double().mean()))
-    assert f"{record['best']['selection_value']:.4f} on held-out training rows" in answer.out
+    assert f"{100 * record['best']['selection_value']:.2f} on held-out training rows" in answer.out
     kept = json.loads(next(tmp_path.glob("trials/*/predictions.json")).read_text())
     assert kept["sets"]["validation"]["predictions"] == logits.argmax(dim=1).tolist()
 
@@ -341,7 +341,7 @@ def test_a_finished_trial_is_shown_and_not_trained_again(
     assert answer.code == 0
     assert "this trial is finished: its record is shown; force=true trains it again" in answer.out
     assert "this trial is finished" not in first.out
-    assert f"best accuracy {_record(outputs)['best']['value']:.4f}" in answer.out
+    assert f"best accuracy {100 * _record(outputs)['best']['value']:.2f}" in answer.out
 
 
 def test_force_trains_again_and_finds_the_same(

@@ -190,7 +190,7 @@ def test_a_pruner_stops_poor_trials_and_none_of_them_is_a_result(sweeps: Sweeps)
     assert of == {"PRUNED": pruned, "COMPLETE": set(records)}
     best = max(records.values(), key=lambda record: record["best"]["value"])
     table = next(line for line in out.splitlines() if line.startswith("glue/rte asp 2of4 minilm_l6  "))
-    assert f"{best['best']['value']:.4f}" in table
+    assert f"{100 * best['best']['value']:.2f}" in table
 
     trained = len(sweeps.ended())
     sweeps.run(*grid, epochs=5, seconds=0, workers=1)

@@ -276,8 +276,8 @@ def test_search_goes_where_the_mean_is_best_and_not_where_a_seed_is_lucky(bench:
     assert bench.study().best_params == {"learning_rate.value": best}
     late = [_rate(trial) for trial in bench.study().trials[14:]]
     assert sum(abs(math.log10(rate) + 4) < 0.4 for rate in late) > len(late) / 2  # blind draws: 4 of 10
-    assert f"{means[best]:.4f}" in next(line for line in out.splitlines() if "mean over 3 seeds" in line)
-    assert f"{max(record['best']['value'] for record in bench.records):.4f}" not in out.split("cell ")[-1]
+    assert f"{100 * means[best]:.2f}" in next(line for line in out.splitlines() if "mean over 3 seeds" in line)
+    assert f"{100 * max(record['best']['value'] for record in bench.records):.2f}" not in out.split("cell ")[-1]
 
 
 def test_trainings_have_the_identities_of_the_same_points_in_a_grid(bench: Bench) -> None:
