@@ -33,7 +33,8 @@ def run(command: str, output: Path, user: int | None = None) -> tuple[int, str, 
 
 
 def _main(command: str, output: str, out: str, err: str, user: int | None) -> None:
-    import nxm_sweep.report.__main__  # noqa: F401 - before the rights are given up
+    import nxm_sweep.report.__main__
+    import nxm_sweep.status  # noqa: F401 - before the rights are given up: the checkout may be closed to the user
     from nxm_sweep.__main__ import main
 
     for number, name in ((1, out), (2, err)):

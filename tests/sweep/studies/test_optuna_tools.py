@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_optunas_command_lists_the_studies_at_the_address_that_a_sweep_prints(ki
     folder = tmp_path / "my results; $HOME"  # quoted for a shell
     study = _sweep(open_storage(kind, folder), 1e-5, 2e-5)
     optuna_command = Path(sys.executable).with_name("optuna")
-    command = f"{optuna_command} studies --storage {dashboard_address(kind, folder)} -f json"
+    command = f"{shlex.quote(str(optuna_command))} studies --storage {dashboard_address(kind, folder)} -f json"
     listed = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as a user types it
     assert listed.returncode == 0, listed.stderr
     (entry,) = json.loads(listed.stdout)
