@@ -60,6 +60,12 @@ def test_the_page_of_faults_is_made_from_the_tests() -> None:
     assert (ROOT / "docs" / "reliability.md").read_text() == made, "python docs/make_reliability.py"
 
 
+def test_the_page_of_results_is_made_from_the_records() -> None:
+    page = ROOT / "docs" / "results.md"
+    made = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["page"]
+    assert made(page.read_text()) == page.read_text(), "python docs/make_results.py"
+
+
 def test_the_index_lists_every_page() -> None:
     pages = {str(page.relative_to(INDEX.parent)) for page in INDEX.parent.rglob("*.md")}
     assert pages - {INDEX.name} <= set(links(INDEX))
